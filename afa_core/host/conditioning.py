@@ -1,0 +1,82 @@
+"""Every expert's own text, carried by the conditioning itself under `afa_conds`.
+
+A conditioning's dict may hold `afa_conds`: a list of [tensor, dict], one for each of experts 1..N-1
+(expert 0 is the conditioning itself). The host keeps the key through its own nodes. Where it is absent an
+expert reads expert 0's text.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+from .experts import Expert, ExpertError
+
+CONDS_KEY = "afa_conds"
+PREFIX = "afa_expert_"
+LONGEST_REPEAT = 4
+"""The host itself repeats a text at most this often to match a longer one."""
+
+
+def check_texts(conds: dict[str, list[dict[str, Any]]], experts: list[Expert]) -> None:
+    """Raises ExpertError where a conditioning does not carry one fitting text an expert."""
+    width = experts[0].unet_config.get("context_dim")
+    for entry in (entry for entries in conds.values() for entry in entries or () if CONDS_KEY in entry):
+        texts = [entry.get("cross_attn"), *(tensor for tensor, _ in entry[CONDS_KEY])]
+        if len(texts) != len(experts):
+            raise ExpertError(
+                f"The prompt carries text for {len(texts)} experts, and {len(experts)} models are connected: "
+                "connect as many CLIPs to AFA Ensemble CLIP as models to AFA Ensemble Model, in the same order."
+            )
+        for text, expert in zip(texts, experts, strict=True):
+            if text.shape[-1] != width:
+                raise ExpertError(
+                    f"The prompt for {expert.label} was encoded for a text width of {text.shape[-1]}, and "
+                    f"{expert.label} ({expert.architecture}) reads {width}: connect the CLIP of its own checkpoint."
+                )
+        lengths = [text.shape[1] for text in texts]
+        if math.lcm(*lengths) > LONGEST_REPEAT * min(lengths):
+            raise ExpertError(
+                f"The experts' prompts are {', '.join(map(str, lengths))} tokens long, and these lengths cannot be "
+                "matched: give every expert a prompt of about the same length."
+            )
+
+
+def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -> None:
+    """Adds every expert's encoded text to the guider's conds, where the host batches and crops them.
+
+    Runs after the host has encoded expert 0's. Where one prompt carries texts all get them, since the
+    host batches only what has the same keys.
+    """
+    entries = [entry for conds in guider.conds.values() for entry in conds or ()]
+    if not any(CONDS_KEY in entry for entry in entries):
+        return
+    for name, conds in guider.conds.items():
+        guider.conds[name] = [_encoded(entry, name, experts, noise, context) for entry in conds or ()]
+
+
+def take_texts(model_conds: dict[str, Any]) -> dict[str, Any]:
+    """Removes the experts' texts from the host's keyword arguments, which a network would not know."""
+    return {name: model_conds.pop(name) for name in list(model_conds) if name.startswith(PREFIX)}
+
+
+def text_of(texts: dict[str, Any], index: int, kind: str) -> Tensor | None:
+    """Expert `index`'s own `c_crossattn` [B, L, D] or `y` [B, A], as `take_texts` gave them."""
+    return texts.get(f"{PREFIX}{index}_{kind}")
+
+
+def _encoded(entry: dict, prompt_type: str, experts: list[Expert], noise: Tensor, context: dict) -> dict:
+    own = entry.get(CONDS_KEY) or [[entry.get("cross_attn"), {}]] * (len(experts) - 1)
+    model_conds = dict(entry["model_conds"])
+    for index, (expert, (tensor, extras)) in enumerate(zip(experts[1:], own, strict=True), start=1):
+        conds = [{**entry, **extras, "cross_attn": tensor, "model_conds": {}}]
+        encoded = comfy.samplers.encode_model_conds(
+            expert.patcher.model.extra_conds, conds, noise, noise.device, prompt_type, **context
+        )[0]["model_conds"]
+        for kind in ("c_crossattn", "y"):
+            if kind in encoded:
+                model_conds[f"{PREFIX}{index}_{kind}"] = encoded[kind]
+    return {**entry, "model_conds": model_conds}

@@ -1,0 +1,158 @@
+"""One evaluation of an ensemble inside the host's call of its first expert.
+
+APPLY_MODEL notes what the network itself is not told (sigma, the unscaled latent, the experts' texts);
+DIFFUSION_MODEL runs all experts in lockstep in place of the first one's forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import merge_nested_dicts
+from torch import Tensor
+
+from ..fusion import Fusion, FusionState
+from ..lockstep import lockstep
+from ..points import FusionPoint
+from .conditioning import take_texts, text_of
+from .experts import Expert, compute_dtype
+from .prediction import fuse_in_first_terms
+from .run import RUN, ensemble_of, experts_of
+from .unet_stream import time_embedding, unet_stream
+
+CALL = "afa_call"
+
+
+@dataclass
+class Call:
+    """What apply_model was called with. sigma [B], x [B, C, H, W] before input scaling."""
+
+    main: ModelPatcher
+    sigma: Tensor
+    x: Tensor
+    texts: dict[str, Tensor]
+
+    @cached_property
+    def noise_level(self) -> float:
+        """The first sample's sigma. Read once: on a GPU this waits for the queue."""
+        return self.sigma[0].item()
+
+
+class NotFinite(RuntimeError):
+    """An expert produced NaN or infinity; says which, where and when."""
+
+
+def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds):
+    call = Call(executor.class_obj.current_patcher, t, x, take_texts(conds))
+    options = {**(transformer_options or {}), CALL: call}
+    return executor(x, t, c_concat, c_crossattn, control, options, **conds)
+
+
+def diffusion_model(
+    executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs
+):
+    options = dict(transformer_options or {})
+    call: Call = options.pop(CALL)
+
+    def evaluate(x, timesteps, context, y, control, options, **kwargs):
+        if not is_active(call):
+            alone = own_options(call.main, 0, options)
+            return executor.original(x, timesteps, context, y, control, alone, **kwargs)
+        return ensemble_prediction(call, x, timesteps, context, y, control, options)
+
+    # Wrappers that were added to the ensemble later act on the ensemble, not on its first expert.
+    later = executor.wrappers[executor.idx + 1 :]
+    inner = type(executor).new_class_executor(evaluate, executor.class_obj, later)
+    return inner.execute(x, timesteps, context, y, control, options, **kwargs)
+
+
+def is_active(call: Call) -> bool:
+    """Whether this noise level lies in the part of sampling that is ensembled."""
+    ensemble = ensemble_of(call.main)
+    sampling = call.main.model.model_sampling
+    start, end = (sampling.percent_to_sigma(p) for p in (ensemble.start_percent, ensemble.end_percent))
+    return end <= call.noise_level <= start
+
+
+def ensemble_prediction(call: Call, x, timesteps, context, y, control, options: dict[str, Any]) -> Tensor:
+    """The fused prediction [B, C, H, W] of all experts."""
+    ensemble = ensemble_of(call.main)
+    experts = experts_of(call.main)
+    observe = None
+    if RUN in options:
+        sides = options["cond_or_uncond"]
+        guided = [side == 0 for side in sides for _ in range(len(x) // len(sides))]
+        observe = options[RUN].evaluate(call.noise_level, guided)
+    samplings = [expert.patcher.model.model_sampling for expert in experts]
+    fusion = fuse_in_first_terms(ensemble.fusion, samplings, call.sigma, call.x)
+
+    def evaluate(fusion: Fusion) -> Tensor:
+        streams, times, texts = [], [], []
+        for index, expert in enumerate(experts):
+            stream, time, text = expert_stream(call, index, expert, x, timesteps, context, y, control, options)
+            streams.append(stream)
+            times.append(time)
+            texts.append(text)
+        return lockstep(streams, ensemble.points, fusion, FusionState(times, texts, observe)).to(x.dtype)
+
+    prediction = evaluate(fusion)
+    if not torch.isfinite(prediction).all() and torch.isfinite(x).all():
+        observe = None  # the second look is not a step
+        evaluate(_finding_the_culprit(fusion, experts, call.noise_level))
+    return prediction
+
+
+def expert_stream(call: Call, index: int, expert: Expert, x, timesteps, context, y, control, options: dict[str, Any]):
+    """(stream, time embedding, text) of one expert: its own conditioning where it has one, its own dtype."""
+    model = expert.patcher.model
+    dtype = compute_dtype(model)
+    own_text, own_y = text_of(call.texts, index, "c_crossattn"), text_of(call.texts, index, "y")
+    text = (context if own_text is None else own_text).to(x.device, dtype)
+    label = y if own_y is None else own_y
+    label = None if label is None else label.to(x.device, dtype)
+    if model.model_sampling is not call.main.model.model_sampling:
+        timesteps = model.model_sampling.timestep(call.sigma).float()
+    time = time_embedding(model.diffusion_model, timesteps, dtype)
+    control = control and {name: list(residuals) for name, residuals in control.items()}
+    stream = unet_stream(
+        model.diffusion_model,
+        x.to(dtype),
+        timesteps,
+        time,
+        text,
+        label,
+        control,
+        own_options(call.main, index, options),
+    )
+    return stream, time, text
+
+
+def own_options(main: ModelPatcher, index: int, options: dict[str, Any]) -> dict[str, Any]:
+    """This evaluation's transformer options with the expert's own patches before them, free to write into."""
+    return merge_nested_dicts(ensemble_of(main).own_options[index], options)
+
+
+def _finding_the_culprit(fusion: Fusion, experts: list[Expert], sigma: float) -> Fusion:
+    """The fusion, but raising NotFinite at the first feature that is not finite."""
+
+    def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+        for expert, feature in zip(experts, features, strict=True):
+            if not torch.isfinite(feature).all():
+                raise NotFinite(
+                    f"{expert.label} produced NaN or infinite numbers in block {point.name} at noise level {sigma:.3f}: "
+                    "run this checkpoint alone to see whether it is sound, or start ComfyUI with --force-upcast-attention "
+                    "or --fp32-unet."
+                )
+        inputs = fusion(point, features, state)
+        if not torch.isfinite(inputs[0]).all():
+            raise NotFinite(
+                f"The aggregator produced NaN or infinite numbers at {point.name} at noise level {sigma:.3f}: "
+                "load another aggregator, or train this one again."
+            )
+        return inputs
+
+    return fuse

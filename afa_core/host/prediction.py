@@ -1,0 +1,43 @@
+"""Experts that predict different things (eps, v): all predictions are fused in the first expert's terms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..fusion import Fusion, FusionState
+from ..points import FusionPoint
+
+
+def speaks_like(sampling: torch.nn.Module, first: torch.nn.Module) -> bool:
+    """Whether two of the host's model samplings read a prediction alike."""
+    return type(sampling).calculate_denoised is type(first).calculate_denoised
+
+
+def converted(prediction: Tensor, sigma: Tensor, x: Tensor, sampling, first) -> Tensor:
+    """A prediction [B, C, H, W] of `sampling`'s kind as the prediction of `first`'s kind that denoises alike.
+
+    The host's `calculate_denoised` is affine in the prediction whatever its kind, d = a(x) + b p, so the
+    two kinds meet in d. x is the noisy latent before input scaling, sigma [B].
+    """
+    zero = torch.zeros_like(x)
+    denoised = sampling.calculate_denoised(sigma, prediction.float(), x)
+    slope = first.calculate_denoised(sigma, torch.ones_like(x), zero)
+    return ((denoised - first.calculate_denoised(sigma, zero, x)) / slope).to(prediction.dtype)
+
+
+def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tensor) -> Fusion:
+    """The fusion, with every expert's prediction converted before it is fused."""
+    first = samplings[0]
+    if all(speaks_like(sampling, first) for sampling in samplings):
+        return fusion
+
+    def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+        if point.is_prediction:
+            features = [
+                feature if speaks_like(sampling, first) else converted(feature, sigma, x, sampling, first)
+                for feature, sampling in zip(features, samplings, strict=True)
+            ]
+        return fusion(point, features, state)
+
+    return fuse

@@ -1,0 +1,25 @@
+"""Drives the experts' block streams side by side and lets a fusion decide what they go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from torch import Tensor
+
+from .fusion import Fusion, FusionState
+from .points import FusionPoint
+
+BlockStream = Generator[Tensor, Tensor, None]
+"""An expert's forward pass: yields its feature [B, C, H, W] at every fusion point and goes on from what it is sent."""
+
+
+def lockstep(streams: list[BlockStream], points: list[FusionPoint], fusion: Fusion, state: FusionState) -> Tensor:
+    """One evaluation of an ensemble: the fused prediction [B, C, H, W] (AFA figure 2).
+
+    A single stream under a fusion that gives features back is the expert's own forward pass.
+    """
+    features = [next(stream) for stream in streams]
+    for point in points[:-1]:
+        inputs = fusion(point, features, state)
+        features = [stream.send(x) for stream, x in zip(streams, inputs, strict=True)]
+    return fusion(points[-1], features, state)[0]

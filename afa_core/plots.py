@@ -1,0 +1,71 @@
+"""Pictures of numbers: routing panels as image tensors, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .routing import RoutingRun
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
+"""One colour an expert, told apart by every kind of colour vision (Okabe and Ito)."""
+
+
+def routing_panels(run: RoutingRun, picture: Tensor | None = None) -> Tensor:
+    """Panels [1, H, W, 3] in 0..1: a map an expert over the picture [H, W, 3], shares by step and by point."""
+    from matplotlib.figure import Figure
+
+    experts = len(run.experts)
+    columns = max(experts, 2)
+    figure = Figure(figsize=(3.2 * columns, 6.4), dpi=100, layout="constrained")
+    rows = figure.subfigures(2, 1, height_ratios=(1, 1))
+    maps = run.mean_map()
+    for axes, share, name, colour in zip(rows[0].subplots(1, columns).flat, maps, run.experts, COLOURS, strict=False):
+        _draw_map(axes, share, picture, colour)
+        axes.set_title(f"{name}\nmean share {share.mean():.2f}", fontsize=9)
+    for axes in rows[0].axes[experts:]:
+        axes.axis("off")
+    by_step, by_point = rows[1].subplots(1, 2)
+    _draw_shares(by_step, run.shares_by_step(), "step", run.experts)
+    _draw_shares(by_point, run.shares_by_point(), "fusion point", run.experts)
+    names = [run.points[i].name for i in run.fused_points]
+    by_point.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    return figure_image(figure)
+
+
+def figure_image(figure) -> Tensor:
+    """A matplotlib figure as an image [1, H, W, 3] in 0..1."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = torch.frombuffer(io.BytesIO(canvas.buffer_rgba()).getbuffer(), dtype=torch.uint8)
+    width, height = canvas.get_width_height()
+    return pixels.reshape(1, height, width, 4)[..., :3].float() / 255
+
+
+def _draw_map(axes, share: Tensor, picture: Tensor | None, colour: str) -> None:
+    """One expert's share [h, w] as the opacity of its colour, over the picture in grey."""
+    from matplotlib.colors import to_rgb
+
+    height, width = (share.shape[-2] * 8, share.shape[-1] * 8) if picture is None else picture.shape[:2]
+    axes.set_xticks([])
+    axes.set_yticks([])
+    grey = torch.ones(height, width) if picture is None else picture.float().cpu().mean(-1)
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1)
+    alpha = F.interpolate(share[None, None], (height, width), mode="bilinear")[0, 0].clamp(0, 1)
+    overlay = torch.tensor(to_rgb(colour)).expand(height, width, 3)
+    axes.imshow(torch.cat([overlay, alpha[..., None] * 0.85], dim=-1))
+
+
+def _draw_shares(axes, shares: Tensor, what: str, experts: list[str]) -> None:
+    for column, name, colour in zip(shares.T, experts, COLOURS, strict=False):
+        axes.plot(column, color=colour, marker="o", markersize=3, label=name)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel(what)
+    axes.set_ylabel("share")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)

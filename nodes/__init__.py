@@ -1,0 +1,25 @@
+"""What an artist drags: one file a theme, each node a thin caller of afa_core."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..afa_core.host.files import register_folder
+from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
+from .fusion import AFATrainingFreeFusion
+from .routing import AFARoutingMaps
+
+
+class AFAExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            LoadAFAAggregator,
+            AFAEnsembleModel,
+            AFAEnsembleCLIP,
+            LoadAFAEnsemble,
+            AFATrainingFreeFusion,
+            AFARoutingMaps,
+        ]
+
+
+async def comfy_entrypoint() -> AFAExtension:
+    register_folder()
+    return AFAExtension()

@@ -1,0 +1,136 @@
+"""Loading aggregators, and making one model of several."""
+
+from __future__ import annotations
+
+import comfy.sd
+import folder_paths
+from comfy_api.latest import io
+
+from ..afa_core.aggregator_file import AggregatorError, load_aggregator
+from ..afa_core.host.checkpoints import find_checkpoint
+from ..afa_core.host.clip import ensemble_clip
+from ..afa_core.host.ensemble import ensemble_record, make_ensemble
+from ..afa_core.host.experts import Expert
+from ..afa_core.host.files import aggregator_names, aggregator_path, stamp
+from .sockets import AggregatorType, RoutingType, connected, experts, label, numbered, schema
+
+NAME_TOOLTIP = "An aggregator in models/afa: a .safetensors file, or a folder in the layout of the AFA authors."
+
+
+class LoadAFAAggregator(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LoadAFAAggregator",
+            display_name="Load AFA Aggregator",
+            description="Loads a trained aggregator: the small network that decides, block by block, which expert to follow.",
+            search_aliases=["sabw", "adaptive feature aggregation", "ensemble weights"],
+            inputs=[io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP)],
+            outputs=[AggregatorType.Output(display_name="aggregator")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, aggregator_name: str) -> str:
+        return stamp(aggregator_path(aggregator_name))
+
+    @classmethod
+    def execute(cls, aggregator_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_aggregator(aggregator_path(aggregator_name)))
+
+
+class AFAEnsembleModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="AFAEnsembleModel",
+            display_name="AFA Ensemble Model",
+            description="Makes one model of several: at every step all of them are evaluated in lockstep and their features are fused.",
+            search_aliases=["ensemble checkpoints", "combine models", "mix models", "adaptive feature aggregation"],
+            inputs=[
+                AggregatorType.Input("aggregator", tooltip="How the experts are fused: a trained aggregator, or a training-free fusion."),
+                *numbered(io.Model, "model", "A checkpoint of the same architecture as the others: expert"),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.001, optional=True,
+                    tooltip="From this part of sampling on the models are fused; before it model_1 runs alone.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.001, optional=True,
+                    tooltip="Up to this part of sampling the models are fused; after it model_1 runs alone.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model"), RoutingType.Output(display_name="routing")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, aggregator, start_percent: float = 0.0, end_percent: float = 1.0, **models) -> io.NodeOutput:
+        ensemble = make_ensemble(aggregator, experts(cls, models), start_percent, end_percent)
+        return io.NodeOutput(ensemble, ensemble_record(ensemble))
+
+
+class AFAEnsembleCLIP(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="AFAEnsembleCLIP",
+            display_name="AFA Ensemble CLIP",
+            description="Makes one CLIP of several, so that every expert reads the prompt through its own text encoder.",
+            search_aliases=["ensemble text encoder", "combine clip"],
+            inputs=numbered(io.Clip, "clip", "The CLIP of the checkpoint on the ensemble's socket model"),
+            outputs=[io.Clip.Output(display_name="clip")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, **sockets) -> io.NodeOutput:
+        clips = connected("clip", sockets)
+        return io.NodeOutput(ensemble_clip(list(clips.values()), [label(cls, name) for name in clips]))
+
+
+class LoadAFAEnsemble(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LoadAFAEnsemble",
+            display_name="Load AFA Ensemble",
+            description="Loads an aggregator together with the checkpoints it was trained for, found among yours by their weights.",
+            search_aliases=["load ensemble", "afa checkpoint"],
+            inputs=[io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP)],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Clip.Output(display_name="clip"),
+                io.Vae.Output(display_name="vae"),
+                AggregatorType.Output(display_name="aggregator"),
+                RoutingType.Output(display_name="routing"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, aggregator_name: str) -> str:
+        return stamp(aggregator_path(aggregator_name))
+
+    @classmethod
+    def execute(cls, aggregator_name: str) -> io.NodeOutput:
+        aggregator = load_aggregator(aggregator_path(aggregator_name))
+        if not aggregator.experts:
+            raise AggregatorError(
+                f"{aggregator_name} does not say which checkpoints it was trained for: load them yourself and connect "
+                "them to AFA Ensemble Model."
+            )
+        paths = []
+        for number, expert in enumerate(aggregator.experts, start=1):
+            path = find_checkpoint(expert.get("file", ""), expert.get("sha256", ""))
+            if path is None:
+                raise AggregatorError(
+                    f"{aggregator_name} was trained with {expert.get('file', 'a checkpoint')} as expert {number}, and none "
+                    "of your checkpoints has its weights: put that file into models/checkpoints."
+                )
+            paths.append(path)
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        loaded = [comfy.sd.load_checkpoint_guess_config(str(p), embedding_directory=embeddings)[:3] for p in paths]
+        names = [f"model_{i} ({path.name})" for i, path in enumerate(paths, start=1)]
+        model = make_ensemble(
+            aggregator, [Expert(model, name) for (model, _, _), name in zip(loaded, names, strict=True)]
+        )
+        clip = ensemble_clip([clip for _, clip, _ in loaded], names)
+        return io.NodeOutput(model, clip, loaded[0][2], aggregator, ensemble_record(model))

@@ -1,0 +1,45 @@
+"""Seeing what an ensemble decided."""
+
+from __future__ import annotations
+
+import json
+
+from comfy_api.latest import io
+
+from ..afa_core.plots import routing_panels
+from ..afa_core.routing import RoutingRecord
+from .sockets import RoutingType, schema
+
+
+class AFARoutingMaps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="AFARoutingMaps",
+            display_name="AFA Routing Maps",
+            description="Shows which expert was followed where: a heat map an expert, and shares over steps and blocks.",
+            search_aliases=["attention maps", "expert heat map", "routing"],
+            inputs=[
+                RoutingType.Input("routing", tooltip="The routing output of AFA Ensemble Model."),
+                io.Latent.Input(
+                    "samples", tooltip="The sampler's latent, so that the maps are drawn after it has run."
+                ),
+                io.Image.Input("image", optional=True, tooltip="The decoded picture, to lay the maps over it."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="panels"),
+                io.String.Output(display_name="shares"),
+                io.Latent.Output(display_name="samples"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, routing: RoutingRecord, samples: dict, image=None) -> io.NodeOutput:
+        run = routing.run_of(samples["samples"])
+        if run is None or not run.evaluations:
+            raise ValueError(
+                "There is no routing to show: connect samples to the sampler that uses this ensemble, and let the "
+                "ensemble's start and end percent cover some of its steps."
+            )
+        picture = None if image is None else image[0]
+        return io.NodeOutput(routing_panels(run, picture), json.dumps(run.summary()), samples)

@@ -1,0 +1,62 @@
+"""What the nodes share: the pack's socket types, numbered expert sockets, and the experts' names."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..afa_core.host.experts import Expert
+
+CATEGORY = "AFA"
+MAX_EXPERTS = 8
+
+AggregatorType = io.Custom("AFA_AGGREGATOR")
+RoutingType = io.Custom("AFA_ROUTING")
+
+LOADER_NAMES = ("ckpt_name", "unet_name", "model_name")
+
+
+def schema(**settings: Any) -> io.Schema:
+    """A node's schema without the fields that this host does not know yet."""
+    known = {field.name for field in fields(io.Schema)}
+    return io.Schema(category=CATEGORY, **{name: value for name, value in settings.items() if name in known})
+
+
+def numbered(socket: type, prefix: str, tooltip: str) -> list[io.Input]:
+    """`prefix`_1 and _2, and optional ones up to the largest ensemble."""
+    return [socket.Input(f"{prefix}_{i}", optional=i > 2, tooltip=f"{tooltip} {i}.") for i in range(1, MAX_EXPERTS + 1)]
+
+
+def connected(prefix: str, sockets: dict[str, Any]) -> dict[str, Any]:
+    """What is connected to the numbered sockets, in their order."""
+    names = (f"{prefix}_{i}" for i in range(1, MAX_EXPERTS + 1))
+    return {name: sockets[name] for name in names if sockets.get(name) is not None}
+
+
+def experts(cls: type[io.ComfyNode], models: dict[str, ModelPatcher]) -> list[Expert]:
+    """The models on a node's sockets, named by socket and checkpoint."""
+    return [Expert(model, label(cls, socket)) for socket, model in connected("model", models).items()]
+
+
+def label(cls: type[io.ComfyNode], socket: str) -> str:
+    """`socket`, with the file that the graph loads into it."""
+    name = source_file(cls.hidden.prompt or {}, cls.hidden.unique_id, socket)
+    return f"{socket} ({name})" if name else socket
+
+
+def source_file(prompt: dict[str, Any], node_id: str, socket: str) -> str | None:
+    """The file name at the far end of a socket's wire, through LoRAs and patches on the way."""
+    link = prompt.get(node_id, {}).get("inputs", {}).get(socket)
+    kind = socket.split("_")[0]
+    for _ in range(len(prompt)):
+        if not isinstance(link, list) or link[0] not in prompt:
+            return None
+        inputs = prompt[link[0]]["inputs"]
+        names = [inputs[name] for name in LOADER_NAMES if isinstance(inputs.get(name), str)]
+        if names:
+            return names[0]
+        link = inputs.get(kind, inputs.get(f"{kind}_1", inputs.get(f"{kind}1")))
+    return None
