@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..afa_core.host.files import register_folder
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
 from .fusion import AFATrainingFreeFusion
+from .merging import AFAMergeModels
 from .routing import AFARoutingMaps
 
 
@@ -17,6 +18,7 @@ class AFAExtension(ComfyExtension):
             LoadAFAEnsemble,
             AFATrainingFreeFusion,
             AFARoutingMaps,
+            AFAMergeModels,
         ]
 
 

@@ -1,0 +1,46 @@
+"""Static merges, which cost no more to run than one model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..afa_core.host.merging import merge_models, recipe_for
+from ..afa_core.merging.blocks import PRESETS
+from .sockets import experts, numbered, schema
+
+NO_PRESET = "none"
+
+
+class AFAMergeModels(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="AFAMergeModels",
+            display_name="AFA Merge Models",
+            description="Merges up to eight checkpoints into one: by weights, by a preset over the blocks, or block by block.",
+            search_aliases=["mbw", "merge block weighted", "weighted sum", "model soup"],
+            inputs=[
+                *numbered(io.Model, "model", "A checkpoint of the same architecture as the others, with its LoRAs: model"),
+                io.String.Input(
+                    "weights", default="", optional=True,
+                    tooltip="One number a model, such as 2, 1, 1; they are scaled to a sum of 1. Empty: equal shares.",
+                ),
+                io.Combo.Input(
+                    "preset", options=[NO_PRESET, *PRESETS], default=NO_PRESET, optional=True,
+                    tooltip="How much each block takes of the models after model_1, from the first input block over the "
+                    "middle to the last output block. With three and more models, weights shares that out among them.",
+                ),
+                io.String.Input(
+                    "block_weights", default="", multiline=True, optional=True,
+                    tooltip="Lines such as 'IN04-IN08 0.2, 0.8': a block, a range or the beginning of a layer's name, and one "
+                    "number a model. They go before the preset. For two models also a row of 25 (SDXL: 19) numbers.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, weights: str = "", preset: str = NO_PRESET, block_weights: str = "", **models) -> io.NodeOutput:
+        found = experts(cls, models)
+        return io.NodeOutput(merge_models(found, recipe_for(found, weights, preset, block_weights)))

@@ -1,0 +1,245 @@
+"""Static merges against the host's own merge nodes, and against a plain merge of state dicts."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afa_core.merging.blocks import PRESETS, block_prefixes, preset_row
+from afa_core.merging.recipe import MergeError, chain_ratios, parse_recipe, stick_shares
+
+
+def recipe(weights="", preset="none", table="", models=2, inputs=12, outputs=12):
+    return parse_recipe(weights, preset, table, models, inputs, outputs)
+
+
+# ---- recipes ----
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=8).filter(lambda w: sum(w) > 1e-3))
+def test_a_chain_of_pairs_gives_every_model_its_share(weights):
+    total = sum(weights)
+    kept = [1.0]
+    for ratio in chain_ratios([w / total for w in weights]):
+        kept = [share * ratio for share in kept] + [1 - ratio]
+    assert kept == pytest.approx([w / total for w in weights], abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
+def test_sticks_are_a_chain_read_backwards(taken):
+    shares = stick_shares(taken)
+    assert sum(shares) == pytest.approx(1)
+    assert all(share >= 0 for share in shares)
+    assert stick_shares([0.3]) == (0.7, 0.3)
+
+
+def test_blocks_of_sd15_and_sdxl():
+    sd15, sdxl = block_prefixes(12, 12), block_prefixes(9, 9)
+    assert len(sd15) == 25
+    assert list(sd15)[:2] + list(sd15)[11:14] == ["IN00", "IN01", "IN11", "M00", "OUT00"]
+    assert len(sdxl) == 19
+    assert sdxl["OUT08"] == ("output_blocks.8.", "out.")
+
+
+@pytest.mark.parametrize(
+    ("key", "row"),
+    [
+        ("input_blocks.1.0.in_layers.0.weight", "IN01"),
+        ("input_blocks.11.0.op.weight", "IN11"),
+        ("middle_block.1.norm.weight", "M00"),
+        ("output_blocks.11.0.out_layers.3.bias", "OUT11"),
+        ("out.2.weight", "OUT11"),
+        ("time_embed.0.weight", "IN00"),
+        ("label_emb.0.0.weight", "IN00"),
+    ],
+)
+def test_every_layer_belongs_to_its_block(key, row):
+    found = recipe(table=f"{row} 0.25, 0.75")
+    assert found.shares(key) == (0.25, 0.75)
+    assert found.shares("somewhere.else") == (0.5, 0.5)
+
+
+def test_the_finer_row_goes_first():
+    found = recipe("3, 1", "FLAT_25", "BASE 0 1\nin00-in02: 1 0 # keep\ntime_embed. 0, 1\nmiddle_block.1. = 1, 1")
+    assert found.shares("input_blocks.2.1.proj_in.weight") == (1, 0)
+    assert found.shares("input_blocks.3.0.op.weight") == (0.75, 0.25)
+    assert found.shares("time_embed.0.weight") == (0, 1)
+    assert found.shares("middle_block.0.in_layers.0.weight") == (0.75, 0.25)
+    assert found.shares("middle_block.1.norm.weight") == (0.5, 0.5)
+    assert found.shares("nowhere") == (0, 1)
+
+
+def test_a_preset_shares_out_among_the_others():
+    found = recipe("1, 3, 1", "FLAT_75", models=3)
+    assert found.shares("input_blocks.5.0.weight") == pytest.approx((0.25, 0.5625, 0.1875))
+
+
+def test_classic_rows():
+    numbers = [i / 25 for i in range(25)]
+    row = ", ".join(map(str, numbers))
+    for text in (row, "0.5, " + row):
+        found = recipe(table=text)
+        assert found.shares("middle_block.0.in_layers.0.bias") == (1 - numbers[12], numbers[12])
+        assert found.shares("output_blocks.11.0.weight") == (1 - numbers[24], numbers[24])
+
+
+def test_the_written_table_reads_back():
+    found = recipe("2, 1, 1", "COSINE", "time_embed. 0.2, 0.3, 0.5", models=3)
+    again = recipe(table=found.table(), models=3)
+    for key in ("input_blocks.7.0.weight", "time_embed.2.bias", "nothing"):
+        assert again.shares(key) == pytest.approx(found.shares(key), abs=1e-5)
+
+
+def test_preset_values():
+    thirds = preset_row("GRAD_V", 25)
+    assert thirds[:3] == pytest.approx([1, 0.9166666667, 0.8333333333])
+    assert (thirds[12], thirds[24]) == (0, 1)
+    assert sum(preset_row("WRAP08", 25)) == 8
+    assert preset_row("RING08_SOFT", 25)[5:12] == [0, 0.5, 1, 1, 1, 0.5, 0]
+    assert preset_row("COSINE", 25)[1] == pytest.approx(0.995722430686905)
+    assert preset_row("SMOOTHSTEP", 25)[1] == pytest.approx(0.00506365740740741)
+    assert preset_row("SMOOTHSTEP_2", 25)[12] == 1
+    for name in PRESETS:
+        for blocks in (19, 25):
+            row = preset_row(name, blocks)
+            assert len(row) == blocks
+            assert 0 <= min(row) <= max(row) <= 1
+
+
+@pytest.mark.parametrize(
+    ("widgets", "words"),
+    [
+        ({"weights": "1, 2, 3"}, "weights: 3 weights were found, but 2 models"),
+        ({"weights": "1, minus"}, "found '1, minus'"),
+        ({"weights": "1, -1"}, "0 or more"),
+        ({"weights": "0 0"}, "not all 0"),
+        ({"weights": "nan 1"}, "0 or more"),
+        ({"table": "IN12 1, 1"}, "names IN12"),
+        ({"table": "IN00-OUT12 1, 1"}, "names OUT12"),
+        ({"table": "IN04 1"}, "1 weights were found, but 2 models"),
+        ({"table": "0.1, 0.2"}, "without a name"),
+        ({"table": ", ".join(["2"] * 25)}, "from 0 to 1"),
+    ],
+)
+def test_bad_weights_are_told(widgets, words):
+    with pytest.raises(MergeError, match=words):
+        recipe(**widgets)
+
+
+# ---- on the host ----
+
+
+def weights_of(model):
+    """The U-Net's weights as they are once the host has loaded the model."""
+    import comfy.model_management
+
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])
+        state = model.model.diffusion_model.state_dict()
+        return {key: tensor.clone() for key, tensor in state.items()}
+
+
+def assert_same(one, other, tolerance=0.0):
+    assert one.keys() == other.keys()
+    for key in one:
+        torch.testing.assert_close(
+            one[key], other[key], rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 1.0])
+def test_two_models_as_the_hosts_simple_merge(pack, comfy_host, checkpoint, ratio):
+    a, b = checkpoint("tiny_sd15_a")[0], checkpoint("tiny_sd15_b")[0]
+    theirs = comfy_host.call("ModelMergeSimple", model1=a, model2=b, ratio=ratio)[0]
+    ours = comfy_host.call("AFAMergeModels", model_1=a, model_2=b, weights=f"{ratio}, {1 - ratio}")[0]
+    expected = weights_of(theirs)
+    theirs.detach()
+    assert_same(weights_of(ours), expected)
+
+
+@pytest.mark.parametrize(("family", "node"), [("tiny_sd15", "ModelMergeSD1"), ("tiny_sdxl", "ModelMergeSDXL")])
+def test_two_models_as_the_hosts_block_sliders(pack, comfy_host, checkpoint, family, node):
+    a, b = checkpoint(f"{family}_a")[0], checkpoint(f"{family}_b")[0]
+    names = [n for n in comfy_host.nodes.NODE_CLASS_MAPPINGS[node].INPUT_TYPES()["required"] if "model" not in n]
+    generator = torch.Generator().manual_seed(0)
+    sliders = {name: round(torch.rand((), generator=generator).item(), 2) for name in names}
+    theirs = comfy_host.call(node, model1=a, model2=b, **sliders)[0]
+    # SDXL's sliders say input_blocks.1 for what is input_blocks.1. in the network.
+    rows = {name if name.endswith(".") else name + ".": ratio for name, ratio in sliders.items()}
+    if family == "tiny_sd15":
+        del rows["label_emb."]  # this network has none
+    table = "\n".join(f"{name} {ratio}, {1 - ratio}" for name, ratio in rows.items())
+    ours = comfy_host.call("AFAMergeModels", model_1=a, model_2=b, block_weights=table)[0]
+    expected = weights_of(theirs)
+    theirs.detach()
+    assert_same(weights_of(ours), expected, 1e-6)
+
+
+def test_four_models_as_a_plain_sum_of_state_dicts(pack, comfy_host, checkpoint):
+    models = [checkpoint(f"golden_{i}")[0] for i in range(4)]
+    plain = [weights_of(checkpoint(f"golden_{i}")[0]) for i in range(4)]
+    table = "OUT00-OUT11 0, 0, 1, 3\nM00 0 0 1 0"
+    merged = comfy_host.call(
+        "AFAMergeModels", **{f"model_{i + 1}": model for i, model in enumerate(models)}, weights="4, 3, 2, 1",
+        block_weights=table,
+    )[0]  # fmt: skip
+
+    def shares(key):
+        if key.startswith("middle_block."):
+            return 0, 0, 1, 0
+        return (0, 0, 0.25, 0.75) if key.startswith(("output_blocks.", "out.")) else (0.4, 0.3, 0.2, 0.1)
+
+    expected = {key: sum(w * state[key] for w, state in zip(shares(key), plain, strict=True)) for key in plain[0]}
+    assert_same(weights_of(merged), expected, 1e-5)
+    assert not [key for key in merged.patches if not key.startswith("diffusion_model.")]
+
+
+def test_models_bring_their_loras(pack, comfy_host, checkpoint):
+    """One checkpoint with and without a LoRA merges to the checkpoint with half of the LoRA."""
+    plain = checkpoint("tiny_sd15_a")[0]
+    key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    with torch.inference_mode():
+        delta = torch.randn_like(plain.model_state_dict()[key])
+        with_lora, with_half = plain.clone(), plain.clone()
+        with_lora.add_patches({key: (delta,)}, 0.8)
+        with_half.add_patches({key: (delta,)}, 0.4)
+    expected = weights_of(with_half)
+    with_half.detach()
+    for first, second in ((plain, with_lora), (with_lora, plain)):
+        merged = comfy_host.call("AFAMergeModels", model_1=first, model_2=second)[0]
+        assert_same(weights_of(merged), expected, 1e-6)
+        merged.detach()
+    untouched = weights_of(checkpoint("tiny_sd15_a")[0])
+    assert not torch.equal(
+        untouched[key.removeprefix("diffusion_model.")], expected[key.removeprefix("diffusion_model.")]
+    )
+    assert_same(weights_of(plain), untouched)
+
+
+def test_merging_computes_nothing_before_the_model_is_loaded(pack, comfy_host, checkpoint):
+    a, b = checkpoint("tiny_sd15_a")[0], checkpoint("tiny_sd15_b")[0]
+    before = a.model.diffusion_model.state_dict()["time_embed.0.weight"].clone()
+    merged = comfy_host.call("AFAMergeModels", model_1=a, model_2=b)[0]
+    assert merged.is_clone(a)
+    assert torch.equal(merged.model.diffusion_model.state_dict()["time_embed.0.weight"], before)
+
+
+@pytest.mark.parametrize(
+    ("other", "inputs", "words"),
+    [
+        ("tiny_sd2_a", {}, "one architecture"),
+        ("tiny_sdxl_a", {}, "one architecture"),
+        ("tiny_sd15_v", {}, "predicts v_prediction and model_1 eps"),
+        ("tiny_sd15_b", {"block_weights": "tme_embed. 1, 0"}, "names tme_embed"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(pack, comfy_host, checkpoint, other, inputs, words):
+    with pytest.raises(ValueError, match=words):
+        comfy_host.call("AFAMergeModels", model_1=checkpoint("tiny_sd15_a")[0], model_2=checkpoint(other)[0], **inputs)
+
+
+def test_a_merge_samples(pack, comfy_host, checkpoint, encode, sample):
+    a, clip, _ = checkpoint("tiny_sdxl_a")
+    merged = comfy_host.call("AFAMergeModels", model_1=a, model_2=checkpoint("tiny_sdxl_b")[0], preset="GRAD_V")[0]
+    text = encode(clip, "a cat")
+    assert not torch.equal(sample(merged, text, text), sample(a, text, text))
