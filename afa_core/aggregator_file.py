@@ -7,20 +7,23 @@ tensor is read, so that nothing it claims can cost memory or time.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .aggregator_config import AggregatorConfig, ConfigError, sabw_shapes
+from .atomic_file import write_safetensors
+from .untrusted import brief, check_header, parsed, printable, short_text
 
 FORMAT, VERSION = "afa", "1"
+DTYPES = ("F16", "BF16", "F32", "F64")
+AGAIN = "download it again, or ask whoever made it for a sound one"
 
 
 class AggregatorError(ValueError):
@@ -32,7 +35,7 @@ class AggregatorFile:
     """An aggregator at rest.
 
     state:    tensors `aggregators.{i}.{key}`
-    experts:  for each expert {"file", "sha256", "prediction"}, in the order of the sockets
+    experts:  for each expert {"file", "sha256", "prediction"}, in the order of the sockets; empty where unknown
     training: how it was trained; empty where the file does not say
     routing:  mean shares that training measured; empty where the file does not say
     """
@@ -49,21 +52,23 @@ def load_aggregator(path: Path) -> AggregatorFile:
     """Raises AggregatorError for anything that is not a sound aggregator."""
     try:
         return _load_folder(path) if path.is_dir() else _load_file(path)
-    except ConfigError as error:
-        raise AggregatorError(f"{path.name} is not a sound aggregator: {error}.") from error
-    except FileNotFoundError as error:
-        missing = Path(error.filename or path).name
-        raise AggregatorError(f"{path.name} is incomplete: {missing} is missing.") from error
-    except (SafetensorError, OSError) as error:
+    except AggregatorError:
+        raise
+    except (ConfigError, ValueError) as error:
+        raise AggregatorError(f"{path.name} is not a sound aggregator: {brief(error)}; {AGAIN}.") from error
+    except RecursionError as error:
+        raise AggregatorError(f"{path.name} is not a sound aggregator: it is nested too deeply; {AGAIN}.") from error
+    except OSError as error:
         raise AggregatorError(
-            f"{path.name} cannot be read as .safetensors ({_brief(error)}): it may be truncated, still "
-            "downloading, or of another kind."
+            f"{path.name} cannot be read ({error.strerror or brief(error)}): check the file and its permissions."
         ) from error
 
 
 def save_aggregator(aggregator: AggregatorFile, path: Path) -> None:
-    """Writes the file beside its place and moves it there, so that a half-written one is never seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the file whole or not at all.
+
+    Raises AggregatorError where it would not load again, or cannot be written; a file that lay there stays.
+    """
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -73,67 +78,56 @@ def save_aggregator(aggregator: AggregatorFile, path: Path) -> None:
         "routing": json.dumps(aggregator.routing),
     }
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in aggregator.state.items()}
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    os.close(handle)
+    _check_shapes(path, {key: tuple(t.shape) for key, t in state.items()}, dict(aggregator.config.shapes()))
+    _check_numbers(path, state)
     try:
-        save_file(state, draft, metadata)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+        write_safetensors(state, metadata, path)
+    except (SafetensorError, OSError) as error:
+        raise AggregatorError(
+            f"{path.name} could not be saved in {path.parent} ({brief(error)}): make room there, or allow writing."
+        ) from error
 
 
 def _load_file(path: Path) -> AggregatorFile:
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise AggregatorError(
-                f"{path.name} is not an AFA aggregator: its header should say format {FORMAT!r}, "
-                f"found {metadata.get('format')!r:.40}."
+                f"{path.name} is not an AFA aggregator: its header should say format {FORMAT!r}, found "
+                f"{metadata.get('format')!r:.40}; choose a file that Train AFA Aggregator has saved."
             )
         if metadata.get("version") != VERSION:
             raise AggregatorError(
                 f"{path.name} is an AFA aggregator of version {metadata.get('version')!r:.20}, and this pack "
-                f"reads version {VERSION}: update the pack."
+                f"reads version {VERSION!r}: update the pack."
             )
-        config = AggregatorConfig.from_json(_json(path, "config", metadata.get("config", "null")))
-        expected = dict(config.shapes())
-        _check_shapes(path, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, expected)
-        state = {key: file.get_tensor(key) for key in expected}
+        config = AggregatorConfig.from_json(parsed("config", metadata.get("config", "null")))
+        experts = _experts(path, parsed("experts", metadata.get("experts", "[]")), config.num_experts)
+        training, routing = (_object(name, metadata.get(name, "{}")) for name in ("training", "routing"))
+        state = _tensors(path, file, dict(config.shapes()))
     _check_numbers(path, state)
-    return AggregatorFile(
-        path.name,
-        config,
-        state,
-        _experts(path, _json(path, "experts", metadata.get("experts", "[]")), config.num_experts),
-        _object(path, "training", metadata),
-        _object(path, "routing", metadata),
-    )
+    return AggregatorFile(path.name, config, state, experts, training, routing)
 
 
 def _load_folder(path: Path) -> AggregatorFile:
     """The authors' layout: model_config.json, aggregator_{i}/config.json and aggregator.safetensors."""
-    top = _object_of(path, "model_config.json", (path / "model_config.json").read_text())
+    top = _object("model_config.json", _text(path, "model_config.json"))
     count = top.get("num_aggregators")
     if type(count) is not int or not 2 <= count <= 256:
-        raise AggregatorError(f"{path.name} is not a sound aggregator: num_aggregators is {count!r:.40}.")
-    parts = [
-        _object_of(path, f"aggregator_{i}/config.json", (path / f"aggregator_{i}" / "config.json").read_text())
-        for i in range(count)
-    ]
-    config = _folder_config(path, parts)
+        raise ConfigError(f"num_aggregators should be a whole number from 2 to 256, found {count!r:.40}")
+    names = [f"aggregator_{i}/config.json" for i in range(count)]
+    config = _folder_config(path, [_object(name, _text(path, name)) for name in names])
     if top.get("num_models") != config.num_experts:
         raise AggregatorError(
-            f"{path.name} contradicts itself: model_config.json says {top.get('num_models')!r:.20} models, "
-            f"aggregator_0 says {config.num_experts}."
+            f"{path.name} contradicts itself: model_config.json says {top.get('num_models')!r:.20} models and "
+            f"aggregator_0 says {config.num_experts}; {AGAIN}."
         )
     state = {}
-    for i in range(count):
-        with safe_open(path / f"aggregator_{i}" / "aggregator.safetensors", "pt") as file:
-            expected = dict(sabw_shapes(config, config.channels[i]))
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            _check_shapes(path, found, expected, f"aggregator_{i}: ")
-            state.update({f"aggregators.{i}.{key}": file.get_tensor(key) for key in expected})
+    for i, channels in enumerate(config.channels):
+        part = f"aggregator_{i}/aggregator.safetensors"
+        with _opened(path, part) as file:
+            tensors = _tensors(path, file, dict(sabw_shapes(config, channels)), f"aggregator_{i}: ")
+            state.update({f"aggregators.{i}.{key}": tensor for key, tensor in tensors.items()})
     _check_numbers(path, state)
     return AggregatorFile(path.name, config, state)
 
@@ -152,7 +146,7 @@ def _folder_config(path: Path, parts: list[dict[str, Any]]) -> AggregatorConfig:
             if part.get(key) != parts[0].get(key):
                 raise AggregatorError(
                     f"{path.name} contradicts itself: {key} is {parts[0].get(key)!r:.20} in aggregator_0 and "
-                    f"{part.get(key)!r:.20} in aggregator_{i}."
+                    f"{part.get(key)!r:.20} in aggregator_{i}; {AGAIN}."
                 )
     return AggregatorConfig(
         architecture="",
@@ -161,21 +155,62 @@ def _folder_config(path: Path, parts: list[dict[str, Any]]) -> AggregatorConfig:
     )
 
 
+@contextmanager
+def _opened(path: Path, part: str = "") -> Iterator[Any]:
+    """The .safetensors file, or one of a folder's, with its header read."""
+    file = path / part if part else path
+    where = f" ({part})" if part else ""
+    _check_there(path, part)
+    try:
+        check_header(file)
+        with safe_open(file, "pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise AggregatorError(
+            f"{path.name}{where} cannot be read as .safetensors ({brief(error)}): it may be truncated, still "
+            f"downloading, or of another kind; {AGAIN}."
+        ) from error
+
+
+def _text(path: Path, part: str) -> str:
+    _check_there(path, part)
+    return short_text(path / part, part)
+
+
+def _check_there(path: Path, part: str) -> None:
+    if not (path / part if part else path).is_file():
+        what = f"is incomplete: {part} is missing in it" if part else "is no longer there"
+        raise AggregatorError(f"{path.name} {what}; {AGAIN}, and refresh the node's list.")
+
+
+def _tensors(path: Path, file: Any, expected: dict[str, tuple], where: str = "") -> dict[str, Tensor]:
+    """The tensors, once their names, shapes and dtypes are found to be what they should.
+
+    Copied out of the file, which could otherwise not be trained again under its name on Windows, and whose
+    truncation by another program would end the host.
+    """
+    slices = {key: file.get_slice(key) for key in file.keys()}
+    _check_shapes(path, {key: tuple(part.get_shape()) for key, part in slices.items()}, expected, where)
+    for key, part in slices.items():
+        if part.get_dtype() not in DTYPES:
+            raise AggregatorError(
+                f"{path.name} holds numbers of the wrong kind: {where}{key} should be one of {', '.join(DTYPES)}, "
+                f"found {part.get_dtype()}; {AGAIN}."
+            )
+    return {key: file.get_tensor(key).clone() for key in expected}
+
+
 def _check_shapes(path: Path, found: dict[str, tuple], expected: dict[str, tuple], where: str = "") -> None:
     for key in (*expected, *found):
         if found.get(key) != expected.get(key):
             raise AggregatorError(
-                f"{path.name} does not hold what its configuration says: {where}{key:.100} should be "
-                f"{_shape(expected.get(key))}, found {_shape(found.get(key))}."
+                f"{path.name} does not hold what its configuration says: {where}{printable(key, 100)} should be "
+                f"{_shape(expected.get(key))}, found {_shape(found.get(key))}; {AGAIN}."
             )
 
 
 def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
     for key, tensor in state.items():
-        if not tensor.is_floating_point():
-            raise AggregatorError(
-                f"{path.name} holds numbers of the wrong kind: {key} should be floating point, found {tensor.dtype}."
-            )
         if not torch.isfinite(tensor.float()).all():
             raise AggregatorError(
                 f"{path.name} is damaged: {key} holds NaN or infinite numbers; train it again or load a backup."
@@ -188,36 +223,17 @@ def _experts(path: Path, experts: Any, count: int) -> list[dict[str, str]]:
     )
     if not sound or len(experts) not in (0, count):
         raise AggregatorError(
-            f"{path.name} is not a sound aggregator: its header should name {count} experts, or none."
+            f"{path.name} is not a sound aggregator: its header should name {count} experts, or none; {AGAIN}."
         )
-    return experts
+    return [{key: printable(value, 255) for key, value in expert.items()} for expert in experts]
 
 
-def _object(path: Path, name: str, metadata: dict[str, str]) -> dict[str, Any]:
-    return _object_of(path, name, metadata.get(name, "{}"))
-
-
-def _object_of(path: Path, name: str, text: str) -> dict[str, Any]:
-    value = _json(path, name, text)
+def _object(name: str, text: str) -> dict[str, Any]:
+    value = parsed(name, text)
     if not isinstance(value, dict):
-        raise AggregatorError(
-            f"{path.name} is not a sound aggregator: {name} should hold an object, found {type(value).__name__}."
-        )
+        raise ConfigError(f"{name} should hold an object, found {type(value).__name__}")
     return value
 
 
-def _json(path: Path, name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise AggregatorError(
-            f"{path.name} is not a sound aggregator: {name} is not JSON ({_brief(error)})."
-        ) from error
-
-
 def _shape(shape: tuple | None) -> str:
-    return "absent" if shape is None else f"of shape {list(shape)}"
-
-
-def _brief(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    return "absent" if shape is None else f"of shape {list(shape)}"[:120]

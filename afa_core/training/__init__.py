@@ -1,0 +1,1 @@
+"""Fitting an aggregator to its experts, and telling beforehand whether that is worth it."""
