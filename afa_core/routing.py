@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -48,21 +49,38 @@ class Evaluation:
         self.maps = {i: t.cpu() for i, t in self.maps.items()}
 
 
+StepListener = Callable[["RoutingRun", int, list[Evaluation]], None]
+"""Called with the run, the number of a step and its evaluations, once it has ended."""
+
+
 @dataclass
 class RoutingRun:
     """One run of a sampler over an ensemble: its evaluations in order, and the latent it ended with."""
 
     experts: list[str]
     points: list[FusionPoint]
+    on_step: StepListener | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     latent: Tensor | None = None
+    steps_told: int = 0
 
     def evaluate(self, sigma: float, guided: list[bool]) -> Callable[[FusionPoint, Shares], None]:
         """Opens an evaluation; gives what its fusions report to."""
+        if self.evaluations and self.evaluations[-1].sigma != sigma:
+            self._tell_step()
         self.evaluations.append(Evaluation(sigma, guided))
         return self.evaluations[-1].observe
 
+    def _tell_step(self) -> None:
+        """Tells the listener of the step that has just ended: the last evaluations at one noise level."""
+        if self.on_step is not None and self.evaluations:
+            sigma = self.evaluations[-1].sigma
+            step = list(takewhile(lambda e: e.sigma == sigma, reversed(self.evaluations)))[::-1]
+            self.on_step(self, self.steps_told, step)
+            self.steps_told += 1
+
     def finish(self, latent: Tensor | None) -> None:
+        self._tell_step()
         for evaluation in self.evaluations:
             evaluation.to_cpu()
         self.latent = None if latent is None else latent.cpu()
@@ -138,9 +156,10 @@ class RoutingRecord:
 
     def __init__(self, kept: int = 4):
         self.runs: deque[RoutingRun] = deque(maxlen=kept)
+        self.on_step: StepListener | None = None
 
     def begin(self, experts: list[str], points: list[FusionPoint]) -> RoutingRun:
-        run = RoutingRun(experts, points)
+        run = RoutingRun(experts, points, self.on_step)
         self.runs.append(run)
         return run
 

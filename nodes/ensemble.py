@@ -12,6 +12,8 @@ from ..afa_core.host.clip import ensemble_clip
 from ..afa_core.host.ensemble import ensemble_record, make_ensemble
 from ..afa_core.host.experts import Expert
 from ..afa_core.host.files import aggregator_names, aggregator_path, stamp
+from ..afa_core.routing import RoutingRecord
+from .live import routing_listener
 from .sockets import AggregatorType, RoutingType, connected, experts, label, numbered, schema
 
 NAME_TOOLTIP = "An aggregator in models/afa: a .safetensors file, or a folder in the layout of the AFA authors."
@@ -65,7 +67,7 @@ class AFAEnsembleModel(io.ComfyNode):
     @classmethod
     def execute(cls, aggregator, start_percent: float = 0.0, end_percent: float = 1.0, **models) -> io.NodeOutput:
         ensemble = make_ensemble(aggregator, experts(cls, models), start_percent, end_percent)
-        return io.NodeOutput(ensemble, ensemble_record(ensemble))
+        return io.NodeOutput(ensemble, live_record(cls, ensemble))
 
 
 class AFAEnsembleCLIP(io.ComfyNode):
@@ -103,6 +105,7 @@ class LoadAFAEnsemble(io.ComfyNode):
                 AggregatorType.Output(display_name="aggregator"),
                 RoutingType.Output(display_name="routing"),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -133,4 +136,11 @@ class LoadAFAEnsemble(io.ComfyNode):
             aggregator, [Expert(model, name) for (model, _, _), name in zip(loaded, names, strict=True)]
         )
         clip = ensemble_clip([clip for _, clip, _ in loaded], names)
-        return io.NodeOutput(model, clip, loaded[0][2], aggregator, ensemble_record(model))
+        return io.NodeOutput(model, clip, loaded[0][2], aggregator, live_record(cls, model))
+
+
+def live_record(cls: type[io.ComfyNode], ensemble) -> RoutingRecord:
+    """The ensemble's routing record, told of to the browser step by step."""
+    record = ensemble_record(ensemble)
+    record.on_step = routing_listener(cls.hidden.unique_id)
+    return record

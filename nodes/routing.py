@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..afa_core.plots import routing_panels
 from ..afa_core.routing import RoutingRecord
+from .live import keep_routing
 from .sockets import RoutingType, schema
 
 
@@ -31,6 +32,8 @@ class AFARoutingMaps(io.ComfyNode):
                 io.String.Output(display_name="shares"),
                 io.Latent.Output(display_name="samples"),
             ],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -42,4 +45,7 @@ class AFARoutingMaps(io.ComfyNode):
                 "ensemble's start and end percent cover some of its steps."
             )
         picture = None if image is None else image[0]
-        return io.NodeOutput(routing_panels(run, picture), json.dumps(run.summary()), samples)
+        kept = keep_routing(run, picture, cls.hidden.extra_pnginfo, cls.hidden.unique_id)
+        return io.NodeOutput(
+            routing_panels(run, picture), json.dumps(run.summary()), samples, ui={"afa_routing": [kept]}
+        )

@@ -1,0 +1,53 @@
+"""The few questions that the front end asks the server."""
+
+from __future__ import annotations
+
+import json
+
+from aiohttp import web
+from server import PromptServer
+
+from ..afa_core.aggregator_summary import read_summary
+from ..afa_core.host.files import aggregator_names, aggregator_path
+from .live import FEEDS, routing_file
+
+
+def register_routes() -> None:
+    routes = PromptServer.instance.routes
+    routes.get("/afa/aggregator")(aggregator)
+    routes.get("/afa/routing")(routing)
+    routes.get("/afa/training")(training)
+    routes.post("/afa/training/stop")(stop_training)
+
+
+async def aggregator(request: web.Request) -> web.Response:
+    """What an aggregator's header says; only those in the list are looked at, so that no path gets in."""
+    name = request.query.get("name", "")
+    if name not in aggregator_names():
+        return web.json_response({"error": f"{name:.200} is not in models/afa."})
+    try:
+        return web.json_response(read_summary(aggregator_path(name)))
+    except ValueError as error:
+        return web.json_response({"error": str(error)})
+
+
+async def routing(request: web.Request) -> web.Response:
+    """The last result of a viewer; null where there is none."""
+    path = routing_file(request.query.get("workflow", ""), request.query.get("node", ""))
+    text = path.read_text() if path.is_file() else "null"
+    return web.Response(text=text, content_type="application/json")
+
+
+async def training(request: web.Request) -> web.Response:
+    """The training that a node runs or ran last; null where it has not trained."""
+    feed = FEEDS.get(request.query.get("node", ""))
+    return web.json_response(feed and feed.snapshot())
+
+
+async def stop_training(request: web.Request) -> web.Response:
+    try:
+        node = str((await request.json())["node"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return web.json_response({"error": "expected {node: id}"}, status=400)
+    feed = FEEDS.get(node)
+    return web.json_response({"stopping": feed is not None and feed.stop()})
