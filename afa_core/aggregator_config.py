@@ -38,12 +38,16 @@ class AggregatorConfig:
     ablations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.architecture, str) or len(self.architecture) > 200:
-            raise ConfigError("architecture should be a short text")
+        if (
+            not isinstance(self.architecture, str)
+            or len(self.architecture) > 200
+            or not self.architecture.isprintable()
+        ):
+            raise ConfigError(f"architecture should be a short text on one line, found {self.architecture!r:.40}")
         for name, (low, high) in LIMITS.items():
             _whole(name, getattr(self, name), low, high)
         if not isinstance(self.channels, tuple) or not 2 <= len(self.channels) <= 256:
-            raise ConfigError("channels should list 2 to 256 fusion points")
+            raise ConfigError(f"channels should list 2 to 256 fusion points, found {self.channels!r:.40}")
         for channels in self.channels:
             _whole("channels", channels, 1, 65536)
         if self.hidden_size % 32 or self.hidden_size % self.num_heads:
@@ -72,8 +76,10 @@ class AggregatorConfig:
         known = set(cls.__dataclass_fields__)
         missing = known - set(fields) - {"ablations"}
         if missing or not set(fields) <= known:
-            odd = sorted(missing or set(fields) - known)
-            raise ConfigError(f"config {'lacks' if missing else 'has unknown'} {', '.join(odd)[:80]}")
+            odd = ", ".join(sorted(missing or set(fields) - known))
+            raise ConfigError(
+                f"config should have {', '.join(sorted(known))}, and {'lacks' if missing else 'has'} {odd!r:.80}"
+            )
         lists = {name: tuple(fields[name]) for name in ("channels", "ablations") if isinstance(fields.get(name), list)}
         return cls(**{**fields, **lists})
 
