@@ -20,7 +20,7 @@ from ..afa_core.host.training import HostExperts, outside_inference
 from ..afa_core.training.loop import Report, Stop, TrainingSettings
 from ..afa_core.training.prompt_folder import read_prompt_folder
 from ..afa_core.training.report import loss_plot, report_text
-from ..afa_core.training.session import RESUME, TrainingError, fit
+from ..afa_core.training.session import TrainingError, fit
 from .live import TrainingFeed
 from .sockets import AggregatorType, experts, schema, source_file
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs

@@ -18,10 +18,11 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..aggregator_file import AggregatorFile
 from ..fusion import Fusion, SABWFusion, StaticFusion
+from ..magic_fusion import MagicFusion
 from ..points import FusionPoint
 from ..routing import RoutingRecord
 from ..sabw import Aggregator
-from . import evaluation, run
+from . import evaluation, guidance, run
 from .experts import Expert, check_config, check_experts, compute_dtype, fusion_points, own_weights
 
 KEY = "afa"
@@ -50,7 +51,7 @@ class Ensemble:
 
 
 def make_ensemble(
-    aggregator: AggregatorFile | StaticFusion,
+    aggregator: AggregatorFile | StaticFusion | MagicFusion,
     experts: list[Expert],
     start_percent: float = 0.0,
     end_percent: float = 1.0,
@@ -94,6 +95,8 @@ def make_ensemble(
     main.add_callback_with_key(CallbacksMP.ON_APPLY_HOOKS, KEY, run.apply_hooks)
     main.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, run.pre_run)
     main.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, run.cleanup)
+    if isinstance(fusion, MagicFusion):
+        guidance.install(main)
     return main
 
 
@@ -103,7 +106,7 @@ def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher
     module = Aggregator(file.config, comfy.ops.disable_weight_init, dtype=dtype, device=offload)
     module.load_state_dict(file.state)
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    return patcher(module.eval(), comfy.model_management.get_torch_device(), offload)
+    return patcher(module, comfy.model_management.get_torch_device(), offload)
 
 
 def ensemble_record(main: ModelPatcher) -> RoutingRecord:

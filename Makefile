@@ -1,0 +1,46 @@
+# Everything a fresh machine needs is set up by `make setup`, on which every other target depends.
+#   make demo     the quick start, through a live ComfyUI server, on the pocket experts
+#   make test     linter, unit tests of the front end, and all tests against a real ComfyUI
+#   make bench    speed and memory
+#   make tables   the paper's tables
+#   make pocket   trains the pocket experts again
+# COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements are installed into .venv, not there.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: setup demo test bench tables pocket
+
+PYTHON := .venv/bin/python
+# A stamp for each host, since each has requirements of its own.
+READY := .venv/ready$(subst /,_,$(COMFYUI_PATH))
+REQUIREMENTS := requirements.txt tests/requirements.txt tests/host/requirements.txt
+JS_TESTS := $(wildcard tests/js/*.test.js tests/js/*.test.mjs)
+
+setup: $(READY)
+
+$(PYTHON):
+	python3 -m venv .venv
+
+# torch comes pinned from our list, and nothing that we run needs torchaudio.
+$(READY): $(REQUIREMENTS) tests/host/bootstrap.py | $(PYTHON)
+	set -euo pipefail; host=$$($(PYTHON) -m tests.host.bootstrap); \
+	  grep -vxE 'torch(audio|vision)?' "$$host/requirements.txt" > .venv/host-requirements.txt
+	$(PYTHON) -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS)) -r .venv/host-requirements.txt
+	touch $@
+
+demo: setup
+	$(PYTHON) -m tests.demo
+
+test: setup
+	$(PYTHON) -m ruff check .
+	$(if $(JS_TESTS),node --test $(JS_TESTS))
+	$(PYTHON) -m pytest -q
+
+bench: setup
+	$(PYTHON) -m tests.bench
+
+tables: setup
+	$(PYTHON) -m tests.tables
+
+pocket: setup
+	$(PYTHON) -m tests.pocket.train
