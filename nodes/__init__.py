@@ -6,6 +6,7 @@ from ..afa_core.host.files import register_folder
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
 from .fusion import AFATrainingFreeFusion
 from .merging import AFAMergeModels
+from .routes import register_routes
 from .routing import AFARoutingMaps
 
 
@@ -24,4 +25,5 @@ class AFAExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> AFAExtension:
     register_folder()
+    register_routes()
     return AFAExtension()
