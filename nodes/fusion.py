@@ -7,7 +7,10 @@ import re
 from comfy_api.latest import io
 
 from ..afa_core.fusion import STATIC_METHODS, FusionError, StaticFusion
+from ..afa_core.magic_fusion import MODES, REFERENCES, MagicFusion
 from .sockets import AggregatorType, schema
+
+MAGIC = "magic fusion"
 
 
 class AFATrainingFreeFusion(io.ComfyNode):
@@ -17,29 +20,60 @@ class AFATrainingFreeFusion(io.ComfyNode):
             node_id="AFATrainingFreeFusion",
             display_name="AFA Training-Free Fusion",
             description="Fuses experts by a fixed rule, without a trained aggregator.",
-            search_aliases=["average models", "noise average", "block average"],
+            search_aliases=["average models", "noise average", "block average", "magicfusion", "saliency"],
             inputs=[
                 io.Combo.Input(
-                    "method", options=list(STATIC_METHODS),
+                    "method", options=[*STATIC_METHODS, MAGIC],
                     tooltip="block average: the features after every block. noise average: only the predictions. "
-                    "last block average: the features before the last block, and the predictions.",
+                    "last block average: the features before the last block, and the predictions. magic fusion: at every "
+                    "position the model on which the prompt has the most effect.",
                 ),
                 io.String.Input(
                     "weights", default="", optional=True,
-                    tooltip="One number a model, such as 2, 1, 1; they are scaled to a sum of 1. Empty: equal shares.",
+                    tooltip="For the averages: one number a model, such as 2, 1, 1; they are scaled to a sum of 1. Empty: "
+                    "equal shares.",
+                ),
+                io.String.Input(
+                    "temperatures", default="", optional=True,
+                    tooltip="For magic fusion: one number a model; a larger one makes its model win fewer and sharper spots. "
+                    "They multiply with cfg. Empty: 1 for each.",
+                ),
+                io.Combo.Input(
+                    "mode", options=list(MODES), default=MODES[0], optional=True,
+                    tooltip="For magic fusion: let model_1 alone decide the composition (first) or polish the picture (last).",
+                ),
+                io.Int.Input(
+                    "switch_timestep", default=850, min=0, max=999, optional=True,
+                    tooltip="For magic fusion with a switch: the timestep at which it happens. Sampling runs from 999 to 0.",
+                ),
+                io.Combo.Input(
+                    "reference", options=list(REFERENCES), default=REFERENCES[0], optional=True,
+                    tooltip="For magic fusion: whose unguided prediction the guided ones are compared with. model_1 is what "
+                    "the MagicFusion authors' code does.",
+                ),
+                io.Float.Input(
+                    "softness", default=0.0, min=0.0, max=10.0, step=0.05, optional=True,
+                    tooltip="For magic fusion: 0 takes one model at every position, as the paper does; more blends the models.",
+                ),
+                io.Boolean.Input(
+                    "resolution_aware", default=False, optional=True,
+                    tooltip="For magic fusion: smooth the saliency over the same part of the picture at every size. Off is what "
+                    "the paper does at 512 pixels.",
                 ),
             ],
             outputs=[AggregatorType.Output(display_name="aggregator")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, method: str, weights: str = "") -> io.NodeOutput:
-        return io.NodeOutput(StaticFusion(method, parse_weights(weights)))
+    def execute(cls, method: str, weights: str = "", temperatures: str = "", **settings) -> io.NodeOutput:
+        if method == MAGIC:
+            return io.NodeOutput(MagicFusion(parse_numbers("temperatures", temperatures), **settings))
+        return io.NodeOutput(StaticFusion(method, parse_numbers("weights", weights)))
 
 
-def parse_weights(text: str) -> tuple[float, ...]:
+def parse_numbers(what: str, text: str) -> tuple[float, ...]:
     """Numbers apart by commas or spaces. Raises FusionError for anything else."""
     try:
         return tuple(float(part) for part in re.split(r"[\s,;]+", text.strip()) if part)
     except ValueError as error:
-        raise FusionError(f"The weights should be numbers such as 2, 1, 1, found {text!r:.60}.") from error
+        raise FusionError(f"The {what} should be numbers such as 2, 1, 1, found {text!r:.60}.") from error

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..fusion import Fusion, FusionState
 from ..lockstep import lockstep
+from ..magic_fusion import MagicFusion
 from ..points import FusionPoint
 from .conditioning import take_texts, text_of
 from .experts import Expert, compute_dtype
@@ -25,6 +26,8 @@ from .run import RUN, ensemble_of, experts_of
 from .unet_stream import time_embedding, unet_stream
 
 CALL = "afa_call"
+EXPERT = "afa_expert"
+"""Where the transformer options hold it, this one expert runs alone: a number of 0..N-1."""
 
 
 @dataclass
@@ -57,12 +60,13 @@ def diffusion_model(
 ):
     options = dict(transformer_options or {})
     call: Call = options.pop(CALL)
+    only = options.pop(EXPERT, 0 if isinstance(ensemble_of(call.main).fusion, MagicFusion) else None)
 
     def evaluate(x, timesteps, context, y, control, options, **kwargs):
-        if not is_active(call):
+        if not is_active(call.main, call.noise_level):
             alone = own_options(call.main, 0, options)
             return executor.original(x, timesteps, context, y, control, alone, **kwargs)
-        return ensemble_prediction(call, x, timesteps, context, y, control, options)
+        return ensemble_prediction(call, x, timesteps, context, y, control, options, only)
 
     # Wrappers that were added to the ensemble later act on the ensemble, not on its first expert.
     later = executor.wrappers[executor.idx + 1 :]
@@ -70,30 +74,33 @@ def diffusion_model(
     return inner.execute(x, timesteps, context, y, control, options, **kwargs)
 
 
-def is_active(call: Call) -> bool:
+def is_active(main: ModelPatcher, noise_level: float) -> bool:
     """Whether this noise level lies in the part of sampling that is ensembled."""
-    ensemble = ensemble_of(call.main)
-    sampling = call.main.model.model_sampling
+    ensemble = ensemble_of(main)
+    sampling = main.model.model_sampling
     start, end = (sampling.percent_to_sigma(p) for p in (ensemble.start_percent, ensemble.end_percent))
-    return end <= call.noise_level <= start
+    return end <= noise_level <= start
 
 
-def ensemble_prediction(call: Call, x, timesteps, context, y, control, options: dict[str, Any]) -> Tensor:
-    """The fused prediction [B, C, H, W] of all experts."""
+def ensemble_prediction(
+    call: Call, x, timesteps, context, y, control, options: dict[str, Any], only: int | None = None
+) -> Tensor:
+    """The fused prediction [B, C, H, W] of all experts, or of `only` one; in the first expert's terms."""
     ensemble = ensemble_of(call.main)
     experts = experts_of(call.main)
+    running = range(len(experts)) if only is None else [only]
     observe = None
-    if RUN in options:
+    if RUN in options and only is None:
         sides = options["cond_or_uncond"]
         guided = [side == 0 for side in sides for _ in range(len(x) // len(sides))]
         observe = options[RUN].evaluate(call.noise_level, guided)
-    samplings = [expert.patcher.model.model_sampling for expert in experts]
-    fusion = fuse_in_first_terms(ensemble.fusion, samplings, call.sigma, call.x)
+    samplings = [experts[index].patcher.model.model_sampling for index in running]
+    fusion = fuse_in_first_terms(ensemble.fusion, samplings, call.sigma, call.x, call.main.model.model_sampling)
 
     def evaluate(fusion: Fusion) -> Tensor:
         streams, times, texts = [], [], []
-        for index, expert in enumerate(experts):
-            stream, time, text = expert_stream(call, index, expert, x, timesteps, context, y, control, options)
+        for index in running:
+            stream, time, text = expert_stream(call, index, experts[index], x, timesteps, context, y, control, options)
             streams.append(stream)
             times.append(time)
             texts.append(text)
@@ -102,7 +109,7 @@ def ensemble_prediction(call: Call, x, timesteps, context, y, control, options: 
     prediction = evaluate(fusion)
     if not torch.isfinite(prediction).all() and torch.isfinite(x).all():
         observe = None  # the second look is not a step
-        evaluate(_finding_the_culprit(fusion, experts, call.noise_level))
+        evaluate(_finding_the_culprit(fusion, [experts[index] for index in running], call.noise_level))
     return prediction
 
 

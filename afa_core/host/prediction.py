@@ -26,9 +26,12 @@ def converted(prediction: Tensor, sigma: Tensor, x: Tensor, sampling, first) -> 
     return ((denoised - first.calculate_denoised(sigma, zero, x)) / slope).to(prediction.dtype)
 
 
-def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tensor) -> Fusion:
-    """The fusion, with every expert's prediction converted before it is fused."""
-    first = samplings[0]
+def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tensor, first=None) -> Fusion:
+    """The fusion, with every expert's prediction converted before it is fused.
+
+    first: the sampling in whose terms to fuse, where it is not that of the first prediction.
+    """
+    first = first or samplings[0]
     if all(speaks_like(sampling, first) for sampling in samplings):
         return fusion
 
