@@ -1,0 +1,201 @@
+"""Latents and texts in batches. Which picture comes when depends on the seed and the step alone.
+
+So a resumed training needs no state of an iterator: it asks for the next step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class DatasetItem:
+    """key:     equal where two items show the same, so that both are trained on or neither
+    size:    height and width of its latent
+    length:  tokens of its text
+    painter: the expert that painted it; None for a picture
+    """
+
+    key: str
+    name: str
+    caption: str
+    domain: str
+    repeats: int
+    size: tuple[int, int]
+    length: int
+    painter: int | None = None
+    held_out: bool = False
+
+
+@dataclass
+class Batch:
+    """latents [B, C, h, w] as the sampler sees them; texts: one dict an expert, with c_crossattn [B, L, D]
+    and y [B, A] (None where its network takes none); dropped [B]: captions that gave way to the empty one.
+    """
+
+    items: list[int]
+    latents: Tensor
+    texts: list[dict[str, Tensor | None]]
+    dropped: Tensor
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """On another device; `dtype` is for the texts, which only the experts read."""
+        texts = [{k: None if v is None else v.to(device, dtype or v.dtype) for k, v in t.items()} for t in self.texts]
+        return Batch(self.items, self.latents.to(device), texts, self.dropped.to(device))
+
+
+class Store(Protocol):
+    """Where a dataset's tensors are: in memory, or on disk."""
+
+    def latent(self, item: int, variant: int) -> Tensor:
+        """[C, h, w]."""
+
+    def text(self, expert: int, item: int, empty: bool) -> dict[str, Tensor]:
+        """c_crossattn [1, L, D], and y [1, A] where there is one; `empty`: of no caption at the item's size."""
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What, with the data, decides about every batch. variants: pictures made of each source."""
+
+    seed: int = 0
+    batch_size: int = 8
+    caption_dropout: float = 0.1
+    variants: int = 1
+
+
+@dataclass
+class LatentDataset:
+    """source: a digest of the folder and of all that encoded it."""
+
+    items: list[DatasetItem]
+    store: Store
+    experts: int
+    plan: BatchPlan
+    source: str = ""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        groups = defaultdict(list)
+        for index, item in enumerate(self.items):
+            if not item.held_out:
+                groups[item.size, item.length] += [index] * item.repeats
+        self._groups = [groups[key] for key in sorted(groups)]
+        if not self._groups:
+            raise ValueError("Nothing is left to train on: keep some pictures or prompts out of held_out.txt.")
+
+    @property
+    def held_out_count(self) -> int:
+        return sum(item.held_out for item in self.items)
+
+    @property
+    def train_count(self) -> int:
+        return len(self.items) - self.held_out_count
+
+    @property
+    def domains(self) -> list[str]:
+        return sorted({item.domain for item in self.items})
+
+    def domain_of(self, index: int) -> str:
+        return self.items[index].domain
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides about a batch."""
+        text = json.dumps([self.source, asdict(self.plan), [asdict(item) for item in self.items]])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def batch_indices(self, step: int) -> tuple[list[int], list[int]]:
+        """Items and variants of a step's batch, all of one shape.
+
+        Each shape has its share of the steps, spread evenly by the golden ratio; within a shape every item comes
+        once (or `repeats` times) before any comes again, in an order that changes with every pass.
+        """
+        group, earlier = self._place(step)
+        members = self._groups[group]
+        items, variants = [], []
+        for position in range(earlier * self.plan.batch_size, (earlier + 1) * self.plan.batch_size):
+            generator = self._generator("order", group, position // len(members))
+            order = torch.randperm(len(members), generator=generator)
+            drawn = torch.randint(self.plan.variants, (len(members),), generator=generator)
+            place = position % len(members)
+            items.append(members[order[place]])
+            variants.append(int(drawn[place]))
+        return items, variants
+
+    def train_batch(self, step: int) -> Batch:
+        items, variants = self.batch_indices(step)
+        draw = torch.rand(len(items), generator=self._generator("dropout", step))
+        return self._batch(items, variants, draw < self.plan.caption_dropout)
+
+    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The held-out items, plain and with their captions, in a fixed order."""
+        groups = defaultdict(list)
+        for index, item in enumerate(self.items):
+            if item.held_out:
+                groups[item.size, item.length].append(index)
+        for key in sorted(groups):
+            for start in range(0, len(groups[key]), batch_size):
+                yield self.batch_of(groups[key][start : start + batch_size])
+
+    def batch_of(self, items: Sequence[int]) -> Batch:
+        """These items, of one shape, plain and with their captions."""
+        return self._batch(items, [0] * len(items), torch.zeros(len(items), dtype=torch.bool))
+
+    def summary(self) -> str:
+        """One line for a report."""
+        shapes = Counter(item.size for item in self.items)
+        what = "paintings" if self.items[0].painter is not None else "pictures"
+        text = (
+            f"{len(self.items)} {what} in {len(shapes)} shape{'s' * (len(shapes) > 1)}, {self.held_out_count} held out"
+        )
+        if self.skipped:
+            names = ", ".join(f"{name} {reason}" for name, reason in self.skipped[:5])
+            text += f", {len(self.skipped)} left out: {names}{' ...' if len(self.skipped) > 5 else ''}"
+        return text
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """(group, how many earlier steps were of that group) of a step."""
+        if len(self._groups) == 1:
+            return 0, step
+        sizes = torch.tensor([len(group) for group in self._groups], dtype=torch.float64)
+        edges = (sizes.cumsum(0) / sizes.sum())[:-1]
+        offset = torch.rand((), generator=self._generator("groups"), dtype=torch.float64)
+        groups = torch.bucketize((torch.arange(step + 1, dtype=torch.float64) * GOLDEN + offset) % 1, edges, right=True)
+        return int(groups[step]), int((groups[:step] == groups[step]).sum())
+
+    def _batch(self, items: Sequence[int], variants: Sequence[int], dropped: Tensor) -> Batch:
+        with torch.inference_mode(False):  # what is read in inference mode could not enter a gradient
+            latents = torch.stack([self.store.latent(i, v) for i, v in zip(items, variants, strict=True)])
+            texts = [
+                [self.store.text(expert, i, bool(drop)) for i, drop in zip(items, dropped, strict=True)]
+                for expert in range(self.experts)
+            ]
+            length = math.lcm(*(text["c_crossattn"].shape[1] for rows in texts for text in rows))
+            return Batch(list(items), latents.float(), [_stacked(rows, length) for rows in texts], dropped)
+
+    def _generator(self, *parts: object) -> torch.Generator:
+        return torch.Generator().manual_seed(_seed(self.plan.seed, *parts))
+
+
+def _stacked(rows: list[dict[str, Tensor]], length: int) -> dict[str, Tensor | None]:
+    """Texts of a batch; a shorter one is repeated, which attention does not notice."""
+    context = [row["c_crossattn"] for row in rows]
+    context = torch.cat([c.repeat(1, length // c.shape[1], 1) for c in context]).float()
+    label = torch.cat([row["y"] for row in rows]).float() if "y" in rows[0] else None
+    return {"c_crossattn": context, "y": label}
+
+
+def _seed(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:7], "big")

@@ -1,0 +1,63 @@
+"""One measurement of memory in a process of its own: python -m tests.bench.child KIND EXPERTS SIZE.
+
+Prints a JSON object of bytes. Peak resident size is the process's, so every figure needs a fresh process.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+
+import torch
+
+from tests.host.bootstrap import make_base
+from tests.host.inprocess import Host
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(kind: str, count: int, size: int, base) -> dict[str, int]:
+    """kind: "sample" (one evaluation), "train" or "train checkpointed" (one forward and backward pass)."""
+    Host(base).load_pack()
+    from afa_core.host.ensemble import make_ensemble
+    from afa_core.host.experts import Expert
+    from tests.bench.models import random_aggregator, sd15
+
+    empty = resident()
+    experts = [Expert(sd15(seed, torch.bfloat16), f"model_{seed + 1}") for seed in range(count)]
+    weights = sum(p.numel() * p.element_size() for e in experts for p in e.patcher.model.parameters())
+    if kind == "sample":
+        from tests.bench.step import call
+
+        patcher = experts[0].patcher
+        if count > 1:
+            patcher = make_ensemble(random_aggregator(experts), experts)
+            weights += sum(
+                p.numel() * p.element_size() for m in patcher.get_additional_models()[-1:] for p in m.model.parameters()
+            )
+        before = resident()
+        with torch.inference_mode():
+            call(patcher, size)()
+    else:
+        from tests.bench.training import training_pass
+
+        run = training_pass(experts, size, checkpointing=kind.endswith("checkpointed"))
+        before = resident()
+        run()
+    return {"empty": empty, "weights": weights, "before": before, "peak": peak()}
+
+
+if __name__ == "__main__":
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), make_base(Path(folder)))))

@@ -1,0 +1,52 @@
+"""Networks of full size with random weights, as the host would hold them after loading a checkpoint."""
+
+from __future__ import annotations
+
+import torch
+
+SD15 = dict(
+    image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[2] * 4, channel_mult=[1, 2, 4, 4],
+    transformer_depth=[1] * 6 + [0] * 2, transformer_depth_output=[1] * 9 + [0] * 3, transformer_depth_middle=1,
+    context_dim=768, use_linear_in_transformer=False, num_heads=8, num_head_channels=-1, use_spatial_transformer=True,
+    legacy=False, adm_in_channels=None, use_temporal_attention=False,
+)  # fmt: skip
+
+
+def sd15(seed: int, dtype: torch.dtype):
+    """A ModelPatcher around an SD1.5 U-Net with random weights (859.5 million)."""
+    import comfy.model_management
+    import comfy.supported_models
+    from comfy.model_patcher import ModelPatcher
+
+    config = comfy.supported_models.SD15({**SD15, "dtype": dtype})
+    config.set_inference_dtype(dtype, None)
+    model = config.get_model({}, "", device="cpu")
+    random = torch.Generator().manual_seed(seed)
+    for name, parameter in model.diffusion_model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=random) * parameter[0].numel() ** -0.5)
+        else:
+            parameter.data.fill_(1.0 if name.endswith("weight") else 0.0)
+    device = comfy.model_management.get_torch_device()
+    return ModelPatcher(model, device, comfy.model_management.unet_offload_device())
+
+
+def random_aggregator(experts: list, layers: int = 2):
+    """An AggregatorFile of the faithful size with random weights, for these experts."""
+    from afa_core.aggregator_config import AggregatorConfig
+    from afa_core.aggregator_file import AggregatorFile
+    from afa_core.host.experts import fusion_points
+    from afa_core.sabw import Aggregator
+
+    config = AggregatorConfig(
+        experts[0].architecture,
+        tuple(point.channels for point in fusion_points(experts)),
+        len(experts),
+        experts[0].unet_config["context_dim"],
+        experts[0].unet.time_embed[-1].out_features,
+        num_layers=layers,
+    )
+    module = Aggregator(config).initialise(torch.Generator().manual_seed(0))
+    for sabw in module.aggregators.values():
+        torch.nn.init.normal_(sabw.conv_out.weight, std=0.05)
+    return AggregatorFile("random", config, module.state_dict())

@@ -1,0 +1,67 @@
+"""What a training step costs: beside the experts' own forward and input-gradient passes, and with checkpointing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .measure import interleaved, ratios, spread
+from .models import random_aggregator, sd15
+
+
+def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[], None]:
+    """A forward and backward pass of the trainer's loss, batch 1."""
+    from afa_core.fusion import SABWFusion
+    from afa_core.host.training import HostExperts, outside_inference
+    from afa_core.sabw import Aggregator
+    from afa_core.training.dataset import Batch
+    from afa_core.training.objective import sample_loss, training_draw
+
+    frozen = HostExperts(experts, checkpointing)
+    frozen.load([1, 4, size, size])
+    aggregator = Aggregator(random_aggregator(experts).config).initialise(torch.Generator().manual_seed(0))
+    text = {"c_crossattn": torch.randn(1, 77, 768), "y": None}
+    latents = torch.randn(1, 4, size, size)
+    batch = Batch([0], latents, [text] * len(experts), torch.zeros(1, dtype=torch.bool))
+
+    def run() -> None:
+        with outside_inference():
+            loss = sample_loss(frozen, SABWFusion(aggregator), batch, training_draw(latents.shape, 0, 0))
+            loss.mean().backward()
+
+    return run
+
+
+def input_gradient_pass(expert, size: int) -> Callable[[], None]:
+    """The expert's own forward pass and the gradient of its input, through the same block stream."""
+    from afa_core.fusion import StaticFusion
+    from afa_core.host.training import HostExperts, outside_inference
+
+    frozen = HostExperts([expert])
+    frozen.load([1, 4, size, size])
+    fusion = StaticFusion("noise average").bind(frozen.points, 1)
+    text = {"c_crossattn": torch.randn(1, 77, 768), "y": None}
+    latents = torch.randn(1, 4, size, size, requires_grad=True)
+
+    def run() -> None:
+        with outside_inference():
+            frozen.predict(fusion, latents, torch.full((1,), 3.0), [text]).sum().backward()
+
+    return run
+
+
+def bench_training(size: int = 64, count: int = 2, rounds: int = 2) -> list[str]:
+    from afa_core.host.experts import Expert
+
+    experts = [Expert(sd15(seed, torch.bfloat16), f"model_{seed + 1}") for seed in range(count)]
+    candidates = {f"expert {i}": input_gradient_pass(expert, size) for i, expert in enumerate(experts)}
+    candidates["plain"] = training_pass(experts, size, checkpointing=False)
+    candidates["checkpointed"] = training_pass(experts, size, checkpointing=True)
+    seconds = interleaved(candidates, rounds)
+    alone = [seconds[f"expert {i}"] for i in range(count)]
+    return [
+        f"training step, {count} experts at {size}x{size}, batch 1, bf16 / sum of the experts' own forward and "
+        f"input-gradient passes: {spread(ratios(seconds['plain'], *alone))}; with checkpointing "
+        f"{spread(ratios(seconds['checkpointed'], *alone))}"
+    ]
