@@ -3,11 +3,13 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..afa_core.host.files import register_folder
+from .conditioning import AFABlendConditioning
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
 from .fusion import AFATrainingFreeFusion
 from .merging import AFAMergeModels
 from .routes import register_routes
 from .routing import AFARoutingMaps
+from .trainer import AFATrainer
 
 
 class AFAExtension(ComfyExtension):
@@ -16,8 +18,10 @@ class AFAExtension(ComfyExtension):
             LoadAFAAggregator,
             AFAEnsembleModel,
             AFAEnsembleCLIP,
+            AFABlendConditioning,
             LoadAFAEnsemble,
             AFATrainingFreeFusion,
+            AFATrainer,
             AFARoutingMaps,
             AFAMergeModels,
         ]

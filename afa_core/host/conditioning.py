@@ -1,8 +1,6 @@
-"""Every expert's own text, carried by the conditioning itself under `afa_conds`.
+"""Every expert's own text: checked against the experts, encoded by them, and handed to each.
 
-A conditioning's dict may hold `afa_conds`: a list of [tensor, dict], one for each of experts 1..N-1
-(expert 0 is the conditioning itself). The host keeps the key through its own nodes. Where it is absent an
-expert reads expert 0's text.
+`carried_texts.py` says how a conditioning carries them.
 """
 
 from __future__ import annotations
@@ -13,9 +11,9 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
+from .carried_texts import CONDS_KEY, others_texts
 from .experts import Expert, ExpertError
 
-CONDS_KEY = "afa_conds"
 PREFIX = "afa_expert_"
 LONGEST_REPEAT = 4
 """The host itself repeats a text at most this often to match a longer one."""
@@ -24,14 +22,15 @@ LONGEST_REPEAT = 4
 def check_texts(conds: dict[str, list[dict[str, Any]]], experts: list[Expert]) -> None:
     """Raises ExpertError where a conditioning does not carry one fitting text an expert."""
     width = experts[0].unet_config.get("context_dim")
-    for entry in (entry for entries in conds.values() for entry in entries or () if CONDS_KEY in entry):
-        texts = [entry.get("cross_attn"), *(tensor for tensor, _ in entry[CONDS_KEY])]
-        if len(texts) != len(experts):
+    for entry in (entry for entries in conds.values() for entry in entries or () if "cross_attn" in entry):
+        others = [tensor for tensor, _ in others_texts(entry)] if CONDS_KEY in entry else []
+        texts = [entry["cross_attn"], *others]
+        if others and len(texts) != len(experts):
             raise ExpertError(
                 f"The prompt carries text for {len(texts)} experts, and {len(experts)} models are connected: "
                 "connect as many CLIPs to AFA Ensemble CLIP as models to AFA Ensemble Model, in the same order."
             )
-        for text, expert in zip(texts, experts, strict=True):
+        for text, expert in zip(texts, experts, strict=False):  # without own texts all read expert 0's
             if text.shape[-1] != width:
                 raise ExpertError(
                     f"The prompt for {expert.label} was encoded for a text width of {text.shape[-1]}, and "
@@ -69,7 +68,7 @@ def text_of(texts: dict[str, Any], index: int, kind: str) -> Tensor | None:
 
 
 def _encoded(entry: dict, prompt_type: str, experts: list[Expert], noise: Tensor, context: dict) -> dict:
-    own = entry.get(CONDS_KEY) or [[entry.get("cross_attn"), {}]] * (len(experts) - 1)
+    own = others_texts(entry) if CONDS_KEY in entry else [[entry.get("cross_attn"), {}]] * (len(experts) - 1)
     model_conds = dict(entry["model_conds"])
     for index, (expert, (tensor, extras)) in enumerate(zip(experts[1:], own, strict=True), start=1):
         conds = [{**entry, **extras, "cross_attn": tensor, "model_conds": {}}]

@@ -24,6 +24,7 @@ from ..routing import RoutingRecord
 from ..sabw import Aggregator
 from . import evaluation, guidance, run
 from .experts import Expert, check_config, check_experts, compute_dtype, fusion_points, own_weights
+from .identity import check_identity
 
 KEY = "afa"
 
@@ -65,6 +66,7 @@ def make_ensemble(
     points = fusion_points(experts)
     if isinstance(aggregator, AggregatorFile):
         check_config(aggregator.name, aggregator.config, experts)
+        check_identity(aggregator, experts)
         patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher.model))
         fusion, companions = SABWFusion(patcher.model), [patcher]
     else:

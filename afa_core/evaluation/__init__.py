@@ -1,0 +1,1 @@
+"""Comparing systems: metrics, prompt sets, paired statistics and the tables made of them."""

@@ -1,0 +1,211 @@
+"""Paired statistics, prompt sets, result tables, FID and IS, each against hand-computed or independent values."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afa_core.evaluation.distribution import frechet_distance, inception, inception_features, inception_score
+from afa_core.evaluation.prompt_sets import Prompt, PromptSetError, load_prompts, own_prompts
+from afa_core.evaluation.results import Results
+from afa_core.evaluation.statistics import bootstrap_interval, by_prompt, compare, sign_test, summarise
+
+# ---- statistics ----
+
+
+def test_a_summary_by_hand():
+    found = summarise([1.0, 2.0, 3.0, 6.0])
+    assert (found.n, found.mean) == (4, 3.0)
+    assert found.standard_error == pytest.approx(math.sqrt(14 / 3 / 4))
+    assert found.low < found.mean < found.high
+
+
+def test_one_value_has_no_error():
+    found = summarise([2.5])
+    assert found.mean == 2.5
+    assert math.isnan(found.standard_error) and math.isnan(found.low)
+    with pytest.raises(ValueError, match="no scores"):
+        summarise([])
+
+
+def test_the_bootstrap_agrees_with_scipys():
+    values = np.random.default_rng(0).gamma(2.0, size=60)
+    low, high = bootstrap_interval(values.tolist())
+    theirs = scipy.stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=1)
+    assert low == pytest.approx(theirs.confidence_interval.low, abs=0.02)
+    assert high == pytest.approx(theirs.confidence_interval.high, abs=0.02)
+    assert (low, high) == bootstrap_interval(values.tolist())
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_the_sign_test_is_the_binomial_one(wins, losses):
+    expected = scipy.stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    assert sign_test(wins, losses) == pytest.approx(expected)
+
+
+def test_pictures_of_one_prompt_count_once():
+    assert by_prompt(["a", "b", "a"], [1.0, 5.0, 3.0]) == {"a": 2.0, "b": 5.0}
+
+
+def test_a_comparison_by_hand():
+    ours = {"a": 3.0, "b": 2.0, "c": 5.0, "d": 1.0}
+    found = compare(ours, {"a": 1.0, "b": 2.0, "c": 4.0, "d": 2.0})
+    assert (found.wins, found.losses, found.ties) == (2, 1, 1)
+    assert found.difference.mean == pytest.approx(0.5)
+    assert found.p_value == 1.0
+    with pytest.raises(ValueError, match="same prompts"):
+        compare(ours, {"a": 1.0})
+
+
+# ---- prompt sets ----
+
+
+def test_our_own_prompts():
+    prompts = own_prompts()
+    assert 40 <= len(prompts) <= 60
+    assert len({prompt.text for prompt in prompts}) == len(prompts)
+    categories = "colour, count, position, text, rare words, conflict, long, people, animals, interiors, styles"
+    assert {prompt.category for prompt in prompts} == set(categories.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.txt", "a cat\n\n a dog \n", [Prompt("a cat"), Prompt("a dog")]),
+        ("drawbench.csv", 'Prompts,Category\n"A red, car.",Colors\n', [Prompt("A red, car.", "Colors")]),
+        ("parti.tsv", "Prompt\tCategory\tChallenge\tNote\na map\tArts\tBasic\t\n", [Prompt("a map", "Arts")]),
+        ("hps.json", '["a bird"]', [Prompt("a bird")]),
+        ("ir.json", '[{"id": "1", "prompt": "a tree"}]', [Prompt("a tree")]),
+        (
+            "captions_val2017.json",
+            json.dumps({"images": [{"id": 7, "file_name": "7.jpg"}, {"id": 3, "file_name": "3.jpg"}],
+                        "annotations": [{"image_id": 3, "caption": "A bus. "}, {"image_id": 7, "caption": "A man"},
+                                        {"image_id": 3, "caption": "Second"}]}),
+            [Prompt("A bus.", "", "3.jpg"), Prompt("A man", "", "7.jpg")],
+        ),
+    ],
+)  # fmt: skip
+def test_the_usual_files(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert load_prompts(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.doc", b"", "should be a .txt"),
+        ("a.txt", b"\n", "holds no prompts"),
+        ("a.txt", b"\xff\xfe\x00", "damaged"),
+        ("a.csv", b"Name,Category\nx,y\n", "no column Prompts"),
+        ("a.json", b'{"a": 1}', "list of prompts"),
+        ("a.json", b"[1, 2]", "list of prompts"),
+        ("a.json", b'[{"id": 1}]', "without `prompt`"),
+        ("a.json", b'["half', "damaged"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PromptSetError, match=words):
+        load_prompts(tmp_path / name)
+
+
+# ---- results ----
+
+
+def test_results_are_kept_and_drawn(tmp_path):
+    path = tmp_path / "out" / "results.json"
+    results = Results(path)
+    results.add("merge", "AES", {"a": 5.0, "b": 6.0})
+    results.add("AFA", "AES", {"a": 6.0, "b": 8.0})
+    results.add("merge", "FID", {"all": 20.0})
+    results.add("AFA", "FID", {"all": 30.0})
+    again = Results(path)
+    assert again.has("AFA", "FID") and not again.has("AFA", "IS")
+    lines = again.table(["AES", "FID", "IS"]).splitlines()
+    assert lines[0] == "| system | AES | FID | IS |"
+    assert lines[2] == "| merge | 5.5 +- 0.5 | **20** |  |"
+    assert lines[3] == "| AFA | **7 +- 1** | 30 |  |"
+    assert "| merge | 1.5 (" in again.comparison_table("AFA", "AES")
+    assert "| 2 | 0 | 0 | p = 0.5 |" in again.comparison_table("AFA", "AES")
+
+
+# ---- FID and IS ----
+
+
+def features(n, size, seed, shift=0.0):
+    return torch.randn(n, size, generator=torch.Generator().manual_seed(seed)) * 1.5 + shift
+
+
+def test_the_distance_of_two_gaussians_by_formula():
+    """In one dimension: (m1 - m2)^2 + (s1 - s2)^2."""
+    one, other = features(50, 1, 0), features(70, 1, 1, 2.0)
+    expected = (one.mean() - other.mean()) ** 2 + (one.std() - other.std()) ** 2
+    assert frechet_distance(one, other) == pytest.approx(expected.item(), rel=1e-5)
+    assert frechet_distance(one, one) == pytest.approx(0, abs=1e-9)
+
+
+def test_fid_is_scipys_and_torch_fidelitys():
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+    one, other = features(300, 24, 0).double(), features(200, 24, 1, 0.3).double()
+    root = scipy.linalg.sqrtm(np.cov(one.numpy().T) @ np.cov(other.numpy().T)).real
+    difference = one.mean(0) - other.mean(0)
+    traces = np.trace(np.cov(one.numpy().T)) + np.trace(np.cov(other.numpy().T))
+    expected = (difference @ difference).item() + traces - 2 * np.trace(root)
+    assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-6)
+    few = features(10, 24, 2).double()  # fewer than dimensions
+    theirs = fid_statistics_to_metric(fid_features_to_statistics(few), fid_features_to_statistics(other), False)
+    assert frechet_distance(few, other) == pytest.approx(theirs[KEY_METRIC_FID], rel=1e-4)
+
+
+def test_inception_score_by_hand():
+    """Sure of a different class each: the number of classes. Sure of one class: 1."""
+    clear = 50 * torch.eye(5).repeat(8, 1)
+    mean, deviation = inception_score(clear, splits=1)
+    assert mean == pytest.approx(5, rel=1e-4)
+    assert deviation == 0
+    assert inception_score(clear[:1].repeat(20, 1))[0] == pytest.approx(1)
+
+
+def test_the_inception_network_from_a_file(tmp_path):
+    """A file of the right layout, with small weights instead of trained ones."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
+    shapes = dict(torch_inception_shapes(FeatureExtractorInceptionV3))
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        key: torch.rand(shape, generator=generator) * (0.1 if len(shape) > 1 else 1.0) + (0.01 if len(shape) == 1 else 0)
+        for key, shape in shapes.items()
+    }  # fmt: skip
+    torch.save(state, path)
+    network = inception(path)
+    pictures = torch.rand(3, 40, 60, 3, generator=generator)
+    found, logits = inception_features(network, [pictures[:2], pictures[2:]])
+    assert found.shape == (3, 2048)
+    assert logits.shape == (3, 1008)
+    expected = network((pictures.movedim(-1, 1) * 255).round().to(torch.uint8))[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.save({"fc.weight": torch.zeros(1)}, path)
+    with pytest.raises(RuntimeError):
+        inception(path)
+
+
+def torch_inception_shapes(network_class):
+    """(key, shape) of the network's own state, read off a network without weights."""
+
+    class Unloaded(network_class):
+        def load_state_dict(self, state_dict, *args, **kwargs):
+            return None
+
+    import unittest.mock
+
+    with unittest.mock.patch("torch_fidelity.feature_extractor_inceptionv3.torch.load", return_value={}):
+        network = Unloaded("inception", ["2048"], feature_extractor_weights_path="none")
+    return [(key, tuple(tensor.shape)) for key, tensor in network.state_dict().items()]
