@@ -24,7 +24,11 @@ def picture_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as picture:
         width, height = picture.size
-        turned = picture.getexif().get(0x0112, 1) >= 5
+        try:  # PNG's getexif would decode the whole picture to look for a chunk at its end
+            exif = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
+        except Exception as error:
+            raise PictureError("is broken") from error
+        turned = exif.get(0x0112, 1) >= 5
     return (height, width) if turned else (width, height)
 
 

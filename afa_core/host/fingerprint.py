@@ -1,0 +1,70 @@
+"""What a loaded model computes, as a digest: its weights, and all that nodes have put on it since."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+from torch import Tensor
+
+from .checkpoints import SAMPLES, weights_digest
+
+DEEPEST = 8
+
+
+def patcher_digest(patcher: ModelPatcher) -> str:
+    """Of the weights, LoRAs, replaced parts and options of a model; the same after a restart."""
+
+    def tensor(key: str) -> Tensor:
+        backup = patcher.backup.get(key)
+        return comfy.utils.get_attr(patcher.model, key) if backup is None else backup.weight
+
+    digest = hashlib.sha256(weights_digest((key for key, _ in patcher.model.named_parameters()), tensor).encode())
+    for part in (patcher.patches, patcher.object_patches, patcher.model_options, patcher.hook_patches):
+        _add(digest, part, DEEPEST)
+    return digest.hexdigest()
+
+
+def clip_digest(clip: CLIP) -> str:
+    """Of a text encoder with its settings."""
+    digest = hashlib.sha256(patcher_digest(clip.patcher).encode())
+    for part in (type(clip.cond_stage_model).__name__, clip.layer_idx, getattr(clip, "tokenizer_options", {})):
+        _add(digest, part, DEEPEST)
+    return digest.hexdigest()
+
+
+def vae_digest(vae: VAE) -> str:
+    return patcher_digest(vae.patcher)
+
+
+def _add(digest, value: Any, depth: int) -> None:
+    """Feeds a value of any kind to the digest: by content, never by its address."""
+    digest.update(type(value).__name__.encode())
+    if depth == 0:
+        return
+    if isinstance(value, Tensor):
+        flat = value.detach().flatten()
+        if flat.numel():
+            flat = flat[torch.linspace(0, len(flat) - 1, SAMPLES, device=flat.device).long()]
+        digest.update(str(tuple(value.shape)).encode() + flat.to("cpu", torch.float32).numpy().tobytes())
+    elif isinstance(value, (str, int, float, bool, type(None))):
+        digest.update(repr(value).encode())
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            digest.update(str(key).encode() if isinstance(key, (str, tuple, int)) else b"")
+            _add(digest, value[key], depth - 1)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _add(digest, part, depth - 1)
+    elif isinstance(value, torch.nn.Module):
+        _add(digest, {**dict(value.named_parameters()), **dict(value.named_buffers())}, depth - 1)
+    elif callable(value) and hasattr(value, "__qualname__"):
+        digest.update(value.__qualname__.encode())
+        cells = getattr(value, "__closure__", None) or ()
+        _add(digest, [cell.cell_contents for cell in cells], depth - 1)
+    elif hasattr(value, "weights"):  # the host's own form of a LoRA
+        _add(digest, value.weights, depth - 1)
