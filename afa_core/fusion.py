@@ -53,19 +53,20 @@ class Fusion(Protocol):
 
 
 def blend(features: list[Tensor], shares: Shares) -> Tensor:
-    """The weighted sum of N features [B, C, H, W], computed in float32, in the dtype of the features.
+    """The weighted sum of N features [B, C, H, W], computed in float32 at least, in the dtype of the features.
 
     Summed as N-1 interpolations, each newcomer against what is there already: that way equal features
     stay what they are to the bit, and so does a feature whose share is 1.
     """
     dtype = features[0].dtype
+    full = torch.promote_types(dtype, torch.float32)
     if isinstance(shares, Tensor):
-        shares = list(shares.float().split(1, dim=1))
+        shares = list(shares.to(full).split(1, dim=1))
     total = shares[0]
-    fused = features[0].float()
+    fused = features[0].to(full)
     for feature, share in zip(features[1:], shares[1:], strict=True):
         total = total + share
-        fused = _towards(fused, feature.float(), share, total)
+        fused = _towards(fused, feature.to(full), share, total)
     return fused.to(dtype)
 
 

@@ -126,13 +126,14 @@ class SABW(nn.Module):
         self.conv_out = operations.Conv2d(hidden, config.num_experts, 1, bias=False, **factory)
 
     def forward(self, features: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
-        """features: N of [B, C, H, W]; time [B, T]; text [B, L, D] -> shares [B, N, H, W], float32."""
+        """features: N of [B, C, H, W]; time [B, T]; text [B, L, D] -> shares [B, N, H, W], float32 at least."""
         if "time" in self.ablations:
             time = torch.zeros_like(time)
         if "text" in self.ablations:
             text = torch.zeros_like(text)
         h = self.conv_in(torch.cat(features, dim=1))
-        logits = self.conv_out(self.transformer(self.res_block(h, time), text)).float()
+        logits = self.conv_out(self.transformer(self.res_block(h, time), text))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if "space" in self.ablations:
             logits = logits.mean((2, 3), keepdim=True).expand_as(logits)
         return logits.softmax(dim=1)

@@ -85,7 +85,7 @@ def sample_loss(
 ) -> Tensor:
     """Mean squared error [B] of the fused prediction, in the first expert's terms (eps, or v)."""
     sigma, noisy, target = _problem(experts, batch, draw)
-    error = experts.predict(fusion, noisy, sigma, batch.texts, observe).float() - target
+    error = experts.predict(fusion, noisy, sigma, batch.texts, observe) - target
     loss = error.square().mean((1, 2, 3))
     return loss * snr_weight(sigma, min_snr_gamma) if min_snr_gamma else loss
 
