@@ -1,0 +1,69 @@
+// The front end of AFA Ensemble: sockets that grow, the ensemble's face, the routing viewer, the training view.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { addFace } from "./face.mjs";
+import { growSockets } from "./growing.mjs";
+import { addRoutingViewer, listenToRouting } from "./routing/node.mjs";
+import { addTrainingView, listenToTraining } from "./training/node.mjs";
+
+const GROWING = {
+  AFAEnsembleModel: "model",
+  AFAEnsembleCLIP: "clip",
+  AFATrainer: "model",
+  AFAProbe: "model",
+  AFAMergeModels: "model",
+  AFAAutoMerge: "model",
+};
+
+const faces = new Map(); // of each AFA Ensemble Model in the workflow: what brings its face up to date
+let pending = 0;
+
+/** Once, when the changes have calmed down: loaders far up a wire count as well. */
+function refreshFaces() {
+  clearTimeout(pending);
+  pending = setTimeout(() => {
+    for (const refresh of faces.values()) refresh();
+  }, 50);
+}
+
+function keepFace(node) {
+  const refresh = addFace(node);
+  const { onAdded, onRemoved, onConnectionsChange } = node;
+  node.onAdded = function (...args) {
+    onAdded?.apply(this, args);
+    faces.set(node, refresh);
+    refreshFaces();
+  };
+  node.onRemoved = function (...args) {
+    onRemoved?.apply(this, args);
+    faces.delete(node);
+  };
+  node.onConnectionsChange = function (...args) {
+    onConnectionsChange?.apply(this, args);
+    refreshFaces();
+  };
+}
+
+app.registerExtension({
+  name: "AFA.Ensemble",
+
+  setup() {
+    const style = document.createElement("link");
+    Object.assign(style, { rel: "stylesheet", href: new URL("./afa.css", import.meta.url).href });
+    document.head.append(style);
+    listenToRouting();
+    listenToTraining();
+    api.addEventListener("graphChanged", refreshFaces);
+  },
+
+  nodeCreated(node) {
+    const kind = GROWING[node.comfyClass];
+    if (kind) growSockets(node, kind);
+    if (node.comfyClass === "AFAEnsembleModel") keepFace(node);
+    if (node.comfyClass === "AFARoutingMaps") addRoutingViewer(node);
+    if (node.comfyClass === "AFATrainer") addTrainingView(node);
+  },
+
+  afterConfigureGraph: refreshFaces,
+});

@@ -1,0 +1,12 @@
+// One colour an expert, told apart by every kind of colour vision (Okabe and Ito); those of afa_core/plots.py.
+
+export const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666"];
+
+export function colourOf(index) {
+  return COLOURS[index % COLOURS.length];
+}
+
+/** [red, green, blue] in 0..255 of "#rrggbb". */
+export function rgb(colour) {
+  return [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
+}

@@ -1,0 +1,34 @@
+// Making elements. Texts come from files of strangers, so they are set as text and never parsed.
+
+export function element(tag, className = "", text = "") {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text) made.textContent = text;
+  return made;
+}
+
+/** A labelled slider: {row, input, value}, where `value` is the element that says what is chosen. */
+export function slider(label, { min = 0, max = 1, step = 1, value = 0 } = {}) {
+  const row = element("label", "afa-slider");
+  const input = element("input");
+  Object.assign(input, { type: "range", min, max, step, value });
+  const reading = element("span", "afa-reading");
+  row.append(element("span", "afa-label", label), input, reading);
+  return { row, input, value: reading };
+}
+
+/** A canvas that is drawn at the screen's resolution: {canvas, context, width, height} in CSS pixels. */
+export function fitCanvas(canvas, width, height) {
+  const scale = Math.max(2, window.devicePixelRatio || 1);
+  const [w, h] = [Math.round(width * scale), Math.round(height * scale)];
+  if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
+  const context = canvas.getContext("2d");
+  context.setTransform(scale, 0, 0, scale, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
+}
+
+/** The colour that the theme gives a CSS variable at this element. */
+export function themeColour(at, name, otherwise) {
+  return getComputedStyle(at).getPropertyValue(name).trim() || otherwise;
+}

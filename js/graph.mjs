@@ -1,0 +1,86 @@
+// Following wires: through reroutes, bypassed nodes and the borders of subgraphs, to where something comes from.
+
+const SUBGRAPH_INPUT = -10;
+const BYPASSED = 4;
+const LOADER_WIDGETS = ["ckpt_name", "unet_name", "model_name"];
+const LONGEST = 100; // wires: a graph may hold a loop for a moment while it is edited
+
+/** {node, slot} that feeds a node's input, or null. `root` is the graph of the whole workflow. */
+export function originOf(root, node, name) {
+  const index = node.inputs?.findIndex((input) => input.name === name) ?? -1;
+  return index < 0 || !node.graph ? null : follow(root, node.graph, node.getInputLink(index), LONGEST);
+}
+
+function follow(root, graph, link, left) {
+  if (!link || left === 0) return null;
+  if (link.origin_id === SUBGRAPH_INPUT) {
+    const host = allNodes(root).find((node) => node.subgraph === graph);
+    return host ? follow(root, host.graph, host.getInputLink(link.origin_slot), left - 1) : null;
+  }
+  const node = graph.getNodeById(link.origin_id);
+  if (!node) return null;
+  if (node.subgraph) {
+    const inner = node.subgraph.outputNode?.slots[link.origin_slot]?.linkIds?.[0];
+    return follow(root, node.subgraph, linkOf(node.subgraph, inner), left - 1);
+  }
+  if (node.type === "Reroute") return follow(root, graph, node.getInputLink(0), left - 1);
+  if (node.mode === BYPASSED) {
+    const type = node.outputs[link.origin_slot].type;
+    const index = node.inputs.findIndex((input) => input.type === type);
+    return index < 0 ? null : follow(root, graph, node.getInputLink(index), left - 1);
+  }
+  return { node, slot: link.origin_slot };
+}
+
+function linkOf(graph, id) {
+  if (id === undefined) return null;
+  return graph.getLink?.(id) ?? graph.links.get(id) ?? null;
+}
+
+/** The value of a widget, or undefined. */
+export function widgetValue(node, name) {
+  return node.widgets?.find((widget) => widget.name === name)?.value;
+}
+
+/** The checkpoint file at the far end of a socket's wire, through LoRAs and patches on the way; null if unknown. */
+export function sourceFile(root, node, name) {
+  const kind = name.split("_")[0];
+  let origin = originOf(root, node, name);
+  for (let left = LONGEST; origin && left; left--) {
+    for (const widget of LOADER_WIDGETS) {
+      const value = widgetValue(origin.node, widget);
+      if (typeof value === "string") return value;
+    }
+    const from = origin.node;
+    const next = [kind, `${kind}_1`, `${kind}1`].find((input) => from.inputs?.some((slot) => slot.name === input));
+    origin = next ? originOf(root, from, next) : null;
+  }
+  return null;
+}
+
+/** Every node of a workflow, those inside subgraphs included. */
+export function allNodes(graph) {
+  return graph.nodes.flatMap((node) => (node.subgraph ? [node, ...allNodes(node.subgraph)] : [node]));
+}
+
+/** The node with the server's name for it: ids of the subgraphs it lies in and its own, as "12:5". */
+export function nodeOfExecution(root, id) {
+  let graph = root;
+  let node = null;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part));
+    graph = node?.subgraph;
+  }
+  return node ?? null;
+}
+
+/** The server's name for a node, or null while it is in no workflow. */
+export function executionOf(root, wanted, graph = root, prefix = "") {
+  for (const node of graph.nodes) {
+    const id = `${prefix}${node.id}`;
+    if (node === wanted) return id;
+    const inner = node.subgraph && executionOf(root, wanted, node.subgraph, `${id}:`);
+    if (inner) return inner;
+  }
+  return null;
+}

@@ -1,0 +1,93 @@
+// AFARoutingMaps: the viewer on the node, fed by the steps as they come and by what the server has kept.
+
+import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
+import { element } from "../dom.mjs";
+import { executionOf, nodeOfExecution, originOf } from "../graph.mjs";
+import { addWidget } from "../widget.mjs";
+import { addStep, decodeRun } from "./wire.mjs";
+import { RoutingViewer } from "./viewer.mjs";
+
+const HEIGHT = 520;
+const viewers = new Map(); // of every node in the workflow: {view, run}
+
+export function addRoutingViewer(node) {
+  const view = new RoutingViewer();
+  const state = { view, run: null };
+  addWidget(node, "afa_routing", view.root, HEIGHT, 380);
+  const { onExecuted, onAdded, onConfigure, onRemoved } = node;
+  node.onAdded = function (...args) {
+    onAdded?.apply(this, args);
+    viewers.set(node, state);
+  };
+  node.onRemoved = function (...args) {
+    onRemoved?.apply(this, args);
+    viewers.delete(node);
+  };
+  node.onConfigure = function (...args) {
+    onConfigure?.apply(this, args);
+    // The graph is whole, and the node's id its own, once this task is done.
+    queueMicrotask(() => node.graph && restore(node, state));
+  };
+  node.onExecuted = function (output, ...rest) {
+    onExecuted?.call(this, output, ...rest);
+    const [kept] = output?.afa_routing ?? [];
+    if (kept) load(state, kept);
+  };
+}
+
+/** After a reload: the last result of this node in this workflow. */
+function restore(node, state) {
+  const id = executionOf(app.rootGraph, node);
+  if (id !== null) load(state, { workflow: app.rootGraph.id ?? "", node: id });
+}
+
+async function load(state, { workflow, node }) {
+  const request = (state.request = {});
+  const address = new URLSearchParams({ workflow, node });
+  const answer = await api.fetchApi(`/afa/routing?${address}`, { cache: "no-store" });
+  const data = answer.ok ? await answer.json() : null;
+  if (!data || state.request !== request) return;
+  state.run = decodeRun(data);
+  state.view.show(state.run, await pictureOf(state.run.picture));
+}
+
+async function pictureOf(address) {
+  if (!address?.startsWith("data:image/")) return null;
+  const picture = element("img");
+  picture.src = address;
+  await picture.decode();
+  return picture;
+}
+
+/** A step of a run, while it samples: for every viewer whose routing comes from that ensemble. */
+function onStep({ detail }) {
+  const source = nodeOfExecution(app.rootGraph, detail.source);
+  if (!source) return;
+  for (const [node, state] of viewers) {
+    if (originOf(app.rootGraph, node, "routing")?.node !== source) continue;
+    state.request = {}; // an older result that is still loading comes too late
+    const fresh = detail.step === 0;
+    state.run = addStep(state.run, detail);
+    state.view.show(state.run, fresh ? null : state.view.picture, true);
+  }
+}
+
+/** The sampler's own previews, where the artist has turned them on. */
+async function onPreview({ detail }) {
+  const live = [...viewers.values()].filter(({ view }) => view.live);
+  if (!live.length || !detail?.blob) return;
+  const picture = await createImageBitmap(detail.blob);
+  for (const { view, run } of live) if (view.live) view.show(run, picture, true);
+}
+
+/** The run is over, whether or not the node came to show its result. */
+function onEnd() {
+  for (const { view, run } of viewers.values()) if (view.live) view.show(run, view.picture, false);
+}
+
+export function listenToRouting() {
+  api.addEventListener("afa.routing", onStep);
+  api.addEventListener("b_preview_with_metadata", onPreview);
+  for (const end of ["execution_success", "execution_error", "execution_interrupted"]) api.addEventListener(end, onEnd);
+}

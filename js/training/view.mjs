@@ -1,0 +1,133 @@
+// The training view: how the loss goes, who is followed, how long it takes, and a button that stops and keeps the work.
+
+import { drawLines, shortNumber } from "../charts.mjs";
+import { COLOURS, colourOf } from "../colours.mjs";
+import { element } from "../dom.mjs";
+import { latest, secondsLeft, series, smoothed, spoken } from "./progress.mjs";
+
+const LINES = [
+  { name: "loss", label: "training", colour: COLOURS[4], dash: [] },
+  { name: "held_out", label: "held out", colour: COLOURS[1], dash: [], dots: true },
+  { name: "best_single", label: "best single expert", colour: COLOURS[3], dash: [6, 3] },
+  { name: "block_average", label: "block average", colour: COLOURS[2], dash: [2, 3] },
+];
+
+export class TrainingView {
+  constructor(onStop) {
+    this.progress = null;
+    this.root = element("div", "afa-training");
+    this.line = element("div", "afa-training-line", "Queue the graph: the training shows itself here.");
+    this.stop = element("button", "afa-button afa-stop", "Stop and keep");
+    this.stop.title = "Ends the training after this step and saves what it has learnt.";
+    this.stop.addEventListener("click", () => {
+      this.stop.disabled = true;
+      onStop();
+    });
+    const bar = element("div", "afa-bar");
+    bar.append(this.line, this.stop);
+    this.track = element("div", "afa-track");
+    this.fill = element("div", "afa-fill");
+    this.track.append(this.fill);
+    this.chart = element("canvas", "afa-loss");
+    this.legend = element("div", "afa-legend");
+    this.shares = element("div", "afa-shares");
+    this.samples = element("div", "afa-samples");
+    this.message = element("div", "afa-message");
+    this.root.append(bar, this.track, this.chart, this.legend, this.shares, this.samples, this.message);
+    new ResizeObserver(() => this.progress && this.drawChart()).observe(this.chart);
+    this.root.classList.add("afa-empty");
+    this.stop.disabled = true;
+  }
+
+  show(progress) {
+    this.progress = progress;
+    this.frame ||= requestAnimationFrame(() => {
+      this.frame = 0;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const { state, step, steps, secondsPerStep, message = "" } = this.progress;
+    this.root.classList.remove("afa-empty");
+    const left = secondsLeft(this.progress);
+    this.line.textContent = [
+      `step ${step} of ${steps}`,
+      secondsPerStep && `${shortSeconds(secondsPerStep)} a step`,
+      left !== null && `${spoken(left)} left`,
+    ]
+      .filter(Boolean)
+      .join("  \u00b7  ");
+    this.stop.disabled = state !== "training";
+    this.stop.textContent = state === "stopping" ? "Stopping\u2026" : "Stop and keep";
+    this.stop.hidden = state === "done";
+    this.fill.style.width = `${steps ? (100 * step) / steps : 0}%`;
+    this.message.textContent = message;
+    this.drawChart();
+    this.drawLegend();
+    this.drawShares();
+    this.drawSamples();
+  }
+
+  drawChart() {
+    const size = { width: this.chart.clientWidth, height: this.chart.clientHeight };
+    const raw = series(this.progress, "loss");
+    const lines = LINES.map(({ name, ...style }) => ({ ...style, points: series(this.progress, name) }));
+    lines[0] = { ...lines[0], points: smoothed(raw), width: 2 };
+    for (const line of lines.slice(2)) line.points = held(line.points, this.progress.step);
+    drawLines(this.chart, size, {
+      lines: [{ ...lines[0], points: raw, width: 1, alpha: 0.25 }, ...lines],
+      end: this.progress.steps,
+      title: "loss",
+    });
+  }
+
+  drawLegend() {
+    this.legend.replaceChildren(
+      ...LINES.map(({ name, label, colour }) => {
+        const entry = element("span", "afa-entry");
+        const swatch = element("span", "afa-swatch");
+        swatch.style.background = colour;
+        const points = series(this.progress, name);
+        const value = name === "loss" ? (smoothed(points).at(-1)?.[1] ?? NaN) : latest(this.progress, name);
+        entry.append(swatch, element("span", "", `${label} `), element("b", "", shortNumber(value)));
+        return entry;
+      }),
+    );
+  }
+
+  drawShares() {
+    const { shares, experts } = this.progress;
+    this.shares.replaceChildren(
+      ...(shares ?? []).map((share, index) => {
+        const part = element("span", "afa-share", `${(share * 100).toFixed(0)} %`);
+        part.style.background = colourOf(index);
+        part.style.width = `${share * 100}%`;
+        part.title = `${experts[index]}: ${(share * 100).toFixed(1)} %`;
+        return part;
+      }),
+    );
+  }
+
+  drawSamples() {
+    const shown = this.progress.samples.filter(({ sample }) => sample.startsWith("data:image/"));
+    this.samples.replaceChildren(
+      ...shown.map(({ step, sample }) => {
+        const figure = element("figure", "afa-sample");
+        const picture = element("img");
+        picture.src = sample;
+        figure.append(picture, element("figcaption", "", `step ${step}`));
+        return figure;
+      }),
+    );
+  }
+}
+
+function shortSeconds(seconds) {
+  return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
+}
+
+/** A measure that was taken once goes on as a level line. */
+function held(points, step) {
+  return points.length ? [[0, points[0][1]], ...points, [step, points.at(-1)[1]]] : [];
+}

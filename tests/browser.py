@@ -1,0 +1,102 @@
+"""A real browser on a live server: Chromium, the front end of our choice, and what went wrong on the page."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from .host.bootstrap import CACHE
+
+OLDEST, NEWEST = "1.32.9", "1.58.1"
+"""The front end that our oldest host comes with, and the newest on PyPI."""
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+QUIET = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "9.9.9", "Comfy.Release.Status": "what's new seen"}
+"""Settings without which a front end greets a new user with dialogs."""
+
+
+def front_end_arguments(version: str) -> list[str]:
+    """Command-line arguments that make the server serve this front end; fetched once where it is not the host's own."""
+    if version == OLDEST:
+        return []
+    folder = CACHE / f"frontend-{version}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            package = f"comfyui-frontend-package=={version}"
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, package]
+            subprocess.run(command, check=True)
+            (wheel,) = Path(scratch).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(scratch)
+            (Path(scratch) / "comfyui_frontend_package" / "static").rename(folder)
+    return ["--front-end-root", str(folder)]
+
+
+class Browser:
+    """`with Browser() as browser: page = browser.open(server)`."""
+
+    def __enter__(self):
+        self._playwright = sync_playwright().start()
+        self._chromium = self._playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        return self
+
+    def __exit__(self, *_):
+        self._chromium.close()
+        self._playwright.stop()
+
+    def open(self, server, **settings) -> "Canvas":
+        """A fresh page, as of a new user with these settings, once the graph can be worked on."""
+        server.post("/settings", {**QUIET, **settings})
+        page = self._chromium.new_context(viewport={"width": 1500, "height": 1000}).new_page()
+        canvas = Canvas(page, server)
+        canvas.load()
+        return canvas
+
+
+class Canvas:
+    """A page with a workflow, and the complaints that it has made so far."""
+
+    def __init__(self, page: Page, server):
+        self.page = page
+        self.server = server
+        self.complaints: list[str] = []
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("console", self._console)
+        page.on("requestfailed", self._failed)
+        page.on("response", self._answered)
+
+    def load(self):
+        self.page.goto(self.server.url)
+        ready = "() => Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types.AFAEnsembleModel)"
+        self.page.wait_for_function(ready)
+        self.page.wait_for_timeout(300)
+
+    def run(self, script: str, argument=None):
+        """The value of a JavaScript function body; `app` and `argument` are at hand."""
+        return self.page.evaluate(f"async (argument) => {{ const app = window.app; {script} }}", argument)
+
+    def shot(self, path: Path):
+        self.page.screenshot(path=str(path))
+
+    def close(self):
+        self.page.context.close()
+
+    def _console(self, message):
+        if message.type == "error":
+            self.complaints.append(f"console: {message.text} ({message.location.get('url', '')})")
+
+    def _failed(self, request):
+        self.complaints.append(f"failed: {request.url} ({request.failure})")
+
+    def _answered(self, response):
+        if response.status >= 400:
+            self.complaints.append(f"{response.status}: {response.url}")
