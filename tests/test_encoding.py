@@ -65,7 +65,7 @@ def test_batches_hold_what_the_sampler_would_see(encoding, checkpoint, encode, c
     assert [item.name for item in dataset.items] == ["2_animals/1.png", "2_animals/3.png", "rest/0.png", "rest/2.png", "wide.png"]  # fmt: skip
     assert [item.repeats for item in dataset.items] == [2, 2, 1, 1, 1]
     assert dataset.domains == ["", "animals", "rest"]
-    assert ("encoding pictures", "encoding prompts") == tuple(dict.fromkeys(what for _, _, what in told))
+    assert tuple(dict.fromkeys(what for _, _, what in told)) == ("encoding pictures", "encoding prompts")
 
     batch = dataset.batch_of([0, 3])
     assert not batch.latents.is_inference() and batch.latents.dtype == torch.float32

@@ -24,11 +24,11 @@ from ..training.pictures import PictureError, read_picture
 from ..training.prompt_folder import PromptFolder, PromptFolderError, PromptItem
 from ..training.split import held_out, is_listed, subset
 from .cache import Cache, cache_key
+from .captions import Store, TextEncoder
 from .experts import Expert, ExpertError
 from .fingerprint import vae_digest
 from .host_dataset import HostDataset, host_dataset
 from .painting import Painting, paint
-from .captions import Store, TextEncoder
 
 __all__ = ["DatasetSettings", "HostDataset", "prepare_dataset", "prompt_folder_path", "texts_of_prompt"]
 

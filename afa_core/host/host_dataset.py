@@ -14,9 +14,9 @@ from torch import Tensor
 from ..training.dataset import BatchPlan, DatasetItem, LatentDataset
 from ..training.split import held_out
 from .cache import Cache
-from .conditioning import CONDS_KEY
-from .experts import Expert, ExpertError
 from .captions import TextEncoder, check_lengths, check_width, network_text
+from .carried_texts import CONDS_KEY, others_texts
+from .experts import Expert, ExpertError
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def _latents(expert: Expert, latent: dict[str, Any]) -> list[Tensor]:
 def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """One (cond, tensors beside it) an expert; where a conditioning carries one text only, all read it."""
     cond, extras = conditioning[0]
-    others = extras.get(CONDS_KEY) or [[cond, extras]] * (len(experts) - 1)
+    carries = CONDS_KEY in extras
+    others = others_texts({"cross_attn": cond, **extras}) if carries else [[cond, extras]] * (len(experts) - 1)
     texts = [[cond, extras], *others]
     if len(texts) != len(experts):
         raise ExpertError(
@@ -106,7 +107,11 @@ def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[T
     for expert, (text, _) in zip(experts, texts, strict=True):
         check_width(expert, text)
     check_lengths([text.shape[1] for text, _ in texts])
-    return [(normal(t), {k: normal(v) for k, v in e.items() if isinstance(v, Tensor)}) for t, e in texts]
+    return [(normal(t), {k: normal(v) for k, v in e.items() if _is_host_tensor(k, v)}) for t, e in texts]
+
+
+def _is_host_tensor(key: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and not key.startswith("afa_")
 
 
 def normal(tensor: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 
 from ..training.prompt_folder import PromptItem
 from .cache import Cache, cache_key
+from .captions import TextEncoder
 from .experts import Expert
 from .fingerprint import patcher_digest
-from .captions import TextEncoder
 
 
 @dataclass(frozen=True)
