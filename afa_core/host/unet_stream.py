@@ -65,6 +65,8 @@ def unet_stream(
             return own
         return sent.to(x.dtype, copy=writes)
 
+    if writes:  # the other experts, and the fusion, go on reading these
+        x, time, context = x.clone(), time.clone(), context.clone()
     emb = time
     for patch in patches.get("emb_patch", ()):
         emb = patch(emb, unet.model_channels, options)
