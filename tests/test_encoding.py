@@ -303,3 +303,27 @@ def test_folders_are_found_below_the_input_folder_only(encoding, comfy_host):
     for text, said in (("../secret", "leads out"), ("  ", "No prompt folder")):
         with pytest.raises(PromptFolderError, match=said):
             encoding.prompt_folder_path(text)
+
+
+def test_a_list_in_the_folder_says_what_is_held_out(encoding, checkpoint, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(f"prompt {i}" for i in range(12)))
+    experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")
+    settings = small(encoding, paint_steps=1, paint_cfg=1.0)
+
+    def held_out():
+        dataset = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(tmp_path), settings)
+        kept = [(item.caption, item.painter) for item in dataset.items if item.held_out]
+        return kept, dataset.skipped
+
+    by_hash, _ = held_out()
+    assert len(by_hash) == 2 and by_hash[0][0] == by_hash[1][0]  # one prompt, by both painters
+    (tmp_path / "held_out.txt").write_text("prompt 3\nprompt 7\n")
+    assert held_out() == ([("prompt 3", 0), ("prompt 7", 0), ("prompt 3", 1), ("prompt 7", 1)], [])
+    (tmp_path / "held_out.txt").write_text("nothing like it")
+    assert held_out() == (by_hash, [("held_out.txt", "names none of the captions or files")])
+
+
+def test_a_subset_stands_for_the_folder(encoding, checkpoint, pictures):
+    experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")
+    dataset = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(pictures), small(encoding, limit=2))
+    assert len(dataset.items) == 2 and len(dataset.domains) == 2
