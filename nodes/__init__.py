@@ -3,12 +3,14 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..afa_core.host.files import register_folder
+from ..afa_core.host.scorer_files import register_scorer_folder
 from .conditioning import AFABlendConditioning
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
 from .fusion import AFATrainingFreeFusion
 from .merging import AFAMergeModels
 from .routes import register_routes
 from .routing import AFARoutingMaps
+from .scoring import AFAScoreImages
 from .trainer import AFATrainer
 
 
@@ -24,10 +26,12 @@ class AFAExtension(ComfyExtension):
             AFATrainer,
             AFARoutingMaps,
             AFAMergeModels,
+            AFAScoreImages,
         ]
 
 
 async def comfy_entrypoint() -> AFAExtension:
     register_folder()
+    register_scorer_folder()
     register_routes()
     return AFAExtension()

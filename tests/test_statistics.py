@@ -15,6 +15,7 @@ from afa_core.evaluation.distribution import frechet_distance, inception, incept
 from afa_core.evaluation.prompt_sets import Prompt, PromptSetError, load_prompts, own_prompts
 from afa_core.evaluation.results import Results
 from afa_core.evaluation.statistics import bootstrap_interval, by_prompt, compare, sign_test, summarise
+from tests.inception_state import random_inception
 
 # ---- statistics ----
 
@@ -175,16 +176,9 @@ def test_inception_score_by_hand():
 
 def test_the_inception_network_from_a_file(tmp_path):
     """A file of the right layout, with small weights instead of trained ones."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     path = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
-    shapes = dict(torch_inception_shapes(FeatureExtractorInceptionV3))
+    torch.save(random_inception(), path)
     generator = torch.Generator().manual_seed(0)
-    state = {
-        key: torch.rand(shape, generator=generator) * (0.1 if len(shape) > 1 else 1.0) + (0.01 if len(shape) == 1 else 0)
-        for key, shape in shapes.items()
-    }  # fmt: skip
-    torch.save(state, path)
     network = inception(path)
     pictures = torch.rand(3, 40, 60, 3, generator=generator)
     found, logits = inception_features(network, [pictures[:2], pictures[2:]])
@@ -195,17 +189,3 @@ def test_the_inception_network_from_a_file(tmp_path):
     torch.save({"fc.weight": torch.zeros(1)}, path)
     with pytest.raises(RuntimeError):
         inception(path)
-
-
-def torch_inception_shapes(network_class):
-    """(key, shape) of the network's own state, read off a network without weights."""
-
-    class Unloaded(network_class):
-        def load_state_dict(self, state_dict, *args, **kwargs):
-            return None
-
-    import unittest.mock
-
-    with unittest.mock.patch("torch_fidelity.feature_extractor_inceptionv3.torch.load", return_value={}):
-        network = Unloaded("inception", ["2048"], feature_extractor_weights_path="none")
-    return [(key, tuple(tensor.shape)) for key, tensor in network.state_dict().items()]
