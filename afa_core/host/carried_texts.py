@@ -24,10 +24,31 @@ Conditioning = list[list[Any]]
 
 
 def carry(own: Conditioning, others: list[Conditioning]) -> Conditioning:
-    """Expert 0's conditioning with the others' in it, entry by entry."""
+    """Expert 0's conditioning with the others' in it, part by part."""
+    own, *others = _on_one_schedule([own, *others])
     return [
         [text, {**extras, CONDS_KEY: [list(other[i]) for other in others], ENCODED_KEY: text}]
         for i, (text, extras) in enumerate(own)
+    ]
+
+
+def _on_one_schedule(conditionings: list[Conditioning]) -> list[Conditioning]:
+    """The same parts of sampling for every expert: a text encoder under scheduled hooks gives a text for each part."""
+    schedules = [
+        [extras.get("clip_start_percent", 0.0) for _, extras in conditioning] for conditioning in conditionings
+    ]
+    if all(schedule == schedules[0] for schedule in schedules):
+        return conditionings
+    starts = sorted(set().union(*schedules))
+    ends = [*starts[1:], 1.0]
+
+    def during(conditioning: Conditioning, schedule: list[float], start: float, end: float) -> list[Any]:
+        text, extras = conditioning[max(i for i, begins in enumerate(schedule) if begins <= start)]
+        return [text, {**extras, "clip_start_percent": start, "clip_end_percent": end}]
+
+    return [
+        [during(conditioning, schedule, start, end) for start, end in zip(starts, ends, strict=True)]
+        for conditioning, schedule in zip(conditionings, schedules, strict=True)
     ]
 
 

@@ -54,7 +54,14 @@ def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -
     if not any(CONDS_KEY in entry for entry in entries):
         return
     for name, conds in guider.conds.items():
-        guider.conds[name] = [_encoded(entry, name, experts, noise, context) for entry in conds or ()]
+        # For an area of the positive prompt the host copies that entry into the negative's, with a negative text
+        # in place of the encoded one only: what was encoded as one text, and not the entry, says whose it is.
+        known: dict[int, dict[str, Any]] = {}
+        for i, entry in enumerate(conds or ()):
+            own = id(entry["model_conds"].get("c_crossattn", entry))
+            if own not in known:
+                known[own] = _encoded(entry, name, experts, noise, context)
+            conds[i] = {**entry, "model_conds": {**entry["model_conds"], **known[own]}}
 
 
 def take_texts(model_conds: dict[str, Any]) -> dict[str, Any]:
@@ -67,15 +74,14 @@ def text_of(texts: dict[str, Any], index: int, kind: str) -> Tensor | None:
     return texts.get(f"{PREFIX}{index}_{kind}")
 
 
-def _encoded(entry: dict, prompt_type: str, experts: list[Expert], noise: Tensor, context: dict) -> dict:
+def _encoded(entry: dict, prompt_type: str, experts: list[Expert], noise: Tensor, context: dict) -> dict[str, Any]:
+    """The texts of experts 1..N-1 as the host's model conds, named as `take_texts` finds them."""
     own = others_texts(entry) if CONDS_KEY in entry else [[entry.get("cross_attn"), {}]] * (len(experts) - 1)
-    model_conds = dict(entry["model_conds"])
+    found = {}
     for index, (expert, (tensor, extras)) in enumerate(zip(experts[1:], own, strict=True), start=1):
         conds = [{**entry, **extras, "cross_attn": tensor, "model_conds": {}}]
         encoded = comfy.samplers.encode_model_conds(
             expert.patcher.model.extra_conds, conds, noise, noise.device, prompt_type, **context
         )[0]["model_conds"]
-        for kind in ("c_crossattn", "y"):
-            if kind in encoded:
-                model_conds[f"{PREFIX}{index}_{kind}"] = encoded[kind]
-    return {**entry, "model_conds": model_conds}
+        found |= {f"{PREFIX}{index}_{kind}": encoded[kind] for kind in ("c_crossattn", "y") if kind in encoded}
+    return found
