@@ -26,6 +26,8 @@ $(READY): $(REQUIREMENTS) tests/host/bootstrap.py | $(PYTHON)
 	set -euo pipefail; host=$$($(PYTHON) -m tests.host.bootstrap); \
 	  grep -vxE 'torch(audio|vision)?' "$$host/requirements.txt" > .venv/host-requirements.txt
 	$(PYTHON) -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS)) -r .venv/host-requirements.txt
+	# torch-fidelity's wheel drops its own `tests` there, which would stand before ours.
+	rm -rf .venv/lib/python*/site-packages/tests
 	touch $@
 
 demo: setup
