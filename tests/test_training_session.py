@@ -132,6 +132,8 @@ def test_early_stop_ends_where_the_held_out_loss_is_flat(tmp_path):
     _, state = run(tmp_path, 500, patience=2, learning_rate=1e-9)
     assert state.finished == "the held-out loss is flat"
     assert state.step < 50
+    _, again = run(tmp_path, 500, patience=2, learning_rate=1e-9)
+    assert again.finished == state.finished and again.step == state.step
 
 
 def test_the_averaged_weights_are_what_is_saved(tmp_path):

@@ -88,9 +88,10 @@ def train(
     if not state.baselines:
         state.baselines = baselines(experts, dataset, settings)
     while state.step < settings.steps:
-        if state.step % settings.evaluate_every == 0 and evaluation_at(state) is None:
-            evaluate(aggregator, experts, dataset, settings, state)
-            tell(Report(state, settings, 0.0, [], state.evaluations[-1]))
+        if state.step % settings.evaluate_every == 0:
+            if evaluation_at(state) is None:
+                evaluate(aggregator, experts, dataset, settings, state)
+                tell(Report(state, settings, 0.0, [], state.evaluations[-1]))
             if is_flat(state.evaluations, settings.patience):
                 state.finished = "the held-out loss is flat"
                 return
