@@ -95,6 +95,7 @@ def make_ensemble(
     main.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, evaluation.diffusion_model)
     main.add_callback_with_key(CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES, KEY, run.register_hooks)
     main.add_callback_with_key(CallbacksMP.ON_APPLY_HOOKS, KEY, run.apply_hooks)
+    main.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, KEY, run.prepare_state)
     main.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, run.pre_run)
     main.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, run.cleanup)
     if isinstance(fusion, MagicFusion):

@@ -75,6 +75,17 @@ def apply_hooks(main: ModelPatcher, hooks) -> None:
         patcher.apply_hooks(hooks)
 
 
+def prepare_state(main: ModelPatcher, *_) -> None:
+    """Before every evaluation: where a changed keyframe took the hooks off the first expert, off the others too.
+
+    The host does this without a word, and says nothing either when what comes next runs without hooks.
+    """
+    if main.current_hooks is None:
+        for expert in experts_of(main)[1:]:
+            if expert.patcher is not main:
+                expert.patcher.patch_hooks(None)
+
+
 def prepare_sampling(executor, main: ModelPatcher, noise_shape, conds, *args, **kwargs):
     """Checks the texts before memory is spent, and lets the memory estimate cover the fusion."""
     check_texts(conds, ensemble_of(main).experts)
