@@ -8,6 +8,7 @@ from .conditioning import AFABlendConditioning
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
 from .fusion import AFATrainingFreeFusion
 from .merging import AFAMergeModels
+from .probe import AFAProbe
 from .routes import register_routes
 from .routing import AFARoutingMaps
 from .scoring import AFAScoreImages
@@ -24,6 +25,7 @@ class AFAExtension(ComfyExtension):
             LoadAFAEnsemble,
             AFATrainingFreeFusion,
             AFATrainer,
+            AFAProbe,
             AFARoutingMaps,
             AFAMergeModels,
             AFAScoreImages,

@@ -1,0 +1,170 @@
+"""The probe's measurements: every expert by itself, one in memory at a time, on the same noisy latents."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import comfy.model_management
+import comfy.patcher_extension
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..training.dataset import LatentDataset
+from ..training.probe import LEVELS, examine, gram_of
+from ..training.probe_report import Probe, best_fixed_mix
+from ..training.prompt_folder import PromptFolder
+from .encoding import DatasetSettings, prepare_dataset
+from .experts import Expert, ExpertError, check_experts
+
+SKETCH = 1024
+"""Weights read of each tensor to compare two models."""
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """pictures: how many of the folder's are used, evenly of all sub-folders; draws: noises for each at each level."""
+
+    pictures: int = 16
+    draws: int = 8
+    resolution: int = 512
+    seed: int = 0
+
+
+def probe(
+    experts: list[Expert],
+    clip: CLIP,
+    vae: VAE | None,
+    folder: PromptFolder,
+    settings: ProbeSettings,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Probe:
+    """Raises ExpertError where the experts do not fit one another or one of them is broken."""
+    progress = progress or (lambda done, total, what: None)
+    check_experts(experts)
+    # Painted pictures come once an expert.
+    limit = settings.pictures if folder.has_pictures else -(-settings.pictures // len(experts))
+    wanted = DatasetSettings(settings.resolution, settings.seed, held_out=0, caption_dropout=0, limit=limit)
+    dataset = prepare_dataset(experts, clip, vae, replace(folder, held_out=frozenset()), wanted, progress)
+    scratch = Path(folder_paths.get_temp_directory())
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="afa_probe_", dir=scratch) as place:
+        total, done = len(experts) * len(dataset.items), 0
+        sketches = []
+        for index, expert in enumerate(experts):
+            with _alone_in_memory(expert.patcher, settings.draws, dataset):
+                sketches.append(sketch(expert.patcher))
+                for item in range(len(dataset.items)):
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+                    save_file(_errors(experts[0], expert, index, dataset, item, settings), _file(place, item, index))
+                    done += 1
+                    progress(done, total, "evaluating experts")
+        return _examined(experts, dataset, sketches, settings, place, progress)
+
+
+def _examined(experts, dataset: LatentDataset, sketches, settings: ProbeSettings, place: str, progress) -> Probe:
+    """Two looks at the stored errors: the best fixed mix first, then the routers, which start from it."""
+    count = len(dataset.items)
+
+    def errors(item: int) -> Iterator[Tensor]:
+        files = [load_file(_file(place, item, index)) for index in range(len(experts))]
+        return (torch.stack([file[f"{level}"] for file in files]).float() for level in LEVELS)
+
+    grams = torch.stack([torch.stack([gram_of(level) for level in errors(item)]) for item in range(count)])
+    fixed = best_fixed_mix(grams)
+    cells = []
+    for item in range(count):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        cells.append([examine(level, fixed) for level in errors(item)])
+        progress(item + 1, count, "comparing experts")
+    domains = [item.domain for item in dataset.items]
+    labels = [expert.label for expert in experts]
+    return Probe(labels, domains, LEVELS, settings.draws, cosines(sketches), cells, settings.seed)
+
+
+@contextmanager
+def _alone_in_memory(patcher: ModelPatcher, draws: int, dataset: LatentDataset) -> Iterator[None]:
+    with torch.inference_mode():
+        comfy.model_management.unload_all_models()
+        height, width = max((item.size for item in dataset.items), key=lambda size: size[0] * size[1])
+        shape = [draws, patcher.model.latent_format.latent_channels, height, width]
+        comfy.model_management.load_models_gpu([patcher], memory_required=patcher.memory_required(shape))
+        patcher.pre_run()
+        try:
+            yield
+        finally:
+            patcher.cleanup()
+
+
+def _errors(
+    first: Expert, expert: Expert, index: int, dataset: LatentDataset, item: int, settings: ProbeSettings
+) -> dict[str, Tensor]:
+    """By level, an expert's errors [M, C, h, w] in float16: its prediction in the first expert's terms less the right one.
+
+    Every kind of prediction is affine in the denoised latent, so that the difference of two needs the slope alone.
+    """
+    batch = dataset.batch_of([item])
+    device = expert.patcher.load_device
+    latent = batch.latents.to(device).expand(settings.draws, -1, -1, -1)
+    text = {
+        k: v.to(device).expand(settings.draws, *v.shape[1:]) for k, v in batch.texts[index].items() if v is not None
+    }
+    sampling = first.patcher.get_model_object("model_sampling")
+    errors = {}
+    for number, level in enumerate(LEVELS):
+        generator = torch.Generator().manual_seed((settings.seed * 10_007 + item) * 101 + number)
+        noise = torch.randn(latent.shape, generator=generator).to(device)
+        sigma = sampling.sigma(torch.tensor([float(level)])).to(device).expand(settings.draws)
+        noisy = sampling.noise_scaling(sigma[:, None, None, None], noise, latent.clone())
+        denoised = denoise(expert.patcher, noisy, sigma, text)
+        slope = sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
+        error = (denoised.float() - latent) / slope
+        if not torch.isfinite(error).all():
+            raise ExpertError(
+                f"{expert.label} produced NaN or infinite numbers at timestep {level}: run this checkpoint alone to see "
+                "whether it is sound, or start ComfyUI with --force-upcast-attention or --fp32-unet."
+            )
+        errors[f"{level}"] = error.clamp(-6e4, 6e4).half().cpu().contiguous()
+    return errors
+
+
+def denoise(patcher: ModelPatcher, noisy: Tensor, sigma: Tensor, text: dict[str, Tensor]) -> Tensor:
+    """The host's own evaluation of a loaded model, with what nodes have put on it: noisy [B, C, h, w] to clean."""
+    options = dict(patcher.model_options.get("transformer_options", {}))
+    options["wrappers"] = comfy.patcher_extension.copy_nested_dicts(patcher.wrappers)
+    options["callbacks"] = comfy.patcher_extension.copy_nested_dicts(patcher.callbacks)
+    options |= {"cond_or_uncond": [0], "sigmas": sigma[:1], "sample_sigmas": sigma[:1]}
+    return patcher.model.apply_model(noisy, sigma, transformer_options=options, **text)
+
+
+def sketch(patcher: ModelPatcher) -> Tensor:
+    """Evenly spaced weights of a loaded network, scaled so that their products stand for those of all."""
+    parts = []
+    for _, parameter in sorted(patcher.model.diffusion_model.named_parameters()):
+        values = parameter.detach().flatten()
+        count = min(SKETCH, len(values))
+        picked = values[torch.linspace(0, len(values) - 1, count, device=values.device).long()]
+        parts.append(picked.to("cpu", torch.float64) * (len(values) / count) ** 0.5)
+    return torch.cat(parts)
+
+
+def cosines(sketches: list[Tensor]) -> Tensor:
+    """[K, K]; zero between networks of different size."""
+    count = len(sketches)
+    matrix = torch.eye(count, dtype=torch.float64)
+    for i in range(count):
+        for j in range(i):
+            if sketches[i].shape == sketches[j].shape:
+                matrix[i, j] = matrix[j, i] = torch.cosine_similarity(sketches[i], sketches[j], dim=0)
+    return matrix
+
+
+def _file(place: str, item: int, expert: int) -> str:
+    return str(Path(place, f"{item}_{expert}.safetensors"))

@@ -1,0 +1,73 @@
+"""Telling whether experts are worth ensembling, before hours of training."""
+
+from __future__ import annotations
+
+import json
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io
+
+from ..afa_core.host.encoding import prompt_folder_path
+from ..afa_core.host.probing import ProbeSettings, probe
+from ..afa_core.training.probe_plot import probe_plot, probe_table
+from ..afa_core.training.probe_report import report_of
+from ..afa_core.training.prompt_folder import read_prompt_folder
+from .sockets import experts, numbered, schema
+
+DEFAULTS = ProbeSettings()
+
+
+class AFAProbe(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="AFAProbe",
+            display_name="Probe AFA Experts",
+            description="Are these checkpoints worth ensembling? Tells in minutes, before hours of training.",
+            search_aliases=["compare checkpoints", "test ensemble", "diversity", "worth training"],
+            inputs=[
+                *numbered(io.Model, "model", "A checkpoint to ensemble, as it would stand on AFA Ensemble Model: expert"),
+                io.Clip.Input("clip", tooltip="Reads the captions; an AFA Ensemble CLIP gives each expert its own text."),
+                io.Vae.Input("vae", tooltip="Turns the pictures into latents; the one that the checkpoints share."),
+                io.String.Input(
+                    "prompt_folder", default="",
+                    tooltip="A folder under ComfyUI's input (or an absolute path) with pictures and captions of the same name, as "
+                    "for training. With prompts alone the experts paint the pictures, which tells less.",
+                ),
+                io.Int.Input(
+                    "pictures", default=DEFAULTS.pictures, min=1, max=1000,
+                    tooltip="How many of the folder's pictures are used, evenly of all sub-folders. More narrow the interval.",
+                ),
+                io.Int.Input(
+                    "noises", default=DEFAULTS.draws, min=2, max=64,
+                    tooltip="How often every picture is noised at every level. All at once: fewer need less memory.",
+                ),
+                io.Int.Input(
+                    "resolution", default=DEFAULTS.resolution, min=32, max=2048, step=8,
+                    tooltip="Pictures are brought to about this side squared: the size the checkpoints were made for.",
+                ),
+                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="The noises follow from it."),
+            ],
+            outputs=[
+                io.String.Output(display_name="verdict"),
+                io.Image.Output(display_name="plot"),
+                io.String.Output(display_name="report"),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, clip, vae, prompt_folder, pictures, noises, resolution, seed, **models) -> io.NodeOutput:
+        interrupt = comfy.model_management.throw_exception_if_processing_interrupted
+        folder = read_prompt_folder(prompt_folder_path(prompt_folder), interrupt)
+        bars: dict[str, comfy.utils.ProgressBar] = {}
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar = bars.setdefault(what, comfy.utils.ProgressBar(total))
+            bar.update_absolute(done, total)
+
+        settings = ProbeSettings(pictures, noises, resolution, seed)
+        report = report_of(probe(experts(cls, models), clip, vae, folder, settings, progress))
+        report["left_out"] = [list(row) for row in folder.skipped]
+        return io.NodeOutput(probe_table(report), probe_plot(report), json.dumps(report, indent=1))
