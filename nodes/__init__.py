@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..afa_core.host.files import register_folder
 from ..afa_core.host.scorer_files import register_scorer_folder
+from .auto_merge import AFAAutoMerge
 from .conditioning import AFABlendConditioning
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
 from .fusion import AFATrainingFreeFusion
@@ -28,6 +29,7 @@ class AFAExtension(ComfyExtension):
             AFAProbe,
             AFARoutingMaps,
             AFAMergeModels,
+            AFAAutoMerge,
             AFAScoreImages,
         ]
 

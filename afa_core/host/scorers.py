@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import comfy.model_management
-import comfy.utils
 import torch
 from torch import Tensor
 
@@ -142,8 +141,6 @@ WHOLE_SET = frozenset({"FID", "IS"})
 
 def _batches(pictures: Tensor) -> Iterator[tuple[int, Tensor]]:
     """(number of the first, pictures) a network's batch at a time; stops where the user cancels."""
-    progress = comfy.utils.ProgressBar(len(pictures))
     for start in range(0, len(pictures), BATCH):
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield start, pictures[start : start + BATCH, ..., :3]
-        progress.update_absolute(min(start + BATCH, len(pictures)))
