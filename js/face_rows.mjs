@@ -8,6 +8,13 @@ export function shortName(file) {
     .replace(/\.(safetensors|ckpt|pt|sft)$/i, "");
 }
 
+/** An expert's name as Python gives it, "model_2 (folder/file.safetensors)", for where there is little room: "2  file". */
+export function shortExpert(name) {
+  const [, number, file] = /^model_(\d+)(?: \((.+)\))?$/.exec(name) ?? [];
+  if (!number) return name;
+  return file ? `${number}  ${shortName(file)}` : `model ${number}`;
+}
+
 /**
  * Rows {socket, expected, found, state} for what /afa/aggregator answered and the files on the sockets (null: unknown).
  * state: "right", "empty" (nothing connected), "unknown" (no loader found), "other" (another file name: perhaps

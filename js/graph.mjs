@@ -1,9 +1,14 @@
 // Following wires: through reroutes, bypassed nodes and the borders of subgraphs, to where something comes from.
 
-const SUBGRAPH_INPUT = -10;
+const SUBGRAPH_INPUT = "-10"; // LiteGraph's id for the edge of a subgraph: a number once, a text in newer front ends
 const BYPASSED = 4;
 const LOADER_WIDGETS = ["ckpt_name", "unet_name", "model_name"];
 const LONGEST = 100; // wires: a graph may hold a loop for a moment while it is edited
+
+/** Whether a wire begins at an input of the subgraph that it lies in. */
+export function comesFromOutside(link) {
+  return String(link.origin_id) === SUBGRAPH_INPUT;
+}
 
 /** {node, slot} that feeds a node's input, or null. `root` is the graph of the whole workflow. */
 export function originOf(root, node, name) {
@@ -13,7 +18,7 @@ export function originOf(root, node, name) {
 
 function follow(root, graph, link, left) {
   if (!link || left === 0) return null;
-  if (link.origin_id === SUBGRAPH_INPUT) {
+  if (comesFromOutside(link)) {
     const host = allNodes(root).find((node) => node.subgraph === graph);
     return host ? follow(root, host.graph, host.getInputLink(link.origin_slot), left - 1) : null;
   }

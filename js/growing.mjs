@@ -1,10 +1,10 @@
 // Expert sockets that grow: two are shown, and the next one when the last is connected.
 
 import { app } from "../../scripts/app.js";
+import { comesFromOutside } from "./graph.mjs";
 import { closingMoves, numberOf, shown } from "./sockets.mjs";
 
 const INPUT = 1; // LiteGraph's number for the input side
-const SUBGRAPH_INPUT = -10; // and for the node at which a subgraph's own inputs begin
 const SLOT_HEIGHT = 20;
 
 /** Makes a node's `prefix`_1, _2, ... grow and shrink with what is connected. */
@@ -45,12 +45,12 @@ export function growSockets(node, prefix) {
     if (gap) closeGaps();
     gap = false;
     const wanted = shown(connections(), descriptions.size);
-    const before = node.inputs.length;
+    const [count, height] = [node.inputs.length, node.size[1]];
     for (const { index, number } of sockets().reverse()) if (number > wanted) node.removeInput(index);
     const present = new Set(sockets().map((socket) => socket.number));
     for (let number = 1; number <= wanted; number++) if (!present.has(number)) add(`${prefix}_${number}`);
-    const change = node.inputs.length - before;
-    if (change) fit(change);
+    const change = node.inputs.length - count;
+    if (change) fit(change, height);
   }
 
   function connections() {
@@ -61,27 +61,40 @@ export function growSockets(node, prefix) {
     for (const [from, to] of closingMoves(connections())) {
       const [source, target] = [sockets()[from].index, sockets()[to].index];
       const link = node.getInputLink(source);
-      if (link.origin_id === SUBGRAPH_INPUT) {
-        node.graph.inputNode.slots[link.origin_slot].connect(node.inputs[target], node);
-      } else {
-        node.graph.getNodeById(link.origin_id).connect(link.origin_slot, node, target, link.parentId);
-      }
+      attach(link, target);
       node.disconnectInput(source, true);
     }
-    gap = false;
   }
 
+  /** Leads to input `index` what comes through this link. */
+  function attach({ origin_id, origin_slot, parentId }, index) {
+    if (comesFromOutside({ origin_id })) node.graph.inputNode.slots[origin_slot].connect(node.inputs[index], node);
+    else node.graph.getNodeById(origin_id).connect(origin_slot, node, index, parentId);
+  }
+
+  /**
+   * Adds a socket behind the last one, in the order of the node's definition: newer front ends clone a node by the
+   * places of its inputs. What stands behind moves on by one, with the wires that lead to widgets.
+   */
   function add(name) {
+    const place = Math.max(...sockets().map(({ index }) => index)) + 1;
+    const moved = [];
+    for (let index = place; index < node.inputs.length; index++) {
+      const link = node.getInputLink(index);
+      if (link) moved.push({ origin_id: link.origin_id, origin_slot: link.origin_slot, index });
+      if (link) node.disconnectInput(index);
+    }
     const { type, ...description } = descriptions.get(name);
     node.addInput(name, type, description);
+    node.inputs.splice(place, 0, node.inputs.pop());
+    for (const { index, ...link } of moved) attach(link, index + 1);
   }
 
-  /** The node's height follows its sockets, except where a saved workflow has set it. */
-  function fit(change) {
-    if (!loaded) {
-      const [width, height] = node.size;
+  /** The height follows the sockets: the host sees to more of them, not to fewer. What a saved workflow says stays. */
+  function fit(change, height) {
+    if (change < 0 && !loaded) {
       const least = node.computeSize();
-      node.setSize([Math.max(width, least[0]), Math.max(least[1], height + change * SLOT_HEIGHT)]);
+      node.setSize([Math.max(node.size[0], least[0]), Math.max(least[1], height + change * SLOT_HEIGHT)]);
     }
     loaded = false;
     const [last] = sockets().slice(-1);

@@ -8,13 +8,13 @@ import { addWidget } from "../widget.mjs";
 import { addStep, decodeRun } from "./wire.mjs";
 import { RoutingViewer } from "./viewer.mjs";
 
-const HEIGHT = 520;
+const HEIGHT = 600;
 const viewers = new Map(); // of every node in the workflow: {view, run}
 
 export function addRoutingViewer(node) {
   const view = new RoutingViewer();
   const state = { view, run: null };
-  addWidget(node, "afa_routing", view.root, HEIGHT, 380);
+  addWidget(node, "afa_routing", view.root, HEIGHT, 400);
   const { onExecuted, onAdded, onConfigure, onRemoved } = node;
   node.onAdded = function (...args) {
     onAdded?.apply(this, args);

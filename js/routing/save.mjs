@@ -2,6 +2,7 @@
 
 import { drawStack } from "../charts.mjs";
 import { COLOURS, colourOf } from "../colours.mjs";
+import { shortExpert } from "../face_rows.mjs";
 import { paint, pictureBox } from "./picture.mjs";
 import { sharesByPoints, sharesBySteps } from "./wire.mjs";
 
@@ -37,7 +38,7 @@ export function render(view) {
     context.fillStyle = colourOf(index);
     context.fillRect(EDGE, y - 13, 16, 16);
     context.fillStyle = "#eee";
-    context.fillText(`${name}   ${view.readings[index].textContent}`, EDGE + 26, y);
+    context.fillText(`${shortExpert(name)}   ${view.readings[index].textContent}`, EDGE + 26, y);
     y += LINE;
   });
   context.fillText(`${view.side}, step ${view.stepText}, block ${view.pointText}`, EDGE, y);

@@ -2,6 +2,7 @@
 
 import { colourOf } from "../colours.mjs";
 import { element, slider } from "../dom.mjs";
+import { shortExpert } from "../face_rows.mjs";
 import { meanMaps, MAP } from "./maps.mjs";
 import { paintPicture, pictureBox } from "./picture.mjs";
 import { savePng } from "./save.mjs";
@@ -99,7 +100,7 @@ export class RoutingViewer {
       ...this.run.experts.map((name, index) => {
         const swatch = element("span", "afa-swatch");
         swatch.style.background = colourOf(index);
-        const { row, input, value } = slider(name, { min: 0, max: 1, step: 0.05, value: this.opacities[index] });
+        const { row, input, value } = slider(shortExpert(name), { min: 0, max: 1, step: 0.05, value: this.opacities[index] });
         row.title = `${name}: opacity of its map`;
         row.classList.add("afa-expert");
         row.prepend(swatch);

@@ -3,6 +3,7 @@
 import { drawLines, shortNumber } from "../charts.mjs";
 import { COLOURS, colourOf } from "../colours.mjs";
 import { element } from "../dom.mjs";
+import { shortExpert } from "../face_rows.mjs";
 import { latest, secondsLeft, series, smoothed, spoken } from "./progress.mjs";
 
 const LINES = [
@@ -103,7 +104,7 @@ export class TrainingView {
         const part = element("span", "afa-share", `${(share * 100).toFixed(0)} %`);
         part.style.background = colourOf(index);
         part.style.width = `${share * 100}%`;
-        part.title = `${experts[index]}: ${(share * 100).toFixed(1)} %`;
+        part.title = `${shortExpert(experts[index])}: ${(share * 100).toFixed(1)} %`;
         return part;
       }),
     );

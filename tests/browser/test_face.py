@@ -1,0 +1,92 @@
+"""What AFA Ensemble Model says on its face: which checkpoint belongs on which socket, and which one is wrong."""
+
+import json
+
+import pytest
+
+from tests.browser.graphs import put_aggregator
+
+A, B, C = (f"tiny_sd15_{letter}.safetensors" for letter in "abc")
+
+WIRE = """
+const put = (type, x, y) => { const n = LiteGraph.createNode(type); n.pos = [x, y]; app.graph.add(n); return n; };
+await app.refreshComboInNodes();
+const node = put("AFAEnsembleModel", 520, 120);
+const loader = put("LoadAFAAggregator", 80, 500);
+loader.widgets[0].value = argument.aggregator;
+loader.connect(0, node, 0);
+argument.files.forEach((file, i) => {
+  const from = put("CheckpointLoaderSimple", 80, 100 + 130 * i);
+  from.widgets[0].value = file;
+  from.connect(0, node, node.inputs.findIndex((input) => input.name === `model_${i + 1}`));
+});
+"""
+
+
+@pytest.fixture
+def wire(canvas):
+    def wire(aggregator, *files):
+        canvas.run(WIRE, {"aggregator": aggregator, "files": files})
+        canvas.settle(400)
+        return rows(canvas)
+
+    put_aggregator(canvas.server.base, "faces.safetensors", [A, B])
+    return wire
+
+
+def rows(canvas):
+    return canvas.run(
+        "return [...document.querySelectorAll('.afa-row')].map((row) => [row.className.replace('afa-row afa-', ''),"
+        " row.querySelector('.afa-name').textContent, row.querySelector('.afa-remark').textContent]);"
+    )
+
+
+def test_right_checkpoints_are_ticked(wire):
+    assert wire("faces.safetensors", A, B) == [["right", "tiny_sd15_a", ""], ["right", "tiny_sd15_b", ""]]
+
+
+def test_swapped_and_other_checkpoints_are_told_apart(wire):
+    swapped, other = wire("faces.safetensors", B, C)
+    assert swapped == ["wrong", "tiny_sd15_a", "found tiny_sd15_b: swapped"]
+    assert other == ["other", "tiny_sd15_b", "found tiny_sd15_c"]
+
+
+def test_the_face_follows_the_graph(wire, canvas):
+    assert len(wire("faces.safetensors", A)) == 2
+    assert rows(canvas)[1] == ["empty", "tiny_sd15_b", "not connected"]
+    # Choosing a checkpoint far up the wire counts, too.
+    canvas.run(
+        """
+        const loader = app.graph.nodes.find((n) => n.comfyClass === "CheckpointLoaderSimple");
+        loader.widgets[0].value = argument;
+        app.api.dispatchCustomEvent ? app.api.dispatchCustomEvent("graphChanged", app.graph.serialize()) : 0;
+        """,
+        C,
+    )
+    canvas.until("document.querySelector('.afa-row')?.classList.contains('afa-other')")
+    canvas.run("const node = app.graph.nodes.find((n) => n.comfyClass === 'AFAEnsembleModel'); node.disconnectInput(0);")
+    canvas.until("document.querySelectorAll('.afa-row').length === 0")
+
+
+def test_a_file_s_names_never_become_part_of_the_page(wire, canvas):
+    attack = "<img src=x onerror='window.afaHacked = true'>"
+    put_aggregator(canvas.server.base, "attack.safetensors", [A, B])
+    path = canvas.server.base / "models" / "afa" / "attack.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"]["experts"] = json.dumps([{"file": attack}, {"file": 5}])
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + data[8 + size :])
+    shown = wire("attack.safetensors", A, B)
+    assert shown[0][1] == attack.rsplit("/", 1)[-1]
+    assert canvas.run("return window.afaHacked === undefined;")
+
+
+def test_the_route_answers_for_listed_names_only(server):
+    put_aggregator(server.base, "faces.safetensors", [A, B])
+    answer = server.get("/afa/aggregator?name=faces.safetensors")
+    assert answer["num_experts"] == 2
+    assert [expert["file"] for expert in answer["experts"]] == [A, B]
+    for name in ("../checkpoints/" + A, "/etc/passwd", "..", "", "absent.safetensors"):
+        assert list(server.get(f"/afa/aggregator?name={name}")) == ["error"]

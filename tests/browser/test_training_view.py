@@ -1,0 +1,74 @@
+"""The training view, by the messages that a training sends (nodes/live.py)."""
+
+import json
+
+CURVE = """
+const node = LiteGraph.createNode("AFATrainer"); node.pos = [120, 120]; app.graph.add(node);
+await new Promise((done) => setTimeout(done, 50));
+const say = (message) => app.api.dispatchEvent(new CustomEvent("afa.training", { detail:
+  { node: String(node.id), run: "one", state: "training", experts: ["model_1 (a.safetensors)", "model_2 (b.safetensors)"], steps: 200, ...message } }));
+const canvas = document.createElement("canvas"); canvas.width = canvas.height = 64;
+const pen = canvas.getContext("2d"); pen.fillStyle = "teal"; pen.fillRect(0, 0, 64, 64);
+const sample = canvas.toDataURL("image/jpeg");
+say({ step: 0, message: "encoding 12 of 40 pictures" });
+for (let step = 1; step <= 120; step++) say({ step, loss: 0.08 + 0.2 / step + 0.02 * Math.sin(step * 7), seconds_per_step: 1.5 });
+for (const step of [40, 80, 120]) say({ step, held_out: 0.09 + 0.3 / step, best_single: 0.1, block_average: 0.096, shares: [0.36, 0.64], sample });
+await new Promise((done) => setTimeout(done, 200));
+"""
+
+
+def texts(canvas, selector):
+    return canvas.run("return [...document.querySelectorAll(argument)].map((e) => e.textContent);", selector)
+
+
+def test_the_view_shows_how_a_training_goes(canvas):
+    canvas.run(CURVE)
+    (line,) = texts(canvas, ".afa-training-line")
+    assert line.split("  \u00b7  ") == ["step 120 of 200", "1.5 s a step", "2 min left"]
+    legend = texts(canvas, ".afa-entry")
+    assert legend[1:] == ["held out 0.0925", "best single expert 0.1000", "block average 0.0960"]
+    assert legend[0].startswith("training 0.0")
+    assert texts(canvas, ".afa-share") == ["36 %", "64 %"]
+    assert texts(canvas, ".afa-sample figcaption") == ["step 40", "step 80", "step 120"]
+    assert texts(canvas, ".afa-message") == ["encoding 12 of 40 pictures"]
+    colours = canvas.run(
+        """
+        const chart = document.querySelector(".afa-loss");
+        const { data } = chart.getContext("2d").getImageData(0, 0, chart.width, chart.height);
+        const seen = new Set();
+        for (let i = 0; i < data.length; i += 4) seen.add([data[i], data[i + 1], data[i + 2]].join());
+        return ["86,180,233", "230,159,0", "204,121,167", "0,158,115"].map((colour) => seen.has(colour));
+        """
+    )
+    assert colours == [True] * 4
+
+
+def test_stop_asks_the_server_once_and_says_so(canvas):
+    canvas.run(CURVE)
+    with canvas.page.expect_response("**/afa/training/stop") as answer:
+        canvas.run("document.querySelector('.afa-stop').click();")
+    assert json.loads(answer.value.request.post_data) == {"node": str(canvas.run("return app.graph.nodes[0].id;"))}
+    assert answer.value.json() == {"stopping": False}  # nothing is being trained
+    assert canvas.run("return document.querySelector('.afa-stop').disabled;")
+    say = "app.api.dispatchEvent(new CustomEvent('afa.training', { detail: { node: String(app.graph.nodes[0].id), run: 'one', steps: 200, experts: [], step: 121, ...argument } }));"
+    canvas.run(say, {"state": "stopping"})
+    canvas.settle()
+    assert texts(canvas, ".afa-stop") == ["Stopping\u2026"]
+    canvas.run(say, {"state": "done", "message": "stopped at step 121, saved as x.safetensors"})
+    canvas.settle()
+    assert texts(canvas, ".afa-message") == ["stopped at step 121, saved as x.safetensors"]
+    assert not canvas.page.locator(".afa-stop").is_visible()
+
+
+def test_strangers_texts_stay_texts(canvas):
+    """What a file or a folder says must never become part of the page."""
+    canvas.run(CURVE)
+    attack = "<img src=x onerror='window.afaHacked = true'>"
+    canvas.run(
+        "app.api.dispatchEvent(new CustomEvent('afa.training', { detail: { node: String(app.graph.nodes[0].id), run: 'two', state: 'training',"
+        " steps: 5, step: 1, experts: [argument, argument], shares: [0.5, 0.5], message: argument, sample: 'javascript:0' } }));",
+        attack,
+    )
+    canvas.settle(200)
+    assert texts(canvas, ".afa-message") == [attack]
+    assert canvas.run("return window.afaHacked === undefined && document.querySelectorAll('.afa-training img').length === 0;")

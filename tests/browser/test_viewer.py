@@ -1,0 +1,167 @@
+"""The routing viewer: live while sampling, right afterwards, and there again after a reload."""
+
+import base64
+import io
+import urllib.parse
+
+import pytest
+from PIL import Image
+
+from tests.browser.graphs import put_aggregator, routing_graph
+
+EXPERTS = ["tiny_sd15_a.safetensors", "tiny_sd15_b.safetensors"]
+STEPS = 3
+
+LAY_OUT = """
+const of = (type) => app.graph.nodes.filter((node) => node.comfyClass === type);
+await app.loadApiJson(argument, "routing");
+app.graph.nodes.forEach((node, i) => { node.pos = [40 + 340 * (i % 2), 2000 + 400 * i]; });
+of("AFARoutingMaps").forEach((node, i) => { node.pos = [80 + 460 * i, 120]; });
+app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; app.canvas.setDirty(true, true);
+window.afaLive = new Set();
+new MutationObserver(() => {
+  for (const status of document.querySelectorAll(".afa-status")) if (status.textContent) window.afaLive.add(status.textContent);
+}).observe(document.body, { subtree: true, childList: true, characterData: true });
+"""
+FINISHED = "document.querySelectorAll('.afa-viewer:not(.afa-empty) .afa-expert').length >= argument && ![...document.querySelectorAll('.afa-status')].some((s) => s.textContent)"
+
+
+def sampled(canvas, seed=1, viewers=1):
+    """Runs the graph on the page and waits for the viewers to show its result."""
+    put_aggregator(canvas.server.base, "two.safetensors", EXPERTS)
+    graph = routing_graph("two.safetensors", EXPERTS, STEPS, seed)
+    for i in range(1, viewers):
+        graph[f"r{i}"] = {**graph["r"], "inputs": {**graph["r"]["inputs"]}}
+    canvas.run("await app.refreshComboInNodes();")
+    canvas.run(LAY_OUT, graph)
+    canvas.settle()
+    canvas.run("await app.queuePrompt(0, 1);")
+    canvas.until("[...window.afaLive].length", seconds=120)
+    canvas.until(FINISHED, viewers * len(EXPERTS), seconds=120)
+    canvas.settle(300)
+
+
+def picture(canvas) -> Image.Image:
+    data = canvas.run("return document.querySelector('.afa-stage canvas').toDataURL();")
+    return Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGB")
+
+
+def slide(canvas, label, value):
+    """Moves the slider of this label, as its user does: the input event included."""
+    canvas.run(
+        """
+        const rows = [...document.querySelectorAll(".afa-viewer .afa-slider")];
+        const input = rows.find((row) => row.textContent.startsWith(argument[0])).querySelector("input");
+        input.value = argument[1];
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+        """,
+        [label, value],
+    )
+    canvas.settle()
+
+
+def text(canvas, selector):
+    return canvas.run("return [...document.querySelectorAll(argument)].map((e) => e.textContent);", selector)
+
+
+def kept(canvas):
+    """What the server keeps for the viewer on the page."""
+    node = canvas.run("return String(app.graph.nodes.find((n) => n.comfyClass === 'AFARoutingMaps').id);")
+    workflow = canvas.run("return app.graph.id ?? '';")
+    return canvas.server.get("/afa/routing?" + urllib.parse.urlencode({"workflow": workflow, "node": node}))
+
+
+def test_the_viewer_shows_a_run(canvas):
+    sampled(canvas)
+    live = canvas.run("return [...window.afaLive];")
+    assert live and all("step" in status for status in live)
+
+    data = kept(canvas)
+    assert data["experts"] == [f"model_{i} ({name})" for i, name in enumerate(EXPERTS, start=1)]
+    shares = [row for step in data["steps"] for row in step["prompt"]["shares"]]
+    means = [sum(row[expert] for row in shares) / len(shares) for expert in range(2)]
+    readings = text(canvas, ".afa-viewer .afa-expert .afa-reading")
+    assert readings == [f"{100 * mean:.1f} %" for mean in means]
+    assert text(canvas, ".afa-viewer .afa-expert .afa-label") == ["1  tiny_sd15_a", "2  tiny_sd15_b"]
+
+    # Blue and orange over grey: no pixel of a map is grey, and the picture is not one flat colour.
+    middle = picture(canvas)
+    everything = middle.crop([middle.width // 2 - 50, middle.height // 2 - 50, middle.width // 2 + 50, middle.height // 2 + 50])
+    assert len(set(everything.getdata())) > 50
+
+    whole = middle.tobytes()
+    slide(canvas, "step", 1)
+    assert text(canvas, ".afa-reading")[0].startswith("1 of 3")
+    one = picture(canvas).tobytes()
+    assert one != whole
+    slide(canvas, "block", 25)
+    assert text(canvas, ".afa-reading")[1] == "prediction"
+    point = data["steps"][0]["prompt"]["shares"][24]
+    assert text(canvas, ".afa-viewer .afa-expert .afa-reading") == [f"{100 * share:.1f} %" for share in point]
+    assert picture(canvas).tobytes() != one
+
+    for expert in ("1  tiny_sd15_a", "2  tiny_sd15_b"):
+        slide(canvas, expert, 0)
+    bare = picture(canvas)
+    slide(canvas, "1  tiny_sd15_a", 1)
+    assert picture(canvas).tobytes() != bare.tobytes()
+
+    canvas.run("document.querySelectorAll('.afa-tab')[1].click();")
+    canvas.settle()
+    point = data["steps"][0]["negative"]["shares"][24]
+    assert text(canvas, ".afa-viewer .afa-expert .afa-reading") == [f"{100 * share:.1f} %" for share in point]
+
+
+def test_numbers_on_hover_and_a_click_on_a_chart_chooses(canvas):
+    sampled(canvas, seed=2)
+    chart = canvas.page.locator(".afa-chart").first
+    chart.hover()
+    assert text(canvas, ".afa-chart-reading")[0].startswith("step 2:  0.")
+    chart.click()
+    canvas.settle()
+    assert text(canvas, ".afa-reading")[0].startswith("2 of 3")
+    canvas.page.locator(".afa-stage canvas").hover()
+    tips = text(canvas, ".afa-tip-line")
+    assert len(tips) == 2
+    assert sum(float(tip.split()[0]) for tip in tips) == pytest.approx(100, abs=0.3)
+
+
+def test_saving_gives_a_picture_with_everything_on_it(canvas):
+    sampled(canvas, seed=3)
+    with canvas.page.expect_download() as download:
+        canvas.run("document.querySelector('.afa-viewer .afa-button').click();")
+    saved = Image.open(download.value.path())
+    assert saved.width == 1024
+    assert saved.height > 1024
+    assert "afa-routing" in download.value.suggested_filename
+
+
+def test_a_reload_brings_back_the_last_result(canvas):
+    sampled(canvas, seed=4)
+    before = text(canvas, ".afa-viewer .afa-expert .afa-reading")
+    canvas.settle(1500)  # the front end keeps its draft of the workflow a moment after the last change
+    canvas.load()
+    canvas.until(FINISHED, len(EXPERTS))
+    assert text(canvas, ".afa-viewer .afa-expert .afa-reading") == before
+
+
+def test_two_viewers_a_collapsed_one_and_half_the_zoom(canvas):
+    sampled(canvas, seed=5, viewers=2)
+    assert len(text(canvas, ".afa-viewer .afa-expert")) == 4
+    visible = "[...document.querySelectorAll('.afa-viewer')].filter((v) => v.checkVisibility() && v.getBoundingClientRect().width > 50).length"
+    assert canvas.run(f"return {visible};") == 2
+    canvas.run("app.canvas.ds.scale = 0.5; app.canvas.setDirty(true, true);")
+    canvas.settle(400)
+    assert canvas.run(f"return {visible};") == 2
+    widths = canvas.run("return [...document.querySelectorAll('.afa-viewer')].map((v) => v.getBoundingClientRect().width);")
+    assert all(100 < width < 260 for width in widths)
+    canvas.run("app.graph.nodes.filter((n) => n.comfyClass === 'AFARoutingMaps')[0].collapse(true); app.canvas.setDirty(true, true);")
+    canvas.until(f"{visible} === 1")
+
+
+def test_an_answer_for_another_node_is_not_shown(canvas):
+    """Each viewer shows what its own wire leads to: here nothing is connected."""
+    canvas.run("const node = LiteGraph.createNode('AFARoutingMaps'); node.pos = [100, 120]; app.graph.add(node);")
+    canvas.server.run(routing_graph("two.safetensors", EXPERTS, STEPS, seed=6))
+    canvas.settle(300)
+    assert canvas.run("return document.querySelectorAll('.afa-viewer.afa-empty').length;") == 1
