@@ -174,7 +174,14 @@ def test_the_same_model_is_told_by_weights_and_predictions(noise, cosine, verdic
     )
     assert report["verdict"] == verdict
     if verdict == "the same model":
-        assert report["same"] == [[0, 1]] and report["sentence"].startswith("The same model: a with b")
+        assert report["same"] == [[0, 1]] and report["sentence"].startswith("The same model: b is a copy of a;")
+
+
+def test_three_copies_are_named_once_each():
+    errors = normal(4, 4, 16, 16)[None].expand(3, -1, -1, -1, -1)
+    cells = [[maths.examine(errors, torch.full((3,), 1 / 3, dtype=torch.float64))] for _ in range(3)]
+    report = report_of(Probe(["a", "b", "c"], [""] * 3, (500,), 4, torch.ones(3, 3), cells))
+    assert report["sentence"].startswith("The same model: b is a copy of a and c is a copy of a;")
 
 
 def test_one_noise_is_too_few():
@@ -320,7 +327,7 @@ def test_one_expert_twice_is_the_same_model(probed, checkpoint):
     for twin in (model, again, _with_noise(again, 1e-4)):
         report, verdict, _ = probed([model, twin], clip, vae, pictures=2)
         assert report["verdict"] == "the same model"
-        assert verdict.startswith("The same model: model_1 with model_2")
+        assert verdict.startswith("The same model: model_2 is a copy of model_1;")
 
 
 def _with_noise(patcher, scale):
@@ -363,6 +370,13 @@ def test_prompts_alone_are_painted_first(probed, checkpoint, folder):
     (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
     report, _, _ = probed([a, b], clip, vae, pictures=2)
     assert report["pictures"] == 2  # one prompt, painted by both
+
+
+def test_the_held_out_pictures_are_probed_where_a_list_names_some(probed, checkpoint, folder):
+    (folder / "held_out.txt").write_text("picture 1\npicture 3\n")
+    (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
+    report, _, _ = probed([a, b], clip, vae)
+    assert [(row["domain"], row["pictures"]) for row in report["by_domain"]] == [("warm", 2)]
 
 
 def test_a_broken_expert_is_named(probed, checkpoint):

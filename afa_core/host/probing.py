@@ -21,6 +21,7 @@ from ..training.dataset import LatentDataset
 from ..training.probe import LEVELS, examine, gram_of
 from ..training.probe_report import Probe, best_fixed_mix
 from ..training.prompt_folder import PromptFolder
+from ..training.split import is_listed
 from .encoding import DatasetSettings, prepare_dataset
 from .experts import Expert, ExpertError, check_experts
 
@@ -52,7 +53,7 @@ def probe(
     # Painted pictures come once an expert.
     limit = settings.pictures if folder.has_pictures else -(-settings.pictures // len(experts))
     wanted = DatasetSettings(settings.resolution, settings.seed, held_out=0, caption_dropout=0, limit=limit)
-    dataset = prepare_dataset(experts, clip, vae, replace(folder, held_out=frozenset()), wanted, progress)
+    dataset = prepare_dataset(experts, clip, vae, _probed(folder), wanted, progress)
     scratch = Path(folder_paths.get_temp_directory())
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="afa_probe_", dir=scratch) as place:
@@ -67,6 +68,12 @@ def probe(
                     done += 1
                     progress(done, total, "evaluating experts")
         return _examined(experts, dataset, sketches, settings, place, progress)
+
+
+def _probed(folder: PromptFolder) -> PromptFolder:
+    """What a training on the folder would be judged by, where a held_out.txt says so; else all of it."""
+    listed = [item for item in folder.items if is_listed(item.name, item.caption, folder.held_out)]
+    return replace(folder, items=listed or folder.items, held_out=frozenset())
 
 
 def _examined(experts, dataset: LatentDataset, sketches, settings: ProbeSettings, place: str, progress) -> Probe:

@@ -76,7 +76,7 @@ def _gains(axes, report: dict[str, Any]) -> None:
         axes.axvline(percent, color="#666666", linewidth=0.8, linestyle=":")
     axes.set_yticks(places, [NAMES[name] for name in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("% less loss than the best fixed mix (95 % interval; below 1 not worth it, over 3 worth it)")
+    axes.set_xlabel("% less loss than the best fixed mix (dotted: 1 % and 3 %)")
 
 
 def _levels(axes, report: dict[str, Any]) -> None:

@@ -210,8 +210,8 @@ def _sentence(report: dict[str, Any]) -> str:
     mix = ", ".join(f"{weight:.2f} {name}" for weight, name in zip(report["fixed_mix"]["weights"], names, strict=True))
     instead = f"a merge of {mix} gains {_percent(report['fixed_mix']['gain'])} over the best of them"
     if report["verdict"] == VERDICTS[0]:
-        pairs = " and ".join(f"{names[i]} with {names[j]}" for i, j in report["same"])
-        return f"The same model: {pairs}; an ensemble gains nothing from a second copy, so take one of the two away."
+        copies = " and ".join(f"{names[j]} is a copy of {names[i]}" for i, j in _copies(report["same"]))
+        return f"The same model: {copies}; an ensemble gains nothing from it, so take it away."
     if report["verdict"] == VERDICTS[1]:
         return f"Not worth training: {promise}, while {instead} and costs nothing."
     if report["verdict"] == VERDICTS[2]:
@@ -219,6 +219,14 @@ def _sentence(report: dict[str, Any]) -> str:
     return (
         f"Worth it: {promise}, and the experts' strengths are the same under fresh noise (kappa {report['kappa']:.2f})."
     )
+
+
+def _copies(pairs: list[list[int]]) -> list[list[int]]:
+    """Every expert that is a copy once, with the first expert it is a copy of."""
+    first: dict[int, int] = {}
+    for i, j in pairs:
+        first.setdefault(j, first.get(i, i))
+    return [[i, j] for j, i in first.items()]
 
 
 def _percent(share: float) -> str:
