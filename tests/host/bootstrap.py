@@ -30,7 +30,7 @@ CUSTOM_NODES = {
     "pocket_family": REPOSITORY / "tests" / "pocket" / "node",
 }
 FOLDERS = ["custom_nodes", "models/checkpoints", "models/afa", "models/loras", "input", "output", "user", "temp"]
-CHECKPOINT_FOLDERS = [CACHE / "models" / "checkpoints", REPOSITORY / "tests" / "pocket" / "weights"]
+CHECKPOINTS = CACHE / "models" / "checkpoints"
 
 
 def ensure_host() -> Path:
@@ -67,9 +67,8 @@ def make_base(base: Path) -> Path:
     for name, target in CUSTOM_NODES.items():
         if (target / "__init__.py").is_file():
             _link(base / "custom_nodes" / name, target)
-    for folder in CHECKPOINT_FOLDERS:
-        for checkpoint in folder.glob("*.safetensors"):
-            _link(base / "models" / "checkpoints" / checkpoint.name, checkpoint)
+    for checkpoint in CHECKPOINTS.glob("*.safetensors"):
+        _link(base / "models" / "checkpoints" / checkpoint.name, checkpoint)
     return base
 
 
