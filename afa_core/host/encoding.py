@@ -141,7 +141,10 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings, plan: Batch
         entries = paint(experts, encoder, items, (side, side), settings.painting, cache, progress)
         digest.append([asdict(settings.painting), sorted(names for _, _, names in entries)])
     rows = [_dataset_item(item, painter, cache.shape(names[0], "latent"), encoder) for item, painter, names in entries]
-    rows = _with_held_out(rows, folder, settings, skipped)
+    listed = [is_listed(item.name, item.caption, folder.held_out) for item, _, _ in entries]
+    if folder.held_out and not any(listed):
+        skipped.append(("held_out.txt", "names none of the captions or files"))
+    rows = _with_held_out(rows, listed, settings)
     store = Store(
         encoder,
         [row.caption for row in rows],
@@ -235,13 +238,9 @@ def _dataset_item(item: PromptItem, painter: int | None, shape: tuple[int, ...],
     return DatasetItem(key, name, item.caption, item.domain, item.repeats, size, encoder.length(item.caption), painter)
 
 
-def _with_held_out(
-    rows: list[DatasetItem], folder: PromptFolder, settings: DatasetSettings, skipped
-) -> list[DatasetItem]:
-    """The items, marked by the folder's own list where it has one, else by hash."""
-    keys = {row.key for row in rows if is_listed(row.name.split(" by ")[0], row.caption, folder.held_out)}
-    if folder.held_out and not keys:
-        skipped.append(("held_out.txt", "names none of the captions or files"))
+def _with_held_out(rows: list[DatasetItem], listed: list[bool], settings: DatasetSettings) -> list[DatasetItem]:
+    """The items, marked by the folder's own list where it names some, else by hash."""
+    keys = {row.key for row, named in zip(rows, listed, strict=True) if named}
     if not keys:
         domains = [row.domain for row in rows]
         keys = held_out([row.key for row in rows], domains, settings.held_out, settings.held_out_most)
