@@ -30,6 +30,8 @@ def _of_file(path: Path) -> dict[str, Any]:
     check_header(path)
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError(f"{path.name} is incomplete: it should have a header of {size} bytes")
         header = _object(parsed("its header", file.read(size).decode("utf-8", "replace")))
     metadata = _object(header.get("__metadata__"))
     if metadata.get("format") != "afa":
@@ -40,9 +42,9 @@ def _of_file(path: Path) -> dict[str, Any]:
     mean = routing.get("mean")
     return {
         "name": path.name,
-        "architecture": _short(config.get("architecture")) or "",
+        "architecture": _text(config.get("architecture")),
         "num_experts": config.get("num_experts") if type(config.get("num_experts")) is int else len(experts),
-        "experts": [{key: _short(_object(e).get(key)) or "" for key in ("file", "prediction")} for e in experts],
+        "experts": [{key: _text(_object(e).get(key)) for key in ("file", "prediction")} for e in experts],
         "training": {printable(key, 40): _short(value) for key, value in training.items() if _short(value) is not None},
         "routing": {"mean": [_short(share) for share in mean[:MOST_EXPERTS]]} if isinstance(mean, list) else {},
     }
@@ -71,10 +73,14 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _text(value: Any) -> str:
+    return printable(value, LONGEST) if isinstance(value, str) else ""
+
+
 def _short(value: Any) -> str | int | float | None:
     """Texts cut short and numbers that JSON knows; None for everything else."""
     if isinstance(value, str):
-        return printable(value, LONGEST)
+        return _text(value)
     if type(value) not in (int, float):
         return None
     try:

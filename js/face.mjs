@@ -10,15 +10,25 @@ import { numberOf } from "./sockets.mjs";
 
 const MARKS = { right: "\u2713", empty: "\u25cb", unknown: "\u2013", other: "?", wrong: "\u2717" };
 const ROW = 20;
-const WIDGET = "afa_face";
+const EDGE = 6;
 
 /** Gives a node its face, and a `refresh` that brings it up to date. */
 export function addFace(node) {
   const list = element("div", "afa-face");
-  let widget = null;
+  list.hidden = true;
   let height = 0;
   let asked = null; // the newest request: an older answer that comes late is dropped
   let drawn = "";
+
+  // There from the start, if empty: a widget that comes later is not seen by Nodes 2.0 of older front ends.
+  const widget = node.addDOMWidget("afa_face", "afa_face", list, {
+    serialize: false,
+    hideOnZoom: false,
+    margin: 0,
+    getMinHeight: () => height,
+    getMaxHeight: () => height,
+  });
+  widget.serialize = false;
 
   async function refresh() {
     if (!node.graph) return;
@@ -60,27 +70,13 @@ export function addFace(node) {
   }
 
   function resize(content) {
-    if (content && !widget) {
-      widget = node.addDOMWidget(WIDGET, WIDGET, list, {
-        serialize: false,
-        hideOnZoom: false,
-        margin: 6,
-        getMinHeight: () => height,
-        getMaxHeight: () => height,
-      });
-      widget.serialize = false;
-    }
-    const change = (content ? content + 16 : 0) - height;
+    const change = (content ? content + 2 * EDGE : 0) - height;
     height += change;
     list.style.height = `${content}px`;
-    if (!content && widget) {
-      widget.onRemove?.();
-      node.removeWidget(widget);
-      widget = null;
-    }
+    list.hidden = !content;
     const least = node.computeSize();
     const [width, tall] = node.size;
-    if (change < 0 || tall < least[1]) node.setSize([Math.max(width, least[0]), Math.max(least[1], tall + Math.min(change, 0))]);
+    if (change < 0 || tall < least[1]) node.setSize([Math.max(width, least[0]), Math.max(least[1], tall + change)]);
     node.setDirtyCanvas(true, true);
   }
 

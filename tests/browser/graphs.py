@@ -46,7 +46,14 @@ def routing_graph(aggregator: str, checkpoints: list[str], steps: int = 3, seed:
         for i, name in enumerate(checkpoints, start=1)
     }
     models = {f"model_{i}": link(f"c{i}") for i in range(1, len(checkpoints) + 1)}
-    sampling = {"steps": steps, "seed": seed, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    sampling = {
+        "steps": steps,
+        "seed": seed,
+        "cfg": 5.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    }
     wires = {"model": link("e"), "positive": link("p"), "negative": link("n"), "latent_image": link("l")}
     return {
         **loaders,
@@ -57,5 +64,8 @@ def routing_graph(aggregator: str, checkpoints: list[str], steps: int = 3, seed:
         "l": {"class_type": "EmptyLatentImage", "inputs": {"width": size, "height": size, "batch_size": 1}},
         "k": {"class_type": "KSampler", "inputs": {**sampling, **wires}},
         "d": {"class_type": "VAEDecode", "inputs": {"samples": link("k"), "vae": link("c1", 2)}},
-        "r": {"class_type": "AFARoutingMaps", "inputs": {"routing": link("e", 1), "samples": link("k"), "image": link("d")}},
+        "r": {
+            "class_type": "AFARoutingMaps",
+            "inputs": {"routing": link("e", 1), "samples": link("k"), "image": link("d")},
+        },
     }

@@ -84,7 +84,9 @@ class Canvas:
 
     def load(self):
         self.page.goto(self.server.url)
-        ready = "() => Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types.AFAEnsembleModel)"
+        ready = (
+            "() => Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types.AFAEnsembleModel)"
+        )
         self.page.wait_for_function(ready)
         self.page.wait_for_timeout(300)
 

@@ -64,7 +64,9 @@ def test_the_face_follows_the_graph(wire, canvas):
         C,
     )
     canvas.until("document.querySelector('.afa-row')?.classList.contains('afa-other')")
-    canvas.run("const node = app.graph.nodes.find((n) => n.comfyClass === 'AFAEnsembleModel'); node.disconnectInput(0);")
+    canvas.run(
+        "const node = app.graph.nodes.find((n) => n.comfyClass === 'AFAEnsembleModel'); node.disconnectInput(0);"
+    )
     canvas.until("document.querySelectorAll('.afa-row').length === 0")
 
 

@@ -190,5 +190,7 @@ def test_a_wire_to_a_widget_stays_on_it_when_sockets_grow(canvas):
 def test_the_node_is_as_tall_as_its_sockets(canvas):
     if canvas.nodes_2:
         pytest.skip("Nodes 2.0 measures a node's height by its content")
-    heights = act(canvas, "const h = [node.size[1]]; await connect(0, 1); await connect(1, 2); h.push(node.size[1]); return h;")
+    heights = act(
+        canvas, "const h = [node.size[1]]; await connect(0, 1); await connect(1, 2); h.push(node.size[1]); return h;"
+    )
     assert 15 <= heights[1] - heights[0] <= 25

@@ -71,4 +71,6 @@ def test_strangers_texts_stay_texts(canvas):
     )
     canvas.settle(200)
     assert texts(canvas, ".afa-message") == [attack]
-    assert canvas.run("return window.afaHacked === undefined && document.querySelectorAll('.afa-training img').length === 0;")
+    assert canvas.run(
+        "return window.afaHacked === undefined && document.querySelectorAll('.afa-training img').length === 0;"
+    )

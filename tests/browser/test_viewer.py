@@ -86,7 +86,9 @@ def test_the_viewer_shows_a_run(canvas):
 
     # Blue and orange over grey: no pixel of a map is grey, and the picture is not one flat colour.
     middle = picture(canvas)
-    everything = middle.crop([middle.width // 2 - 50, middle.height // 2 - 50, middle.width // 2 + 50, middle.height // 2 + 50])
+    everything = middle.crop(
+        [middle.width // 2 - 50, middle.height // 2 - 50, middle.width // 2 + 50, middle.height // 2 + 50]
+    )
     assert len(set(everything.getdata())) > 50
 
     whole = middle.tobytes()
@@ -153,9 +155,13 @@ def test_two_viewers_a_collapsed_one_and_half_the_zoom(canvas):
     canvas.run("app.canvas.ds.scale = 0.5; app.canvas.setDirty(true, true);")
     canvas.settle(400)
     assert canvas.run(f"return {visible};") == 2
-    widths = canvas.run("return [...document.querySelectorAll('.afa-viewer')].map((v) => v.getBoundingClientRect().width);")
+    widths = canvas.run(
+        "return [...document.querySelectorAll('.afa-viewer')].map((v) => v.getBoundingClientRect().width);"
+    )
     assert all(100 < width < 260 for width in widths)
-    canvas.run("app.graph.nodes.filter((n) => n.comfyClass === 'AFARoutingMaps')[0].collapse(true); app.canvas.setDirty(true, true);")
+    canvas.run(
+        "app.graph.nodes.filter((n) => n.comfyClass === 'AFARoutingMaps')[0].collapse(true); app.canvas.setDirty(true, true);"
+    )
     canvas.until(f"{visible} === 1")
 
 
