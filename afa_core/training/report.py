@@ -17,8 +17,7 @@ def report_text(file: AggregatorFile, state: TrainingState) -> str:
     rival, level = min(state.baselines.items(), key=lambda row: row[1])
     lines = [
         f"{file.name}: {state.step} steps, {state.seconds:.0f} s, {state.finished}.",
-        f"Held-out loss {best:.5f}, which is {(1 - best / level) * 100:+.2f} % below the best without training "
-        f"({rival}, {level:.5f}).",
+        f"Held-out loss {best:.5f}, {(best / level - 1) * 100:+.2f} % against the best without training ({rival}, {level:.5f}).",
         "",
         *(f"{name:<40} {loss:.5f}" for name, loss in sorted(state.baselines.items(), key=lambda row: row[1])),
         f"{'this aggregator':<40} {best:.5f}",
