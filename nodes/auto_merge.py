@@ -16,7 +16,7 @@ from ..afa_core.evaluation.statistics import by_prompt, compare
 from ..afa_core.host.auto_merge import Painter, encode_prompts
 from ..afa_core.host.fingerprint import clip_digest, patcher_digest, vae_digest
 from ..afa_core.host.merging import check_mergeable, merge_models
-from ..afa_core.host.scorers import SCORERS, WHOLE_SET
+from ..afa_core.host.scorers import SCORERS, SIGNED, WHOLE_SET
 from ..afa_core.merging.journal import Journal, run_search
 from ..afa_core.merging.recipe import MergeError
 from ..afa_core.merging.search import STRATEGIES, SearchSpace
@@ -84,7 +84,9 @@ class AFAAutoMerge(io.ComfyNode):
         each = [line for line in lines for _ in range(len(latent))]
 
         def evaluate(vector):
-            return score(paint(merge_models(found, space.recipe(vector))), each).tolist()
+            scores = score(paint(merge_models(found, space.recipe(vector))), each)
+            # As autoMBW does, so that the means of its later passes are defined.
+            return (scores.sigmoid() if scorer in SIGNED else scores).tolist()
 
         bar = comfy.utils.ProgressBar(budget)
         run_search(

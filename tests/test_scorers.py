@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from afa_core.evaluation.aesthetic import LAYERS, AestheticHead
+from afa_core.evaluation.affine_head import LAYERS, AffineHead
 from afa_core.evaluation.pictures import fit_into_square
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -254,7 +254,7 @@ def test_the_aesthetic_head_is_its_layers():
     x = embeddings
     for layer in LAYERS:
         x = torch.nn.functional.linear(x, state[f"{layer}.weight"], state[f"{layer}.bias"])
-    torch.testing.assert_close(AestheticHead.from_state(state)(embeddings), x[:, 0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(AffineHead.from_state(state)(embeddings), x[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_aes(comfy_host, clips, model_file, pictures):

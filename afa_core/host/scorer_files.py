@@ -25,7 +25,7 @@ class ScorerError(ValueError):
 class WeightsFile:
     """A file that a scorer needs.
 
-    pattern: what its name holds, in small letters and digits only
+    pattern: what its name holds, in small letters and digits only, and a suffix
     source:  where the user gets it
     save_as: where to put it, below models/
     """
@@ -71,6 +71,16 @@ HPS_2_1 = WeightsFile(
     "HPS_v2.1_compressed.pt (2.0 GB) of xswu/HPSv2 from Hugging Face",
     "clip_vision/HPS_v2.1_compressed.pt",
 )
+IMAGE_REWARD = WeightsFile(
+    r"imagereward",
+    "ImageReward.pt (1.8 GB) of zai-org/ImageReward from Hugging Face",
+    "scorers/ImageReward.pt",
+)
+BERT_VOCABULARY = WeightsFile(
+    r"bertbaseuncased.*\.txt$",
+    "vocab.txt (0.2 MB) of google-bert/bert-base-uncased from Hugging Face",
+    "scorers/bert-base-uncased/vocab.txt",
+)
 INCEPTION = WeightsFile(
     r"inception20151205",
     "weights-inception-2015-12-05-6726825d.pth (96 MB) of the release v0.2.0 of toshas/torch-fidelity from GitHub",
@@ -97,7 +107,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _telling(name: str) -> str:
-    """The part of a file's name that tells what it is, reduced to small letters and digits."""
+    """The part of a file's name that tells what it is, reduced to small letters and digits, and its suffix."""
     path = Path(name)
-    reduced = re.sub(r"[^a-z0-9]", "", path.stem.lower())
-    return re.sub(r"[^a-z0-9]", "", path.parent.name.lower()) if reduced in GENERIC else reduced
+    stem, folder = (re.sub(r"[^a-z0-9]", "", part.lower()) for part in (path.stem, path.parent.name))
+    return (folder if stem in GENERIC else stem) + path.suffix.lower()

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..evaluation import distribution
-from ..evaluation.aesthetic import AestheticHead
+from ..evaluation.affine_head import AffineHead
 from ..evaluation.pictures import fit_into_square
 from . import scorer_files as files
+from .batches import batches
 from .clip_towers import SIZE, ClipTowers
+from .image_reward import ImageRewardScorer
 from .scorer_files import ScorerError, read_weights
-
-BATCH = 8
-"""Pictures that a network sees at once."""
 
 
 class Scorer(Protocol):
@@ -44,7 +41,7 @@ class CosineScorer:
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
         self.towers.load()
         scores = []
-        for start, batch in _batches(pictures):
+        for start, batch in batches(pictures):
             seen = fit_into_square(batch, SIZE) if self.padded else batch
             texts = self.towers.texts(prompts[start : start + len(batch)])
             scores.append((self.towers.images(seen) * texts).sum(-1))
@@ -67,7 +64,7 @@ class ReferenceScorer:
             )
         self.towers.load()
         scores = []
-        for start, batch in _batches(pictures):
+        for start, batch in batches(pictures):
             real = references[start : start + len(batch)]
             scores.append((self.towers.images(batch) * self.towers.images(real)).sum(-1))
         return torch.cat(scores).cpu()
@@ -79,7 +76,7 @@ class AestheticScorer:
     def __init__(self, name: str):
         path = files.AESTHETIC.find(name)
         try:
-            self.head = AestheticHead.from_state(read_weights(path))
+            self.head = AffineHead.from_state(read_weights(path))
         except ValueError as error:
             raise ScorerError(f"{path.name} is not the aesthetic head that {name} means: {error}.") from error
         clip = files.CLIP_L.find(name)
@@ -92,7 +89,7 @@ class AestheticScorer:
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
         self.towers.load()
-        return torch.cat([self.head(self.towers.images(batch)) for _, batch in _batches(pictures)]).cpu()
+        return torch.cat([self.head(self.towers.images(batch)) for _, batch in batches(pictures)]).cpu()
 
 
 class InceptionScorer:
@@ -120,7 +117,7 @@ class InceptionScorer:
         return torch.tensor([distribution.frechet_distance(features, self._features(references)[0])])
 
     def _features(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        return distribution.inception_features(self.network, (batch.cpu() for _, batch in _batches(pictures)))
+        return distribution.inception_features(self.network, (batch.cpu() for _, batch in batches(pictures)))
 
 
 SCORERS = {
@@ -130,17 +127,14 @@ SCORERS = {
     "PickScore": lambda: CosineScorer("PickScore", files.PICKSCORE, "gelu", scaled=True),
     "HPSv2.0": lambda: CosineScorer("HPSv2.0", files.HPS_2_0, "gelu", padded=True),
     "HPSv2.1": lambda: CosineScorer("HPSv2.1", files.HPS_2_1, "gelu", padded=True),
+    "ImageReward": lambda: ImageRewardScorer("ImageReward"),
     "FID": lambda: InceptionScorer("FID"),
     "IS": lambda: InceptionScorer("IS"),
 }
 """Every scorer by the name that tables use; making one reads its files. Raises ScorerError where they are missing."""
 
+SIGNED = frozenset({"ImageReward"})
+"""Scorers around 0, of which no geometric mean can be taken."""
+
 WHOLE_SET = frozenset({"FID", "IS"})
 """Scorers that give one number for all pictures."""
-
-
-def _batches(pictures: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(number of the first, pictures) a network's batch at a time; stops where the user cancels."""
-    for start in range(0, len(pictures), BATCH):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        yield start, pictures[start : start + BATCH, ..., :3]
