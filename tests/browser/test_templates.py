@@ -1,0 +1,25 @@
+"""The workflow templates in the front ends that open them: whole, and queued as our tests run them."""
+
+import json
+
+import pytest
+
+from tests.host.templates import FOLDER
+from tests.host.ui_to_api import ui_to_api
+
+OPEN = "await app.loadGraphData(argument); await new Promise((done) => setTimeout(done, 300));"
+PROMPT = "return (await app.graphToPrompt()).output;"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_a_template_opens_whole_and_is_queued_as_the_tests_run_it(canvas, path):
+    workflow = json.loads(path.read_text())
+    canvas.run(OPEN, workflow)
+    shown = canvas.run("return app.graph.nodes.map((node) => [String(node.id), node.type]);")
+    assert sorted(shown) == sorted([str(node["id"]), node["type"]] for node in workflow["nodes"])
+    queued = canvas.run(PROMPT)
+    expected = ui_to_api(workflow, canvas.server.get("/object_info"))
+    assert queued.keys() == expected.keys()
+    for node_id, node in expected.items():
+        assert queued[node_id]["class_type"] == node["class_type"]
+        assert queued[node_id]["inputs"] == node["inputs"], node["class_type"]
