@@ -19,7 +19,7 @@ def digest(pack):
 
 @pytest.fixture
 def folder(comfy_host):
-    """The checkpoint folder; what a test has put there is removed."""
+    """The checkpoint folder; what a test has put there is removed. Only new names: the others are links to shared files."""
     folder = comfy_host.base / "models" / "checkpoints"
     before = set(folder.rglob("*"))
     yield folder
@@ -110,10 +110,10 @@ def test_what_is_no_checkpoint_has_no_digest(folder):
     from afa_core.host.checkpoints import file_digest
 
     save_file({"a": torch.zeros(2)}, folder / "other.safetensors")
-    (folder / "text.safetensors").write_text("no checkpoint")
+    (folder / "no_checkpoint.safetensors").write_text("no checkpoint")
     whole = (folder / "tiny_sd15_a.safetensors").read_bytes()
     (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
-    for name in ("other", "text", "half", "gone"):
+    for name in ("other", "no_checkpoint", "half", "gone"):
         assert file_digest(folder / f"{name}.safetensors") is None
 
 
