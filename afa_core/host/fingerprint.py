@@ -49,7 +49,7 @@ def _add(digest, value: Any, depth: int) -> None:
     if isinstance(value, Tensor):
         flat = value.detach().flatten()
         if flat.numel():
-            flat = flat[torch.linspace(0, len(flat) - 1, SAMPLES, device=flat.device).long()]
+            flat = flat[torch.arange(SAMPLES, device=flat.device) * (len(flat) - 1) // (SAMPLES - 1)]
         digest.update(str(tuple(value.shape)).encode() + flat.to("cpu", torch.float32).numpy().tobytes())
     elif isinstance(value, (str, int, float, bool, type(None))):
         digest.update(repr(value).encode())

@@ -157,7 +157,7 @@ def sketch(patcher: ModelPatcher) -> Tensor:
     for _, parameter in sorted(patcher.model.diffusion_model.named_parameters()):
         values = parameter.detach().flatten()
         count = min(SKETCH, len(values))
-        picked = values[torch.linspace(0, len(values) - 1, count, device=values.device).long()]
+        picked = values[torch.arange(count, device=values.device) * (len(values) - 1) // max(count - 1, 1)]
         parts.append(picked.to("cpu", torch.float64) * (len(values) / count) ** 0.5)
     return torch.cat(parts)
 
