@@ -7,12 +7,14 @@ import random
 import resource
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from afa_core.aggregator_file import AggregatorError, AggregatorFile, load_aggregator, save_aggregator
+from afa_core.aggregator_summary import read_summary
 from tests.aggregators import random_aggregator, small_config, write_authors_layout
 from tests.golden.goldweights import aggregator_state, materialise
 from tests.mutations import join, mutate_folder, mutated_file, nested, split
@@ -335,6 +337,10 @@ def little_memory():
 def outcome(path: Path) -> bool:
     """Whether the file was refused; anything but a sound aggregator or one sentence fails the test."""
     started = time.perf_counter()
+    summary = {}
+    with suppress(ValueError):  # what the browser shows of a file has to stand the same
+        summary = read_summary(path)
+    assert "NaN" not in json.dumps(summary) and "Infinity" not in json.dumps(summary)
     try:
         loaded = load_aggregator(path)
         json.dumps([loaded.experts, loaded.training, loaded.routing, loaded.config.to_json()])
