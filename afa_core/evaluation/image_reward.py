@@ -120,7 +120,7 @@ class ImageReward(nn.Module):
     """Pixels [B, 3, 224, 224], normalised as for CLIP, and tokens [B, 35] to the text's first state [B, W]."""
 
     def __init__(self, state: Mapping[str, Tensor], operations=nn):
-        """Sizes are read off `state`, the authors' file. Raises KeyError where it is another's."""
+        """Sizes are read off `state`, the authors' file. Raises KeyError or RuntimeError where it is another's."""
         super().__init__()
         sizes = {key: tensor.shape for key, tensor in state.items()}
         picture, text = "blip.visual_encoder.", "blip.text_encoder."
@@ -137,7 +137,9 @@ class ImageReward(nn.Module):
                 "text_encoder": TextEncoder(words, places, text_width, layers[1], text_inner, width, operations),
             }
         )
-        self.load_state_dict({key: state[key] for key in self.state_dict()}, assign=True)
+        missing = self.load_state_dict(state, strict=False, assign=True).missing_keys  # BLIP's other heads are not used
+        if missing:
+            raise KeyError(missing[0])
         self.requires_grad_(False)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -156,4 +158,4 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> T
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return 1 + max(int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix))
+    return 1 + max((int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)), default=-1)

@@ -33,9 +33,13 @@ class ClipTowers:
         state = _as_hugging_face(read_weights(path))
         self.logit_scale = state["logit_scale"].float().exp().item() if "logit_scale" in state else None
         offload = comfy.model_management.text_encoder_offload_device()
-        towers = {"image": _image_tower(path.name, state, activation, offload)}
-        if with_text:
-            towers["text"] = _text_tower(path.name, state, activation, offload)
+        try:
+            towers = {"image": _image_tower(path.name, state, activation, offload)}
+            if with_text:
+                towers["text"] = _text_tower(path.name, state, activation, offload)
+        except (KeyError, RuntimeError) as error:  # a missing weight would silently stay random
+            reason = str(error).splitlines()[0]
+            raise ScorerError(f"{path.name} is no complete CLIP model ({reason:.120}): get it again.") from error
         self.device = comfy.model_management.text_encoder_device()
         patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         self.patcher = patcher(torch.nn.ModuleDict(towers).train(False), self.device, offload)
@@ -90,7 +94,7 @@ def _image_tower(name: str, state: dict[str, Tensor], activation: str, device: t
     if config["image_size"] != SIZE:
         raise ScorerError(f"{name} looks at pictures of {config['image_size']} pixels, and {SIZE} were expected.")
     tower = comfy.clip_model.CLIPVisionModelProjection(config, patches.dtype, device, comfy.ops.manual_cast)
-    return _filled(tower, name, state)
+    return _filled(tower, state)
 
 
 def _text_tower(name: str, state: dict[str, Tensor], activation: str, device: torch.device) -> torch.nn.Module:
@@ -111,22 +115,18 @@ def _text_tower(name: str, state: dict[str, Tensor], activation: str, device: to
         "eos_token_id": 49407,
     }
     tower = comfy.clip_model.CLIPTextModel(config, positions.dtype, device, comfy.ops.manual_cast)
-    return _filled(tower, name, state)
+    return _filled(tower, state)
 
 
 def _layers(state: dict[str, Tensor], tower: str) -> int:
     """How many layers a tower has."""
     prefix = f"{tower}encoder.layers."
-    return 1 + max(int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix))
+    return 1 + max((int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)), default=-1)
 
 
-def _filled(tower: torch.nn.Module, name: str, state: dict[str, Tensor]) -> torch.nn.Module:
-    """The tower with its weights, all of them: a missing one would silently stay random."""
-    try:
-        own = {key: state[key] for key in tower.state_dict()}
-        tower.load_state_dict(own, assign=True)
-    except (KeyError, RuntimeError) as error:
-        raise ScorerError(
-            f"{name} is no complete CLIP model ({str(error).splitlines()[0]:.120}): get it again."
-        ) from error
+def _filled(tower: torch.nn.Module, state: dict[str, Tensor]) -> torch.nn.Module:
+    """The tower with its weights. Raises KeyError or RuntimeError unless all are there, and of its shapes."""
+    missing = tower.load_state_dict(state, strict=False, assign=True).missing_keys  # the file holds more than one tower
+    if missing:
+        raise KeyError(missing[0])
     return tower

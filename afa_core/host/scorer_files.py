@@ -96,10 +96,10 @@ def register_scorer_folder() -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A file's tensors by name; the host reads pickles without running them. Raises ScorerError for anything else."""
+    """A file's tensors by name, read without running anything in it. Raises ScorerError for anything else."""
     try:
         state = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except Exception as error:  # safetensors, zip and pickle each have errors of their own
+    except Exception as error:  # each kind of file has errors of its own
         raise ScorerError(f"{path.name} cannot be read: it is damaged, or no file of weights. Get it again.") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ScorerError(f"{path.name} holds something else than weights: get it again.")

@@ -97,7 +97,7 @@ class InceptionScorer:
 
     def __init__(self, name: str):
         path = files.INCEPTION.find(name)
-        read_weights(path)  # torch-fidelity would run what a pickle says: this refuses all but tensors
+        read_weights(path)  # torch-fidelity would run whatever the file says: this refuses all but tensors
         self.name = name
         try:
             self.network = distribution.inception(path)
