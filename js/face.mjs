@@ -11,17 +11,20 @@ import { numberOf } from "./sockets.mjs";
 const MARKS = { right: "\u2713", empty: "\u25cb", unknown: "\u2013", other: "?", wrong: "\u2717" };
 const ROW = 20;
 const EDGE = 6;
+const WIDE = 300;
 
 /** Gives a node its face, and a `refresh` that brings it up to date. */
 export function addFace(node) {
-  const list = element("div", "afa-face");
-  list.hidden = true;
+  const face = element("div", "afa-face");
+  const list = element("div", "afa-face-list");
+  face.append(list);
+  face.hidden = true;
   let height = 0;
   let asked = null; // the newest request: an older answer that comes late is dropped
   let drawn = "";
 
   // There from the start, if empty: a widget that comes later is not seen by Nodes 2.0 of older front ends.
-  const widget = node.addDOMWidget("afa_face", "afa_face", list, {
+  const widget = node.addDOMWidget("afa_face", "afa_face", face, {
     serialize: false,
     hideOnZoom: false,
     margin: 0,
@@ -72,11 +75,11 @@ export function addFace(node) {
   function resize(content) {
     const change = (content ? content + 2 * EDGE : 0) - height;
     height += change;
-    list.style.height = `${content}px`;
-    list.hidden = !content;
+    face.style.height = `${height}px`;
+    face.hidden = !content;
     const least = node.computeSize();
     const [width, tall] = node.size;
-    if (change < 0 || tall < least[1]) node.setSize([Math.max(width, least[0]), Math.max(least[1], tall + change)]);
+    if (change < 0 || tall < least[1] || (content && width < WIDE)) node.setSize([Math.max(width, least[0], content ? WIDE : 0), Math.max(least[1], tall + change)]);
     node.setDirtyCanvas(true, true);
   }
 

@@ -50,7 +50,7 @@ export function faceRemark({ state, found }) {
     right: "",
     empty: "not connected",
     unknown: "",
-    other: `found ${found}`,
-    wrong: `found ${found}: swapped`,
+    other: `has ${found}`,
+    wrong: `has ${found}`,
   }[state];
 }

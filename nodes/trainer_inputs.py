@@ -19,7 +19,21 @@ ABLATION_CHOICES = {
 DEFAULTS = TrainingSettings()
 
 
+EVERYDAY = {
+    "prompt_folder", "save_as", "resume", "steps", "batch_size", "resolution", "gradient_checkpointing", "sample_prompt",
+}  # fmt: skip
+"""What an artist sets; the other widgets are folded away as "advanced", as far as the front end can."""
+
+
 def trainer_inputs() -> list[io.Input]:
+    inputs = _all_inputs()
+    for slot in inputs:
+        if hasattr(slot, "default") and slot.id not in EVERYDAY:
+            slot.extra_dict = {**(slot.extra_dict or {}), "advanced": True}
+    return inputs
+
+
+def _all_inputs() -> list[io.Input]:
     return [
         *numbered(io.Model, "model", "A checkpoint to ensemble, as it will stand on AFA Ensemble Model: expert"),
         io.Clip.Input("clip", tooltip="Reads the captions; an AFA Ensemble CLIP gives each expert its own text."),

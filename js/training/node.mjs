@@ -8,18 +8,35 @@ import { advance, restored } from "./progress.mjs";
 import { TrainingView } from "./view.mjs";
 
 const HEIGHT = 330;
+const WIDGET_HEIGHT = 20; // LiteGraph's
+const WIDGET_GAP = 4;
 const views = new WeakMap(); // of each node: {view, progress}
 
 export function addTrainingView(node) {
   const view = new TrainingView(() => stop(node));
   const state = { view, progress: null };
   views.set(node, state);
+  foldAdvanced(node);
   addWidget(node, "afa_training", view.root, HEIGHT, 400);
+  node.setSize([400, node.computeSize()[1]]);
   const { onConfigure } = node;
   node.onConfigure = function (...args) {
     onConfigure?.apply(this, args);
     queueMicrotask(() => node.graph && restore(node, state));
   };
+}
+
+/**
+ * The view should not stand below thirty widgets. Newer front ends fold what the server calls advanced; older ones know
+ * the mark and the menu entry "Show Advanced", but leave the gaps.
+ */
+function foldAdvanced(node) {
+  for (const widget of node.widgets) {
+    const advanced = widget.options?.advanced || widget.name === "control_after_generate";
+    if (!advanced || widget.advanced) continue;
+    widget.advanced = true;
+    widget.computeSize = (width) => (node.showAdvanced ? [width, WIDGET_HEIGHT] : [0, -WIDGET_GAP]);
+  }
 }
 
 /** After a reload: the training that this node runs, or ran last. */

@@ -7,7 +7,6 @@ from safetensors import safe_open
 from afa_core.aggregator_config import AggregatorConfig
 from afa_core.aggregator_file import save_aggregator
 from afa_core.points import unet_points
-
 from tests.aggregators import random_aggregator
 
 NET = "model.diffusion_model."

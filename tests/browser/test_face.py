@@ -47,8 +47,8 @@ def test_right_checkpoints_are_ticked(wire):
 
 def test_swapped_and_other_checkpoints_are_told_apart(wire):
     swapped, other = wire("faces.safetensors", B, C)
-    assert swapped == ["wrong", "tiny_sd15_a", "found tiny_sd15_b: swapped"]
-    assert other == ["other", "tiny_sd15_b", "found tiny_sd15_c"]
+    assert swapped == ["wrong", "tiny_sd15_a", "has tiny_sd15_b"]
+    assert other == ["other", "tiny_sd15_b", "has tiny_sd15_c"]
 
 
 def test_the_face_follows_the_graph(wire, canvas):

@@ -23,7 +23,7 @@ test("each socket is judged by the file at the end of its wire", () => {
 test("the remark tells what was found", () => {
   const [row] = faceRows(summary, [on("photo.safetensors"), on("dream.safetensors")]);
   assert.equal(row.expected, "dream");
-  assert.match(faceRemark(row), /found photo/);
+  assert.match(faceRemark(row), /has photo/);
 });
 
 test("the title warns of too many models, and of files that tell nothing", () => {
