@@ -160,6 +160,24 @@ def test_an_ensemble_that_is_compiled(comfy_host, checkpoint, encode, sample, re
     assert "The ensemble is compiled as a whole" in text
 
 
+def test_an_ensemble_with_a_part_of_its_first_expert(comfy_host, checkpoint, encode, sample, refused, expert_error):
+    """As nodes do that compile block by block: the part would run in the other experts' place."""
+    (first, clip, _), (second, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
+    model = ensemble(comfy_host, "block average", first, second)
+    model.add_object_patch("diffusion_model.middle_block", first.model.diffusion_model.middle_block)
+    prompt = encode(clip, "a cat")
+    text = refused(expert_error, lambda: sample(model, prompt, prompt))
+    assert "diffusion_model.middle_block" in text and "before AFA Ensemble Model" in text
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_an_expert_that_is_an_ensemble(comfy_host, models, refused, expert_error, position):
+    experts = models("tiny_sd15_a", "tiny_sd15_b")
+    experts[position] = ensemble(comfy_host, "block average", *experts)
+    text = refused(expert_error, lambda: ensemble(comfy_host, "block average", *experts))
+    assert f"model_{position + 1} is an ensemble itself" in text
+
+
 # ---- an aggregator that does not fit the models ----
 
 

@@ -23,10 +23,8 @@ from ..points import FusionPoint
 from ..routing import RoutingRecord
 from ..sabw import Aggregator
 from . import evaluation, guidance, run
-from .experts import Expert, check_config, check_experts, compute_dtype, fusion_points, own_weights
+from .experts import KEY, Expert, check_config, check_experts, compute_dtype, fusion_points, own_weights
 from .identity import check_identity
-
-KEY = "afa"
 
 
 @dataclass(frozen=True)

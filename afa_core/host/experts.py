@@ -16,6 +16,9 @@ from ..aggregator_config import AggregatorConfig
 from ..points import FusionPoint
 from .unet_stream import points_of
 
+KEY = "afa"
+"""Under which a patcher carries what makes it an ensemble."""
+
 FAMILIES = {768: "SD1.x", 1024: "SD2.x", 2048: "SDXL", 1280: "SDXL refiner"}
 """The U-Nets of Stable Diffusion by the width of their text states."""
 
@@ -134,12 +137,19 @@ def later_patches(
     """The expert with what was put on the ensemble's patcher since it was made.
 
     known: how many patches each weight of `main` had then; objects: its object patches then.
+    Raises ExpertError where a patch holds weights of the first expert, such as a compiled block.
     """
     weights = {key: patches[known.get(key, 0) :] for key, patches in main.patches.items()}
     weights = {key: patches for key, patches in weights.items() if patches}
     replaced = {name: obj for name, obj in main.object_patches.items() if objects.get(name) is not obj}
     if not weights and not replaced:
         return expert
+    parts = [name for name in replaced if name.startswith("diffusion_model.")]
+    if parts:
+        raise ExpertError(
+            f"A node behind the ensemble replaced {parts[0]} by a part of the first expert, which the others cannot use: "
+            "put that node on each checkpoint, before AFA Ensemble Model."
+        )
     patched = expert.clone()
     for key, patches in weights.items():
         patched.patches[key] = patched.patches.get(key, []) + patches
@@ -171,6 +181,10 @@ def _check_supported(expert: Expert) -> None:
             f"{expert.label} is a {expert.architecture}, and this pack ensembles U-Nets: SD1.x, SD2.x and SDXL checkpoints."
         )
     check_not_compiled(expert.patcher, expert.label, {})
+    if expert.patcher.get_attachment(KEY) is not None:
+        raise ExpertError(
+            f"{expert.label} is an ensemble itself: connect its checkpoints to this AFA Ensemble Model, one a socket."
+        )
 
 
 def _latent_format(expert: Expert) -> tuple[str, float]:

@@ -13,9 +13,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ..fusion import SABWFusion
 from .conditioning import check_texts, encode_texts
-from .experts import Expert, check_not_compiled, compute_dtype, later_patches
+from .experts import KEY, Expert, check_not_compiled, compute_dtype, later_patches
 
-KEY = "afa"
 RUN = "afa_run"
 
 
