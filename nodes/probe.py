@@ -6,9 +6,9 @@ import json
 
 import comfy.model_management
 import comfy.utils
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..afa_core.host.encoding import prompt_folder_path
+from ..afa_core.host.encoding import prompt_folder_path, prompt_folder_stamp
 from ..afa_core.host.probing import ProbeSettings, probe
 from ..afa_core.training.probe_plot import probe_plot, probe_table
 from ..afa_core.training.probe_report import report_of
@@ -55,7 +55,12 @@ class AFAProbe(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            is_output_node=True,
         )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, prompt_folder: str, **inputs) -> str:
+        return prompt_folder_stamp(prompt_folder)
 
     @classmethod
     def execute(cls, clip, vae, prompt_folder, pictures, noises, resolution, seed, **models) -> io.NodeOutput:
@@ -70,4 +75,6 @@ class AFAProbe(io.ComfyNode):
         settings = ProbeSettings(pictures, noises, resolution, seed)
         report = report_of(probe(experts(cls, models), clip, vae, folder, settings, progress))
         report["left_out"] = [list(row) for row in folder.skipped]
-        return io.NodeOutput(probe_table(report), probe_plot(report), json.dumps(report, indent=1))
+        plot = probe_plot(report)
+        shown = ui.PreviewImage(plot, cls=cls)
+        return io.NodeOutput(probe_table(report), plot, json.dumps(report, indent=1), ui=shown)

@@ -26,11 +26,19 @@ from ..training.split import held_out, is_listed, subset
 from .cache import Cache, cache_key
 from .captions import Store, TextEncoder
 from .experts import Expert, ExpertError
+from .files import stamp
 from .fingerprint import vae_digest
 from .host_dataset import HostDataset, host_dataset
 from .painting import Painting, paint
 
-__all__ = ["DatasetSettings", "HostDataset", "prepare_dataset", "prompt_folder_path", "texts_of_prompt"]
+__all__ = [
+    "DatasetSettings",
+    "HostDataset",
+    "prepare_dataset",
+    "prompt_folder_path",
+    "prompt_folder_stamp",
+    "texts_of_prompt",
+]
 
 Progress = Callable[[int, int, str], None]
 
@@ -80,6 +88,14 @@ def prompt_folder_path(text: str) -> Path:
     if ".." in typed.parts:
         raise PromptFolderError(f"The prompt folder {text} leads out of ComfyUI's input folder: type an absolute path.")
     return Path(folder_paths.get_input_directory(), typed)
+
+
+def prompt_folder_stamp(text: str) -> str:
+    """Changes with the contents of a prompt folder: without it the host would answer from its cache."""
+    try:
+        return stamp(prompt_folder_path(text))
+    except (PromptFolderError, OSError) as error:
+        return str(error)
 
 
 def prepare_dataset(
