@@ -12,7 +12,14 @@ from comfy_api.latest import io
 from ..afa_core.aggregator_config import ABLATIONS, AggregatorConfig
 from ..afa_core.fusion import SABWFusion
 from ..afa_core.host.checkpoints import model_digest
-from ..afa_core.host.encoding import DatasetSettings, HostDataset, prepare_dataset, prompt_folder_path, texts_of_prompt
+from ..afa_core.host.encoding import (
+    DatasetSettings,
+    HostDataset,
+    prepare_dataset,
+    prompt_folder_path,
+    prompt_folder_stamp,
+    texts_of_prompt,
+)
 from ..afa_core.host.experts import Expert, check_experts, fusion_points
 from ..afa_core.host.files import aggregator_folder
 from ..afa_core.host.preview import sample_picture
@@ -47,6 +54,10 @@ class AFATrainer(io.ComfyNode):
             is_output_node=True,
             is_input_list=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, prompt_folder: list[str], **inputs) -> str:
+        return prompt_folder_stamp(prompt_folder[0])
 
     @classmethod
     def execute(cls, latents=None, conditioning=None, **inputs) -> io.NodeOutput:

@@ -38,7 +38,10 @@ def workflow(server, save_as: str, **changes) -> dict:
     return {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "tiny_sd15_a.safetensors"}},
         "2": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "tiny_sd15_b.safetensors"}},
-        "3": {"class_type": "AFATrainer", "inputs": {**widgets, **models, "clip": ["1", 1], "vae": ["1", 2], **changes}},
+        "3": {
+            "class_type": "AFATrainer",
+            "inputs": {**widgets, **models, "clip": ["1", 1], "vae": ["1", 2], **changes},
+        },
         "4": {"class_type": "AFAEnsembleModel", "inputs": {"aggregator": ["3", 0], **models}},
         "5": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "picture 3"}},
         "6": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
@@ -86,3 +89,17 @@ def test_a_mistake_is_told_at_the_trainer(live_server, pictures):
     with pytest.raises(Failure, match="nowhere") as failure:
         live_server.run(workflow(live_server, "refused", prompt_folder="nowhere"))
     assert failure.value.node_type == "AFATrainer"
+
+
+def test_a_changed_folder_is_noticed_and_refused(live_server, pictures):
+    """The host would answer from its cache: nothing in the graph has changed."""
+    live_server.run(workflow(live_server, "changed", steps=1))
+    Image.new("RGB", (64, 64), "white").save(pictures / "12.png")
+    (pictures / "12.txt").write_text("picture 12")
+    try:
+        with pytest.raises(Failure, match="(?s)changed.*start anew") as failure:
+            live_server.run(workflow(live_server, "changed", steps=1))
+        assert failure.value.node_type == "AFATrainer"
+    finally:
+        (pictures / "12.png").unlink()
+        (pictures / "12.txt").unlink()
