@@ -17,7 +17,7 @@ EXPERTS = ("pocket_people", "pocket_animals", "pocket_things")
 SIDE = 64
 
 
-def main(pictures: int = 180, noises: int = 8) -> None:
+def main(pictures: int = 60, noises: int = 8) -> None:
     from tests.pocket import assemble, folder
 
     source = folder.ensure()
