@@ -53,10 +53,15 @@ class AFAAutoMerge(io.ComfyNode):
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="dpmpp_2m", tooltip="The sampler."),
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="karras", tooltip="The noise schedule."),
-                io.Int.Input("seed", default=1, min=0, max=2**48, tooltip="Every merge paints from the same noise. Also the seed of the search."),
+                io.Int.Input(
+                    # The front end would draw another seed after every run, and each is a search of its own.
+                    "seed", default=1, min=0, max=2**48, control_after_generate=False,
+                    tooltip="Every merge paints from the same noise. Also the seed of the search.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model"), io.String.Output(display_name="report")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            is_output_node=True,
         )  # fmt: skip
 
     @classmethod

@@ -274,6 +274,12 @@ def test_cancelling_keeps_what_was_tried(auto_merge, comfy_host, monkeypatch):
     assert len(json.loads(file.read_text())["tried"]) == 3
 
 
+def test_the_seed_stays_between_runs(comfy_host, pack):
+    """The front end gives inputs named seed a control that draws another one after every run, unless told not to."""
+    inputs = comfy_host.nodes.NODE_CLASS_MAPPINGS["AFAAutoMerge"].INPUT_TYPES()["required"]
+    assert inputs["seed"][1]["control_after_generate"] is False
+
+
 def test_what_cannot_be_searched_is_told(auto_merge, checkpoint):
     with pytest.raises(ValueError, match="one architecture"):
         auto_merge(model_2=checkpoint("tiny_sdxl_a")[0])

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from afa_core.evaluation.affine_head import LAYERS, AffineHead
 from afa_core.evaluation.pictures import fit_into_square
+from tests.small_clip import small_clip
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
@@ -22,26 +23,7 @@ PROMPTS = ["a red cat", "two dogs on a (very:1.5) long walk through the rain " *
 @pytest.fixture(scope="module")
 def clips(comfy_host):
     """clips(activation) -> a small CLIPModel of transformers with random weights."""
-    from transformers import CLIPConfig, CLIPModel
-
-    def make(activation, projection=128):
-        torch.manual_seed(5)
-        with torch.inference_mode(False):
-            text = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 256}
-            vision = {**text, "image_size": 224, "patch_size": 32}
-            config = CLIPConfig(
-                text_config={**text, "hidden_act": activation, "eos_token_id": 49407, "bos_token_id": 49406},
-                vision_config={**vision, "hidden_act": activation},
-                projection_dim=projection,
-            )
-            model = CLIPModel(config).train(False)
-            for parameter in model.parameters():  # large enough for every part to matter
-                size = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
-                parameter.data += 1.5 * size * torch.randn_like(parameter)
-            model.logit_scale.data.fill_(3.0)
-            return model
-
-    return make
+    return small_clip
 
 
 def tokens_of(prompts):
