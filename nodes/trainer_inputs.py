@@ -64,7 +64,7 @@ def _all_inputs() -> list[io.Input]:
         io.Int.Input("num_layers", default=2, min=1, max=8, tooltip="Transformer layers of each fusion point's aggregator."),
         io.Int.Input("num_heads", default=8, min=1, max=64, tooltip="Attention heads of the aggregator."),
         io.Combo.Input("ablation", options=list(ABLATION_CHOICES.values()), tooltip="Train the aggregator without one of its parts, as the paper's ablations do."),
-        io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="Weights, noise, timesteps and data order follow from it."),
+        io.Int.Input("seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, tooltip="Weights, noise, timesteps and data order follow from it."),
         io.Float.Input("ema", default=DEFAULTS.ema, min=0.0, max=0.99999, step=0.0001, round=False, tooltip="Decay of the averaged weights that are evaluated and saved; 0 saves the weights themselves."),
         io.Float.Input("min_snr_gamma", default=DEFAULTS.min_snr_gamma, min=0.0, max=100.0, step=0.1, tooltip="Weighs low noise levels down (min-SNR); 0 weighs all alike, as published."),
         io.Float.Input("load_balance", default=DEFAULTS.load_balance, min=0.0, max=10.0, step=0.001, tooltip="Penalty on following some experts more often than others; 0 leaves it to the loss, as published."),
