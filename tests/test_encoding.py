@@ -233,6 +233,19 @@ def test_the_hosts_own_training_dataset_takes_the_place_of_a_folder(encoding, ch
             assert torch.equal(text["y"], other["y"])
     assert not theirs.train_batch(0).latents.is_inference()
 
+    # As ResolutionBucket hands them on: all pictures of a shape in one latent, with a list of their conditionings.
+    latents, conditioning = made
+    bucket = {"samples": torch.cat([latent["samples"] for latent in latents])}
+    bucketed = encoding.HostDataset([bucket], [conditioning])
+    same = encoding.prepare_dataset(experts, clip, None, bucketed, small(encoding))
+    assert same.digest == theirs.digest
+    assert torch.equal(same.train_batch(3).texts[1]["y"], theirs.train_batch(3).texts[1]["y"])
+    from afa_core.host.experts import ExpertError
+
+    with pytest.raises(ExpertError, match="4 latents and 3 conditionings in one bucket"):
+        short = encoding.HostDataset([bucket], [conditioning[:3]])
+        encoding.prepare_dataset(experts, clip, None, short, small(encoding))
+
 
 # ---- what does not fit ----
 

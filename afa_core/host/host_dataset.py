@@ -62,10 +62,9 @@ def host_dataset(
         empty = [encoder.conditioning(index, "")[0] for index in range(len(experts))]
     latents, texts = [], []
     for latent, conditioning in zip(source.latents, source.conditioning, strict=True):
-        read = _texts(experts, conditioning)
-        for picture in _latents(experts[0], latent):
-            latents.append(picture)
-            texts.append(read)
+        pictures = _latents(experts[0], latent)
+        latents += pictures
+        texts += [_texts(experts, one) for one in _one_each(conditioning, len(pictures))]
     keys = [hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in latents]
     kept = held_out(keys, [""] * len(keys), fraction, most)
     items = [
@@ -91,6 +90,18 @@ def _latents(expert: Expert, latent: dict[str, Any]) -> list[Tensor]:
         )
     scaled = expert.patcher.model.process_latent_in(samples)
     return list(normal(scaled))
+
+
+def _one_each(conditioning: list, count: int) -> list[list[list[Any]]]:
+    """A conditioning for each of `count` pictures: ResolutionBucket hands on a list of them, other nodes one for all."""
+    if not conditioning or not isinstance(conditioning[0][0], Tensor):
+        if len(conditioning) != count:
+            raise ExpertError(
+                f"There are {count} latents and {len(conditioning)} conditionings in one bucket: connect both outputs of "
+                "one node."
+            )
+        return conditioning
+    return [conditioning] * count
 
 
 def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[Tensor, dict[str, Tensor]]]:
