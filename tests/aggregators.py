@@ -37,6 +37,13 @@ def random_aggregator(config: AggregatorConfig, seed: int = 0, dtype=torch.float
     return AggregatorFile("random", config, state, **fields)
 
 
+def named_aggregator() -> AggregatorFile:
+    """A small one with something in every field."""
+    experts = [{"file": f"{n}.safetensors", "sha256": n * 16, "prediction": "eps"} for n in ("one1", "two2")]
+    config = small_config(ablations=("space",))
+    return random_aggregator(config, experts=experts, training={"steps": 3}, routing={"mean": [0.25, 0.75]})
+
+
 def write_authors_layout(aggregator: AggregatorFile, folder: Path) -> Path:
     """The folder of the authors' release: one aggregator a fusion point."""
     config = aggregator.config
@@ -58,3 +65,9 @@ def write_authors_layout(aggregator: AggregatorFile, folder: Path) -> Path:
     top = {"num_models": config.num_experts, "num_aggregators": len(config.channels)}
     (folder / "model_config.json").write_text(json.dumps(top))
     return folder
+
+
+def assert_sentence(text: str, path: Path) -> None:
+    """What is said of a file: one line that names it, and no more of where it lies."""
+    assert path.name in text and str(path.parent) not in text
+    assert text.endswith(".") and text.isprintable() and len(text) < 700, text

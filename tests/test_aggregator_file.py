@@ -3,35 +3,20 @@
 import dataclasses
 import json
 import os
-import random
-import resource
-import shutil
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from afa_core.aggregator_file import AggregatorError, AggregatorFile, load_aggregator, save_aggregator
-from afa_core.aggregator_summary import read_summary
-from tests.aggregators import random_aggregator, small_config, write_authors_layout
+from tests.aggregators import assert_sentence, named_aggregator, random_aggregator, small_config, write_authors_layout
 from tests.golden.goldweights import aggregator_state, materialise
-from tests.mutations import join, mutate_folder, mutated_file, nested, split
-
-EXPERTS = [
-    {"file": "one.safetensors", "sha256": "1" * 64, "prediction": "eps"},
-    {"file": "two.safetensors", "sha256": "2" * 64, "prediction": "eps"},
-]
-FILES, FOLDERS = 900, 150
-"""How many mutations of either layout the fuzz tries."""
+from tests.mutations import join, nested, split
 
 
 @pytest.fixture(scope="module")
 def sound():
-    return random_aggregator(
-        small_config(ablations=("space",)), experts=EXPERTS, training={"steps": 3}, routing={"mean": [0.25, 0.75]}
-    )
+    return named_aggregator()
 
 
 @pytest.fixture
@@ -52,11 +37,6 @@ def sentence(path: Path) -> str:
     text = str(refusal.value)
     assert_sentence(text, path)
     return text
-
-
-def assert_sentence(text: str, path: Path):
-    assert path.name in text and str(path.parent) not in text
-    assert text.endswith(".") and text.isprintable() and len(text) < 700, text
 
 
 def edited(path: Path, edit) -> Path:
@@ -319,111 +299,3 @@ def test_a_folder_whose_tensors_have_other_shapes(folder):
     assert "aggregator_1: conv_in.weight should be of shape [64, 18, 1, 1], found of shape [64, 16, 1, 1]" in sentence(
         folder
     )
-
-
-# ---- whatever comes, it is refused in one sentence or sound ----
-
-
-@pytest.fixture
-def little_memory():
-    """Half a gigabyte more than now: what asks for a giant allocation fails."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**29, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def outcome(path: Path) -> bool:
-    """Whether the file was refused; anything but a sound aggregator or one sentence fails the test."""
-    started = time.perf_counter()
-    summary = {}
-    with suppress(ValueError):  # what the browser shows of a file has to stand the same
-        summary = read_summary(path)
-    assert "NaN" not in json.dumps(summary) and "Infinity" not in json.dumps(summary)
-    try:
-        loaded = load_aggregator(path)
-        json.dumps([loaded.experts, loaded.training, loaded.routing, loaded.config.to_json()])
-        assert all(torch.isfinite(tensor).all() for tensor in loaded.state.values())
-        assert {key: tuple(t.shape) for key, t in loaded.state.items()} == dict(loaded.config.shapes())
-        return False
-    except AggregatorError as error:
-        assert_sentence(str(error), path)
-        return True
-    finally:
-        assert time.perf_counter() - started < 10
-
-
-def test_mutated_files(path, little_memory):
-    whole = path.read_bytes()
-    refused = 0
-    for seed in range(FILES):
-        path.write_bytes(mutated_file(whole, random.Random(seed)))
-        refused += outcome(path)
-    assert FILES * 0.6 < refused < FILES  # a bit flipped in a weight is sound
-
-
-def test_mutated_folders(folder, tmp_path, little_memory):
-    refused = 0
-    for seed in range(FOLDERS):
-        shutil.copytree(folder, tmp_path / "mutated")
-        mutate_folder(tmp_path / "mutated", random.Random(seed))
-        refused += outcome(tmp_path / "mutated")
-        shutil.rmtree(tmp_path / "mutated")
-    assert FOLDERS * 0.6 < refused < FOLDERS
-
-
-# ---- saving ----
-
-
-def test_saving_leaves_nothing_but_the_file(path):
-    assert os.listdir(path.parent) == [path.name]
-    umask = os.umask(0)
-    os.umask(umask)
-    assert path.stat().st_mode & 0o777 == 0o666 & ~umask  # readable to those who may read what ComfyUI saves
-
-
-@pytest.mark.parametrize("moment", ["save_file", "os.fsync", "os.replace"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_in_the_middle_leaves_the_old_file(path, sound, monkeypatch, moment, error):
-    import afa_core.atomic_file
-
-    before = path.read_bytes()
-
-    def fail(state, draft=None, *_):
-        if moment == "save_file":
-            Path(draft).write_bytes(b"half")
-        raise error
-
-    monkeypatch.setattr(f"afa_core.atomic_file.{moment}", fail)
-    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else AggregatorError
-    with pytest.raises(expected) as failure:
-        save_aggregator(random_aggregator(sound.config, seed=7), path)
-    if expected is AggregatorError:
-        assert "could not be saved in" in str(failure.value) and "No space left on device" in str(failure.value)
-    monkeypatch.undo()
-    assert afa_core.atomic_file.os.listdir(path.parent) == [path.name]
-    assert path.read_bytes() == before
-
-
-def test_a_folder_that_cannot_be_written(tmp_path, sound):
-    (tmp_path / "afa").write_text("a file where the folder should be")
-    with pytest.raises(
-        AggregatorError, match="x.safetensors could not be saved in .*make room there, or allow writing"
-    ):
-        save_aggregator(sound, tmp_path / "afa" / "x.safetensors")
-
-
-def test_what_would_not_load_again_is_not_saved(path, sound):
-    before = path.read_bytes()
-    state = {**sound.state, "aggregators.0.conv_in.bias": torch.full((64,), float("nan"))}
-    with pytest.raises(AggregatorError, match="aggregators.0.conv_in.bias holds NaN"):
-        save_aggregator(dataclasses.replace(sound, state=state), path)
-    with pytest.raises(AggregatorError, match="aggregators.1.conv_in.bias should be of shape \\[64\\], found absent"):
-        save_aggregator(
-            dataclasses.replace(
-                sound, state={k: v for k, v in sound.state.items() if k != "aggregators.1.conv_in.bias"}
-            ),
-            path,
-        )
-    assert path.read_bytes() == before

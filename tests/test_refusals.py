@@ -1,16 +1,14 @@
 """Everything that does not fit is refused before memory is spent, and both sides are named."""
 
 import json
-import logging
 
 import pytest
 import torch
 
-from afa_core.aggregator_file import AggregatorError, load_aggregator, save_aggregator
 from afa_core.fusion import FusionError
-from tests.aggregators import random_aggregator, small_config, write_authors_layout
+from tests.aggregators import random_aggregator, small_config
 from tests.ensembles import config_for, ensemble, training_free
-from tests.mutations import join, split
+from tests.refusing import refused
 
 
 @pytest.fixture(autouse=True)
@@ -22,54 +20,28 @@ def expert_error(pack):
 
 
 @pytest.fixture
-def refused(comfy_host):
-    """refused(exception, action) -> what the exception says; no U-Net and no aggregator may have been loaded."""
-
-    def check(exception, action):
-        import comfy.model_management as memory
-        from comfy.sd1_clip import SD1ClipModel
-        from comfy.sdxl_clip import SDXLClipModel
-
-        with pytest.raises(exception) as refusal:
-            action()
-        loaded = [type(m.model.model) for m in memory.current_loaded_models if m.model is not None]
-        assert all(issubclass(kind, SD1ClipModel | SDXLClipModel) for kind in loaded)
-        text = str(refusal.value)
-        assert text.endswith(".") and text.isprintable() and len(text) < 500
-        return text
-
-    return check
-
-
-@pytest.fixture
 def models(checkpoint):
     """models("tiny_sd15_a", ...) -> their MODELs."""
     return lambda *names: [checkpoint(name)[0] for name in names]
-
-
-def identified(path, model, experts: list[dict]):
-    """An aggregator file for as many experts like `model`, which names these."""
-    save_aggregator(random_aggregator(config_for(model, len(experts)), experts=experts), path)
-    return load_aggregator(path)
 
 
 # ---- models that do not go together ----
 
 
 @pytest.mark.parametrize("method", ["block average", "noise average"])
-def test_another_architecture(comfy_host, models, refused, expert_error, method):
+def test_another_architecture(comfy_host, models, expert_error, method):
     text = refused(expert_error, lambda: ensemble(comfy_host, method, *models("tiny_sd15_a", "tiny_sdxl_a")))
     assert "model_2" in text and "model_1" in text
     assert "text width 64" in text and "text width 32" in text
     assert "needs checkpoints of one architecture" in text
 
 
-def test_another_width(comfy_host, models, refused, expert_error):
+def test_another_width(comfy_host, models, expert_error):
     text = refused(expert_error, lambda: ensemble(comfy_host, "block average", *models("tiny_sd15_a", "golden_0")))
     assert "(model_channels 32)" in text and "(model_channels 64)" in text
 
 
-def test_another_number_of_latent_channels(comfy_host, checkpoint, refused, expert_error):
+def test_another_number_of_latent_channels(comfy_host, checkpoint, expert_error):
     """An inpainting checkpoint, which reads nine channels, beside an ordinary one."""
     from safetensors.torch import load_file, save_file
 
@@ -86,7 +58,7 @@ def test_another_number_of_latent_channels(comfy_host, checkpoint, refused, expe
     assert "model_2" in text and "in_channels 9" in text and "in_channels 4" in text
 
 
-def test_another_latent_space(comfy_host, models, refused, expert_error):
+def test_another_latent_space(comfy_host, models, expert_error):
     """As between SDXL and Playground 2.5, which share the U-Net but not the latents."""
     import comfy.latent_formats
 
@@ -103,21 +75,21 @@ def test_another_latent_space(comfy_host, models, refused, expert_error):
         ("ModelSamplingContinuousEDM", {"sampling": "edm", "sigma_max": 80.0, "sigma_min": 0.002}, "edm"),
     ],
 )
-def test_another_way_of_adding_noise(comfy_host, models, refused, expert_error, node, widgets, kind):
+def test_another_way_of_adding_noise(comfy_host, models, expert_error, node, widgets, kind):
     first, second = models("tiny_sd15_a", "tiny_sd15_b")
     second = comfy_host.call(node, model=second, **widgets)[0]
     text = refused(expert_error, lambda: ensemble(comfy_host, "block average", first, second))
     assert f"model_2 ({kind}) and model_1 (eps) add noise in different ways" in text
 
 
-def test_a_network_that_is_no_unet(comfy_host, models, refused, expert_error):
+def test_a_network_that_is_no_unet(comfy_host, models, expert_error):
     first, second = models("tiny_sd15_a", "tiny_sd15_b")
     second.model.diffusion_model = torch.nn.Linear(1, 1)
     text = refused(expert_error, lambda: ensemble(comfy_host, "block average", first, second))
     assert "model_2 is a Linear, and this pack ensembles U-Nets: SD1.x, SD2.x and SDXL checkpoints" in text
 
 
-def test_weights_for_another_number_of_models(comfy_host, models, refused):
+def test_weights_for_another_number_of_models(comfy_host, models):
     fusion = training_free(comfy_host, "block average", "2, 1, 1")
     text = refused(FusionError, lambda: ensemble(comfy_host, fusion, *models("tiny_sd15_a", "tiny_sd15_b")))
     assert "block average has 3 weights, but 2 models are connected" in text
@@ -133,7 +105,7 @@ def test_weights_for_another_number_of_models(comfy_host, models, refused):
         ("inf; 1", "found [inf, 1.0]"),
     ],
 )
-def test_odd_weights(comfy_host, refused, weights, complaint):
+def test_odd_weights(comfy_host, weights, complaint):
     assert complaint in refused(FusionError, lambda: training_free(comfy_host, "noise average", weights))
 
 
@@ -145,14 +117,14 @@ def compiled(host, model):
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_an_expert_that_is_compiled(comfy_host, models, refused, expert_error, position):
+def test_an_expert_that_is_compiled(comfy_host, models, expert_error, position):
     experts = models("tiny_sd15_a", "tiny_sd15_b")
     experts[position] = compiled(comfy_host, experts[position])
     text = refused(expert_error, lambda: ensemble(comfy_host, "block average", *experts))
     assert f"model_{position + 1} is compiled as a whole" in text and "remove the TorchCompileModel node" in text
 
 
-def test_an_ensemble_that_is_compiled(comfy_host, checkpoint, encode, sample, refused, expert_error):
+def test_an_ensemble_that_is_compiled(comfy_host, checkpoint, encode, sample, expert_error):
     (first, clip, _), (second, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
     model = compiled(comfy_host, ensemble(comfy_host, "block average", first, second))
     prompt = encode(clip, "a cat")
@@ -160,7 +132,7 @@ def test_an_ensemble_that_is_compiled(comfy_host, checkpoint, encode, sample, re
     assert "The ensemble is compiled as a whole" in text
 
 
-def test_an_ensemble_with_a_part_of_its_first_expert(comfy_host, checkpoint, encode, sample, refused, expert_error):
+def test_an_ensemble_with_a_part_of_its_first_expert(comfy_host, checkpoint, encode, sample, expert_error):
     """As nodes do that compile block by block: the part would run in the other experts' place."""
     (first, clip, _), (second, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
     model = ensemble(comfy_host, "block average", first, second)
@@ -171,7 +143,7 @@ def test_an_ensemble_with_a_part_of_its_first_expert(comfy_host, checkpoint, enc
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_an_expert_that_is_an_ensemble(comfy_host, models, refused, expert_error, position):
+def test_an_expert_that_is_an_ensemble(comfy_host, models, expert_error, position):
     experts = models("tiny_sd15_a", "tiny_sd15_b")
     experts[position] = ensemble(comfy_host, "block average", *experts)
     text = refused(expert_error, lambda: ensemble(comfy_host, "block average", *experts))
@@ -181,7 +153,7 @@ def test_an_expert_that_is_an_ensemble(comfy_host, models, refused, expert_error
 # ---- an aggregator that does not fit the models ----
 
 
-def test_another_number_of_experts(comfy_host, models, refused, expert_error):
+def test_another_number_of_experts(comfy_host, models, expert_error):
     experts = models("tiny_sd15_a", "tiny_sd15_b")
     aggregator = random_aggregator(config_for(experts[0], 3))
     text = refused(expert_error, lambda: ensemble(comfy_host, aggregator, *experts))
@@ -196,7 +168,7 @@ def test_another_number_of_experts(comfy_host, models, refused, expert_error):
         ({"time_width": 1280}, "was made for a time embedding of 1280, and model_1"),
     ],
 )
-def test_an_aggregator_for_another_architecture(comfy_host, models, refused, expert_error, change, complaint):
+def test_an_aggregator_for_another_architecture(comfy_host, models, expert_error, change, complaint):
     experts = models("tiny_sd15_a", "tiny_sd15_b")
     fitting = config_for(experts[0], 2).to_json()
     config = small_config(**{**fitting, "architecture": "SD1.x", **change})
@@ -204,138 +176,10 @@ def test_an_aggregator_for_another_architecture(comfy_host, models, refused, exp
     assert complaint in text and "load an aggregator that was trained for this architecture" in text
 
 
-@pytest.fixture
-def digests(models):
-    """Each toy's entry in an aggregator's metadata."""
-    from afa_core.host.checkpoints import model_digest
-
-    def entries(*names):
-        models_ = models(*names)
-        return [{"file": f"{n}.safetensors", "sha256": model_digest(m)} for n, m in zip(names, models_, strict=True)]
-
-    return entries
-
-
-def test_the_right_checkpoints_in_another_order(comfy_host, models, refused, expert_error, digests, tmp_path):
-    a, b, c = models("tiny_sd15_a", "tiny_sd15_b", "tiny_sd15_c")
-    aggregator = identified(tmp_path / "abc.safetensors", a, digests("tiny_sd15_a", "tiny_sd15_b", "tiny_sd15_c"))
-    text = refused(expert_error, lambda: ensemble(comfy_host, aggregator, b, a, c))
-    assert "abc.safetensors was trained with the same checkpoints in another order than model_1, model_2: " in text
-    right = "tiny_sd15_a.safetensors to model_1, tiny_sd15_b.safetensors to model_2, tiny_sd15_c.safetensors to model_3"
-    assert f"connect {right}." in text
-
-
-def test_the_right_order_is_taken_in_silence(comfy_host, models, digests, tmp_path, caplog):
-    a, b = models("tiny_sd15_a", "tiny_sd15_b")
-    aggregator = identified(tmp_path / "ab.safetensors", a, digests("tiny_sd15_a", "tiny_sd15_b"))
-    with caplog.at_level(logging.WARNING):
-        assert ensemble(comfy_host, aggregator, a, b) is not None
-    assert "AFA" not in caplog.text
-
-
-@pytest.mark.parametrize("stranger", ["tiny_sd15_c", "tiny_sd15_a"])
-def test_an_unknown_checkpoint_is_told_by_name(comfy_host, models, digests, tmp_path, caplog, stranger):
-    """Or one that has taken another's place, while its own place is filled."""
-    a, other = models("tiny_sd15_a", stranger)
-    aggregator = identified(tmp_path / "ab.safetensors", a, digests("tiny_sd15_a", "tiny_sd15_b"))
-    with caplog.at_level(logging.WARNING):
-        assert ensemble(comfy_host, aggregator, a, other) is not None
-    (warning,) = [message for message in caplog.messages if message.startswith("AFA")]
-    assert (
-        "model_2 is not the checkpoint that ab.safetensors was trained with there (tiny_sd15_b.safetensors)" in warning
-    )
-
-
-def test_a_file_that_names_no_experts_costs_no_look_at_them(comfy_host, models, monkeypatch):
-    def no_look(patcher):
-        raise AssertionError("the weights were read")
-
-    monkeypatch.setattr("afa_core.host.identity.model_digest", no_look)
-    a, b = models("tiny_sd15_a", "tiny_sd15_b")
-    assert ensemble(comfy_host, random_aggregator(config_for(a, 2)), a, b) is not None
-
-
-# ---- files ----
-
-
-@pytest.fixture
-def installed(comfy_host):
-    """installed(name) -> the path in models/afa; removed afterwards."""
-    import shutil
-
-    made = []
-
-    def place(name):
-        made.append(comfy_host.base / "models" / "afa" / name)
-        return made[-1]
-
-    yield place
-    for path in made:
-        shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
-
-
-@pytest.mark.parametrize("node", ["LoadAFAAggregator", "LoadAFAEnsemble"])
-@pytest.mark.parametrize("damage", ["version", "truncated", "not safetensors"])
-def test_a_file_that_cannot_be_read(comfy_host, refused, installed, node, damage):
-    path = installed("odd.safetensors")
-    save_aggregator(random_aggregator(small_config()), path)
-    if damage == "version":
-        header, data = split(path.read_bytes())
-        header["__metadata__"]["version"] = "9"
-        path.write_bytes(join(header, data))
-    else:
-        path.write_bytes(path.read_bytes()[:-100] if damage == "truncated" else b"PK\x03\x04")
-    text = refused(AggregatorError, lambda: comfy_host.call(node, aggregator_name="odd.safetensors"))
-    assert text.startswith("odd.safetensors ")
-    assert ("version '9'" if damage == "version" else "cannot be read as .safetensors") in text
-
-
-def test_a_file_that_is_gone(comfy_host):
-    with pytest.raises(FileNotFoundError, match="gone.safetensors is not in models/afa: put the aggregator there"):
-        comfy_host.call("LoadAFAAggregator", aggregator_name="gone.safetensors")
-
-
-@pytest.mark.parametrize("name", ["../checkpoints/tiny_sd15_a.safetensors", "/etc/passwd", "..", ""])
-def test_names_lead_nowhere_else(comfy_host, name):
-    with pytest.raises(FileNotFoundError, match="is not in models/afa"):
-        comfy_host.call("LoadAFAAggregator", aggregator_name=name)
-
-
-@pytest.mark.parametrize("layout", ["ours", "authors"])
-def test_an_ensemble_file_that_names_no_checkpoints(comfy_host, refused, installed, layout):
-    path = installed("anonymous" if layout == "authors" else "anonymous.safetensors")
-    if layout == "ours":
-        save_aggregator(random_aggregator(small_config()), path)
-    else:
-        write_authors_layout(random_aggregator(small_config()), path)
-    text = refused(AggregatorError, lambda: comfy_host.call("LoadAFAEnsemble", aggregator_name=path.name))
-    assert f"{path.name} does not say which checkpoints it was trained for: load them yourself" in text
-
-
-def test_an_ensemble_file_whose_checkpoint_is_missing(comfy_host, models, refused, installed, digests):
-    path = installed("ab.safetensors")
-    (known,) = digests("tiny_sd15_a")
-    identified(path, models("tiny_sd15_a")[0], [known, {"file": "sold.safetensors", "sha256": "0" * 64}])
-    text = refused(AggregatorError, lambda: comfy_host.call("LoadAFAEnsemble", aggregator_name=path.name))
-    assert (
-        "ab.safetensors was trained with sold.safetensors as expert 2, and none of your checkpoints has its weights"
-        in text
-    )
-
-
-def test_an_ensemble_file_that_names_no_weights(comfy_host, models, refused, installed):
-    """Else any checkpoint would do, or an attacker's choice of name would."""
-    path = installed("nameless.safetensors")
-    identified(path, models("tiny_sd15_a")[0], [{"file": "tiny_sd15_a.safetensors"}, {}])
-    text = refused(AggregatorError, lambda: comfy_host.call("LoadAFAEnsemble", aggregator_name=path.name))
-    assert "tiny_sd15_a.safetensors as expert 1" in text
-
-
 # ---- prompts ----
 
 
-def test_text_encoders_of_different_kinds(comfy_host, checkpoint, refused, expert_error):
+def test_text_encoders_of_different_kinds(comfy_host, checkpoint, expert_error):
     clips = {"clip_1": checkpoint("tiny_sd15_a")[1], "clip_2": checkpoint("tiny_sdxl_a")[1]}
     text = refused(expert_error, lambda: comfy_host.call("AFAEnsembleCLIP", **clips))
     assert "clip_2 is a text encoder of SDXL and clip_1 one of SD1" in text
@@ -361,7 +205,7 @@ def text_for(*shapes):
     ],
 )
 @pytest.mark.parametrize("negative", [False, True])
-def test_prompts_that_do_not_fit(comfy_host, models, sample, refused, expert_error, shapes, complaint, negative):
+def test_prompts_that_do_not_fit(comfy_host, models, sample, expert_error, shapes, complaint, negative):
     model = ensemble(comfy_host, "block average", *models("tiny_sd15_a", "tiny_sd15_b"))
     prompts = [text_for((77, 32), (77, 32)), text_for(*shapes)]
     positive, negative = prompts if negative else prompts[::-1]
@@ -369,9 +213,7 @@ def test_prompts_that_do_not_fit(comfy_host, models, sample, refused, expert_err
 
 
 @pytest.mark.parametrize("node", ["ConditioningConcat", "ConditioningAverage"])
-def test_a_prompt_changed_for_the_first_expert_alone(
-    comfy_host, checkpoint, encode, sample, refused, expert_error, node
-):
+def test_a_prompt_changed_for_the_first_expert_alone(comfy_host, checkpoint, encode, sample, expert_error, node):
     (a, clip_a, _), (b, clip_b, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
     clip = comfy_host.call("AFAEnsembleCLIP", clip_1=clip_a, clip_2=clip_b)[0]
     widgets = {"conditioning_to_strength": 0.5} if node == "ConditioningAverage" else {}
