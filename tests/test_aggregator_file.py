@@ -262,9 +262,6 @@ def test_a_header_that_would_take_long_to_parse(path):
     assert "its header should have at most 16777216 bytes" in sentence(path)
 
 
-# ---- the same in the authors' layout ----
-
-
 def test_a_folder_with_parts_missing(folder):
     (folder / "aggregator_1" / "aggregator.safetensors").unlink()
     assert "aggregator_1/aggregator.safetensors is missing" in sentence(folder)
