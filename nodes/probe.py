@@ -47,7 +47,9 @@ class AFAProbe(io.ComfyNode):
                     "resolution", default=DEFAULTS.resolution, min=32, max=2048, step=8,
                     tooltip="Pictures are brought to about this side squared: the size the checkpoints were made for.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, tooltip="The noises follow from it."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, tooltip="The noises follow from it."
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="verdict"),

@@ -2,6 +2,10 @@
 
 import json
 
+from PIL import Image
+
+from tests.test_live_training import workflow
+
 CURVE = """
 const node = LiteGraph.createNode("AFATrainer"); node.pos = [120, 120]; app.graph.add(node);
 await new Promise((done) => setTimeout(done, 50));
@@ -74,3 +78,27 @@ def test_strangers_texts_stay_texts(canvas):
     assert canvas.run(
         "return window.afaHacked === undefined && document.querySelectorAll('.afa-training img').length === 0;"
     )
+
+
+def test_a_real_training_is_watched_stopped_and_there_after_a_reload(canvas):
+    folder = canvas.server.base / "input" / "watched_training"
+    folder.mkdir(exist_ok=True)
+    for i in range(12):
+        Image.new("RGB", (64, 64), (20 * i, 100, 255 - 20 * i)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"picture {i}")
+    changes = {"prompt_folder": "watched_training", "resume": "start anew", "sample_prompt": "picture 3", "sample_every": 10}
+    graph = workflow(canvas.server, "watched", steps=5000, **changes)
+    canvas.run("await app.loadApiJson({ 1: argument[1], 2: argument[2], 3: argument[3] }, 'training');", graph)
+    canvas.run("app.graph.nodes.find((n) => n.comfyClass === 'AFATrainer').pos = [120, 120]; await app.queuePrompt(0, 1);")
+    canvas.until("document.querySelectorAll('.afa-sample').length", seconds=120)
+    assert "of 5000" in texts(canvas, ".afa-training-line")[0]
+    assert len(texts(canvas, ".afa-share")) == 2
+    canvas.run("document.querySelector('.afa-stop').click();")
+    canvas.until("document.querySelector('.afa-message').textContent.includes('saved as watched.safetensors')")
+    assert (canvas.server.base / "models" / "afa" / "watched.safetensors").is_file()
+    legend = texts(canvas, ".afa-entry")
+    canvas.settle(1500)  # the front end keeps its draft of the workflow a moment after the last change
+    canvas.load()
+    canvas.until("document.querySelector('.afa-message')?.textContent.includes('saved as')")
+    canvas.settle(200)
+    assert texts(canvas, ".afa-entry") == legend
