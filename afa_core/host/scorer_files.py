@@ -82,7 +82,7 @@ BERT_VOCABULARY = WeightsFile(
     "scorers/bert-base-uncased/vocab.txt",
 )
 INCEPTION = WeightsFile(
-    r"inception20151205",
+    r"inception20151205.*\.pth$",
     "weights-inception-2015-12-05-6726825d.pth (96 MB) of the release v0.2.0 of toshas/torch-fidelity from GitHub",
     "scorers/weights-inception-2015-12-05-6726825d.pth",
 )

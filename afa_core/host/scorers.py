@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..evaluation import distribution
@@ -100,11 +102,13 @@ class InceptionScorer:
         read_weights(path)  # torch-fidelity would run whatever the file says: this refuses all but tensors
         self.name = name
         try:
-            self.network = distribution.inception(path)
+            network = distribution.inception(path)
         except RuntimeError as error:
             raise ScorerError(
                 f"{path.name} is not the Inception network of the original FID: get {files.INCEPTION.source}."
             ) from error
+        offload = comfy.model_management.unet_offload_device()
+        self.patcher = ModelPatcher(network, comfy.model_management.get_torch_device(), offload)
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
         if min(len(pictures), len(pictures if references is None else references)) < 2:
@@ -117,7 +121,10 @@ class InceptionScorer:
         return torch.tensor([distribution.frechet_distance(features, self._features(references)[0])])
 
     def _features(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        return distribution.inception_features(self.network, (batch.cpu() for _, batch in batches(pictures)))
+        # Not of the host's layer classes, so it is on one device as a whole.
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        device = self.patcher.load_device
+        return distribution.inception_features(self.patcher.model, (batch.to(device) for _, batch in batches(pictures)))
 
 
 SCORERS = {

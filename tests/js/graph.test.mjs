@@ -1,0 +1,57 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { comesFromOutside, executionOf, nodeOfExecution, originOf, sourceFile } from "../../js/graph.mjs";
+
+/** A graph of the few methods that following a wire needs; wires are [from, slot, to, name of the input]. */
+function graphOf(nodes, wires = []) {
+  const graph = { nodes, links: new Map(), getNodeById: (id) => nodes.find((node) => String(node.id) === String(id)) };
+  for (const node of nodes) Object.assign(node, { graph, inputs: node.inputs ?? [], outputs: node.outputs ?? [] });
+  wires.forEach(([origin_id, origin_slot, to, name], id) => {
+    const target = graph.getNodeById(to);
+    graph.links.set(id, { origin_id, origin_slot });
+    target.inputs.find((input) => input.name === name).link = id;
+  });
+  for (const node of nodes) node.getInputLink = (index) => graph.links.get(node.inputs[index]?.link) ?? null;
+  return graph;
+}
+
+const loader = (id, file) => ({ id, type: "CheckpointLoaderSimple", widgets: [{ name: "ckpt_name", value: file }], outputs: [{ type: "MODEL" }] });
+const takes = (id, type, ...names) => ({ id, type, inputs: names.map((name) => ({ name, type: "MODEL" })), outputs: [{ type: "MODEL" }] });
+
+test("a checkpoint is found behind a LoRA, a reroute and a bypassed node", () => {
+  const bypassed = { ...takes(4, "FreeU", "model"), mode: 4 };
+  const reroute = { ...takes(3, "Reroute", ""), widgets: undefined };
+  const graph = graphOf(
+    [loader(1, "a.safetensors"), takes(2, "LoraLoader", "model"), reroute, bypassed, takes(5, "AFAEnsembleModel", "model_1")],
+    [[1, 0, 2, "model"], [2, 0, 3, ""], [3, 0, 4, "model"], [4, 0, 5, "model_1"]],
+  );
+  const node = graph.getNodeById(5);
+  assert.equal(originOf(graph, node, "model_1").node.id, 2);
+  assert.equal(sourceFile(graph, node, "model_1"), "a.safetensors");
+});
+
+test("nothing is found where nothing is connected, or in a loop", () => {
+  const graph = graphOf([takes(1, "Reroute", ""), takes(2, "AFAEnsembleModel", "model_1", "model_2")], [[1, 0, 1, ""], [1, 0, 2, "model_2"]]);
+  const node = graph.getNodeById(2);
+  assert.equal(sourceFile(graph, node, "model_1"), null);
+  assert.equal(sourceFile(graph, node, "model_2"), null);
+});
+
+test("wires are followed into a subgraph and out of it", () => {
+  const inner = graphOf([takes(7, "AFAEnsembleModel", "model_1"), loader(8, "inside.safetensors")], [[-10, 0, 7, "model_1"]]);
+  inner.links.set(9, { origin_id: 8, origin_slot: 0 });
+  inner.outputNode = { slots: [{ linkIds: [9] }] };
+  const host = { ...takes(2, "a subgraph", "model"), subgraph: inner };
+  const root = graphOf([loader(1, "outside.safetensors"), host, takes(3, "AFAEnsembleModel", "model_1")], [[1, 0, 2, "model"], [2, 0, 3, "model_1"]]);
+  assert.equal(sourceFile(root, inner.getNodeById(7), "model_1"), "outside.safetensors");
+  assert.equal(sourceFile(root, root.getNodeById(3), "model_1"), "inside.safetensors");
+  assert.equal(executionOf(root, inner.getNodeById(7)), "2:7");
+  assert.equal(nodeOfExecution(root, "2:7").id, 7);
+  assert.equal(nodeOfExecution(root, "2:99"), null);
+});
+
+test("the edge of a subgraph has a number for an id in older front ends, a text in newer ones", () => {
+  assert.equal(comesFromOutside({ origin_id: -10 }), true);
+  assert.equal(comesFromOutside({ origin_id: "-10" }), true);
+  assert.equal(comesFromOutside({ origin_id: 10 }), false);
+});
