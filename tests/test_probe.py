@@ -199,6 +199,13 @@ def test_a_router_never_sees_the_noise_it_is_measured_on():
     assert (cell.mix[1:] >= cell.mix[0] * 0.999).all()
 
 
+def test_the_mix_by_picture_is_not_fitted_to_the_noise_it_is_measured_on():
+    """On few values a mix that peeked beats the equal one; an honest one cannot."""
+    equal = torch.full((4,), 0.25, dtype=torch.float64)
+    losses = [maths.examine(normal(4, 2, 1, 2, 2, seed=seed), equal).picture for seed in range(300)]
+    assert sum(losses) / 300 > 0.27
+
+
 def test_the_interval_covers_the_truth():
     """Over many samples of pictures with a known gain, 95 % of the intervals should hold it."""
     hits = 0
