@@ -146,6 +146,7 @@ def test_experts_that_differ_by_chance_only_are_not_worth_training_but_worth_mix
     report = examined(places=False, pictures=False)
     assert report["verdict"] == "not worth it"
     assert report["gain"]["gain"] < 0.01 and abs(report["kappa"]) < 0.05
+    assert "; a merge of 0.5" in report["sentence"]
 
 
 def test_one_expert_that_is_better_everywhere_needs_no_router():
@@ -156,6 +157,7 @@ def test_one_expert_that_is_better_everywhere_needs_no_router():
     assert report["verdict"] == "not worth it"
     assert report["fixed_mix"]["weights"] == pytest.approx([1, 0])
     assert report["best_single"]["expert"] == "good"
+    assert report["sentence"].endswith("; good alone is as good as any merge.")
 
 
 @pytest.mark.parametrize(

@@ -207,18 +207,26 @@ def _sentence(report: dict[str, Any]) -> str:
         f"following the right expert at the right place promises {_percent(gain['gain'])} less loss than the best fixed "
         f"mix (95 % interval {_percent(gain['low'])} to {_percent(gain['high'])})"
     )
-    mix = ", ".join(f"{weight:.2f} {name}" for weight, name in zip(report["fixed_mix"]["weights"], names, strict=True))
-    instead = f"a merge of {mix} gains {_percent(report['fixed_mix']['gain'])} over the best of them"
+    instead = _instead(names, report["fixed_mix"])
     if report["verdict"] == VERDICTS[0]:
         copies = " and ".join(f"{names[j]} is a copy of {names[i]}" for i, j in _copies(report["same"]))
         return f"The same model: {copies}; an ensemble gains nothing from it, so take it away."
     if report["verdict"] == VERDICTS[1]:
-        return f"Not worth training: {promise}, while {instead} and costs nothing."
+        return f"Not worth training: {promise}; {instead}."
     if report["verdict"] == VERDICTS[2]:
         return f"Weak: {promise}; {instead}, so try the merge first."
     return (
         f"Worth it: {promise}, and the experts' strengths are the same under fresh noise (kappa {report['kappa']:.2f})."
     )
+
+
+def _instead(names: list[str], fixed: dict[str, Any]) -> str:
+    """What does as well without an aggregator."""
+    weight, best = max(zip(fixed["weights"], names, strict=True))
+    if weight > 0.95:
+        return f"{best} alone is as good as any merge"
+    mix = ", ".join(f"{weight:.2f} {name}" for weight, name in zip(fixed["weights"], names, strict=True))
+    return f"a merge of {mix} costs nothing and gains {_percent(fixed['gain'])} over the best of them"
 
 
 def _copies(pairs: list[list[int]]) -> list[list[int]]:
