@@ -51,6 +51,7 @@ export function growSockets(node, prefix) {
     for (let number = 1; number <= wanted; number++) if (!present.has(number)) add(`${prefix}_${number}`);
     const change = node.inputs.length - count;
     if (change) fit(change, height);
+    loaded = false;
   }
 
   function connections() {
@@ -96,7 +97,6 @@ export function growSockets(node, prefix) {
       const least = node.computeSize();
       node.setSize([Math.max(node.size[0], least[0]), Math.max(least[1], height + change * SLOT_HEIGHT)]);
     }
-    loaded = false;
     const [last] = sockets().slice(-1);
     // Nodes 2.0 of older front ends keeps a copy of the sockets, which this renews.
     node.graph.trigger("node:slot-links:changed", {

@@ -7,13 +7,9 @@ from tests.host.bootstrap import make_base
 from tests.host.checkpoints import ensure_checkpoints
 from tests.host.server import LiveServer
 
+SERVERS = {OLDEST: "live_server", NEWEST: "newest_server"}
 RENDERERS = {"classic": False, "nodes 2.0": True}
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with Browser() as browser:
-        yield browser
+ALL = [(version, renderer) for version in SERVERS for renderer in RENDERERS]
 
 
 @pytest.fixture(scope="session")
@@ -25,22 +21,31 @@ def newest_server(tmp_path_factory):
         yield server
 
 
-@pytest.fixture(scope="session", params=[OLDEST, NEWEST])
+@pytest.fixture(scope="session", params=list(SERVERS))
 def server(request):
-    return request.getfixturevalue("live_server" if request.param == OLDEST else "newest_server")
+    return request.getfixturevalue(SERVERS[request.param])
 
 
-@pytest.fixture(scope="session", params=list(RENDERERS))
-def page(request, browser, server):
-    """A page that all tests of one front end and renderer share; each begins with an empty graph."""
-    page = browser.open(server, **{"Comfy.VueNodes.Enabled": RENDERERS[request.param]})
-    yield page
-    page.close()
+@pytest.fixture(scope="session")
+def pages(request):
+    """(version, renderer) -> a page that all its tests share, opened when it is first asked for."""
+    opened = {}
+    with Browser() as browser:
+
+        def page(version, renderer):
+            if (version, renderer) not in opened:
+                server = request.getfixturevalue(SERVERS[version])
+                settings = {"Comfy.VueNodes.Enabled": RENDERERS[renderer]}
+                opened[version, renderer] = browser.open(server, **settings)
+            return opened[version, renderer]
+
+        yield page
 
 
-@pytest.fixture
-def canvas(page):
-    """The page with an empty graph, which must not have complained by the end of the test."""
+@pytest.fixture(params=ALL, ids="-".join)
+def canvas(request, pages):
+    """An empty graph in each front end and renderer; the page must not have complained by the end of the test."""
+    page = pages(*request.param)
     page.clear()
     yield page
     assert page.complaints == []

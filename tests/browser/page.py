@@ -8,12 +8,16 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from tests.host.bootstrap import CACHE
 
 OLDEST, NEWEST = "1.32.9", "1.58.1"
 """The front end that our oldest host comes with, and the newest on PyPI."""
+
+either = pytest.mark.parametrize("canvas", [(OLDEST, "classic"), (NEWEST, "nodes 2.0")], ids="-".join, indirect=True)
+"""For a test that takes long and hangs on neither: each front end, with one renderer each."""
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -66,9 +70,8 @@ class Browser:
 
     def open(self, server, **settings) -> "Canvas":
         """A fresh page, as of a new user with these settings, once the graph can be worked on."""
-        server.post("/settings", {**QUIET, **settings})
         page = self._chromium.new_context(viewport={"width": 1500, "height": 1000}).new_page()
-        canvas = Canvas(page, server, nodes_2=settings.get("Comfy.VueNodes.Enabled", False))
+        canvas = Canvas(page, server, {**QUIET, **settings})
         canvas.load()
         return canvas
 
@@ -76,10 +79,11 @@ class Browser:
 class Canvas:
     """A page with a workflow, and the complaints that it has made so far."""
 
-    def __init__(self, page: Page, server, nodes_2: bool):
+    def __init__(self, page: Page, server, settings: dict):
         self.page = page
         self.server = server
-        self.nodes_2 = nodes_2
+        self.settings = settings
+        self.nodes_2 = settings.get("Comfy.VueNodes.Enabled", False)
         self.complaints: list[str] = []
         page.on("pageerror", lambda error: self._complain(f"error: {error}"))
         page.on("console", self._console)
@@ -87,6 +91,8 @@ class Canvas:
         page.on("response", self._answered)
 
     def load(self):
+        """Opens the page, or opens it again. The settings lie on the server, which other pages share."""
+        self.server.post("/settings", self.settings)
         self.page.goto(self.server.url)
         ready = (
             "() => Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types.AFAEnsembleModel)"

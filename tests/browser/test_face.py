@@ -27,7 +27,7 @@ argument.files.forEach((file, i) => {
 def wire(canvas):
     def wire(aggregator, *files):
         canvas.run(WIRE, {"aggregator": aggregator, "files": files})
-        canvas.settle(400)
+        canvas.until("document.querySelectorAll('.afa-row').length === 2")
         return rows(canvas)
 
     put_aggregator(canvas.server.base, "faces.safetensors", [A, B])

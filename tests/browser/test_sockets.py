@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.browser.page import either
+
 NODES = {"AFAEnsembleModel": "model", "AFAEnsembleCLIP": "clip", "AFAMergeModels": "model", "AFATrainer": "model"}
 
 # `node` and three loaders; `sockets()` names what the node shows, with the loader's number where it is connected.
@@ -52,6 +54,7 @@ def test_a_deleted_loader_leaves_no_gap(canvas):
     assert act(canvas, script) == "1:1 2:3 3"
 
 
+@either
 def test_all_eight_can_be_connected(canvas):
     script = "for (let i = 1; i <= 8; i++) await connect(0, i); return shown();"
     assert act(canvas, script) == " ".join(f"{i}:1" for i in range(1, 9))
@@ -129,6 +132,7 @@ def test_a_step_back_takes_back_the_socket_too(canvas):
     assert stages == [1, 4, 3, 4]
 
 
+@either
 def test_a_copy_has_its_own_sockets(canvas):
     counts = act(
         canvas,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.browser.page import either
 from tests.host.templates import FOLDER
 from tests.host.ui_to_api import ui_to_api
 
@@ -11,6 +12,7 @@ OPEN = "await app.loadGraphData(argument); await new Promise((done) => setTimeou
 PROMPT = "return (await app.graphToPrompt()).output;"
 
 
+@either
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_a_template_opens_whole_and_is_queued_as_the_tests_run_it(canvas, path):
     workflow = json.loads(path.read_text())

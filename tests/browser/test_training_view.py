@@ -4,6 +4,7 @@ import json
 
 from PIL import Image
 
+from tests.browser.page import either
 from tests.test_live_training import workflow
 
 CURVE = """
@@ -64,6 +65,7 @@ def test_stop_asks_the_server_once_and_says_so(canvas):
     assert not canvas.page.locator(".afa-stop").is_visible()
 
 
+@either
 def test_strangers_texts_stay_texts(canvas):
     """What a file or a folder says must never become part of the page."""
     canvas.run(CURVE)
@@ -80,16 +82,24 @@ def test_strangers_texts_stay_texts(canvas):
     )
 
 
+@either
 def test_a_real_training_is_watched_stopped_and_there_after_a_reload(canvas):
     folder = canvas.server.base / "input" / "watched_training"
     folder.mkdir(exist_ok=True)
     for i in range(12):
         Image.new("RGB", (64, 64), (20 * i, 100, 255 - 20 * i)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"picture {i}")
-    changes = {"prompt_folder": "watched_training", "resume": "start anew", "sample_prompt": "picture 3", "sample_every": 10}
+    changes = {
+        "prompt_folder": "watched_training",
+        "resume": "start anew",
+        "sample_prompt": "picture 3",
+        "sample_every": 10,
+    }
     graph = workflow(canvas.server, "watched", steps=5000, **changes)
     canvas.run("await app.loadApiJson({ 1: argument[1], 2: argument[2], 3: argument[3] }, 'training');", graph)
-    canvas.run("app.graph.nodes.find((n) => n.comfyClass === 'AFATrainer').pos = [120, 120]; await app.queuePrompt(0, 1);")
+    canvas.run(
+        "app.graph.nodes.find((n) => n.comfyClass === 'AFATrainer').pos = [120, 120]; await app.queuePrompt(0, 1);"
+    )
     canvas.until("document.querySelectorAll('.afa-sample').length", seconds=120)
     assert "of 5000" in texts(canvas, ".afa-training-line")[0]
     assert len(texts(canvas, ".afa-share")) == 2

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.graphs import put_aggregator, routing_graph
+from tests.browser.page import either
 
 EXPERTS = ["tiny_sd15_a.safetensors", "tiny_sd15_b.safetensors"]
 STEPS = 3
@@ -89,7 +90,7 @@ def test_the_viewer_shows_a_run(canvas):
     everything = middle.crop(
         [middle.width // 2 - 50, middle.height // 2 - 50, middle.width // 2 + 50, middle.height // 2 + 50]
     )
-    assert len(set(everything.getdata())) > 50
+    assert len(set(everything.getdata())) > 20
 
     whole = middle.tobytes()
     slide(canvas, "step", 1)
@@ -114,6 +115,7 @@ def test_the_viewer_shows_a_run(canvas):
     assert text(canvas, ".afa-viewer .afa-expert .afa-reading") == [f"{100 * share:.1f} %" for share in point]
 
 
+@either
 def test_numbers_on_hover_and_a_click_on_a_chart_chooses(canvas):
     sampled(canvas, seed=2)
     chart = canvas.page.locator(".afa-chart").first
@@ -128,6 +130,7 @@ def test_numbers_on_hover_and_a_click_on_a_chart_chooses(canvas):
     assert sum(float(tip.split()[0]) for tip in tips) == pytest.approx(100, abs=0.3)
 
 
+@either
 def test_saving_gives_a_picture_with_everything_on_it(canvas):
     sampled(canvas, seed=3)
     with canvas.page.expect_download() as download:
@@ -138,6 +141,7 @@ def test_saving_gives_a_picture_with_everything_on_it(canvas):
     assert "afa-routing" in download.value.suggested_filename
 
 
+@either
 def test_a_reload_brings_back_the_last_result(canvas):
     sampled(canvas, seed=4)
     before = text(canvas, ".afa-viewer .afa-expert .afa-reading")
@@ -165,6 +169,7 @@ def test_two_viewers_a_collapsed_one_and_half_the_zoom(canvas):
     canvas.until(f"{visible} === 1")
 
 
+@either
 def test_an_answer_for_another_node_is_not_shown(canvas):
     """Each viewer shows what its own wire leads to: here nothing is connected."""
     canvas.run("const node = LiteGraph.createNode('AFARoutingMaps'); node.pos = [100, 120]; app.graph.add(node);")
