@@ -2,13 +2,12 @@
 #   make demo     the quick start, through a live ComfyUI server, on the pocket experts
 #   make test     linter, unit tests of the front end, and all tests against a real ComfyUI
 #   make bench    speed and memory
-#   make tables   the paper's tables
 #   make pocket   trains the pocket experts again
 # COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements are installed into .venv, not there.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo test bench tables pocket
+.PHONY: setup demo test bench pocket
 
 PYTHON := .venv/bin/python
 # A stamp for each host, since each has requirements of its own.
@@ -36,13 +35,10 @@ demo: setup
 test: setup
 	$(PYTHON) -m ruff check .
 	$(if $(JS_TESTS),node --test $(JS_TESTS))
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
 bench: setup
 	$(PYTHON) -m tests.bench
-
-tables: setup
-	$(PYTHON) -m tests.tables
 
 pocket: setup
 	$(PYTHON) -m tests.pocket.train
