@@ -1,0 +1,13 @@
+"""python tests/pocket COMMAND ...: train, evaluate, assemble, export or subjects, whatever other `tests` are installed."""
+import importlib
+import sys
+from pathlib import Path
+
+COMMANDS = ("train", "evaluate", "assemble", "export", "subjects")
+here = Path(__file__).resolve().parent
+# Run as a folder, Python puts this folder first; the package itself must be found instead of its loose modules.
+sys.path[:] = [str(here.parent), *(p for p in sys.path if Path(p or ".").resolve() != here)]
+if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+    sys.exit(f"usage: python tests/pocket {{{','.join(COMMANDS)}}} ...")
+command = sys.argv.pop(1)
+importlib.import_module(f"pocket.{command}").main()

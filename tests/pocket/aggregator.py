@@ -1,0 +1,91 @@
+"""Trains the aggregator that ships with the pocket experts: python -m tests.pocket.aggregator [--minutes M]
+
+Through the node, in a real ComfyUI in this process, from the captioned emoji; bounded, resumable, seeded.
+"""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+from tests.host.bootstrap import make_base
+from tests.host.inprocess import Host
+
+from . import assemble, common, folder
+
+MODELS = [f"pocket_{domain}" for domain in common.DOMAINS]
+NAME = "pocket"
+SETTINGS = {
+    "resolution": common.SIZE, "batch_size": 32, "hidden_size": 64, "num_layers": 1, "num_heads": 4,
+    "learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 50, "caption_dropout": 0.1, "ema": 0.99,
+    "evaluate_every": 100, "save_every": 100, "gradient_checkpointing": False, "seed": 1,
+}  # fmt: skip
+
+
+def host() -> Host:
+    """ComfyUI in this process, with the pack, the pocket family and the pocket checkpoints."""
+    base = common.WORK / "base"
+    if not base.exists():
+        make_base(base)
+    assemble.ensure(base / "models" / "checkpoints")
+    running = Host(base)
+    running.load_pack()
+    return running
+
+
+def load_experts(running: Host) -> list[tuple]:
+    """(model, clip, vae) of every pocket expert."""
+    return [running.call("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors") for name in MODELS]
+
+
+def train(running: Host, steps: int, minutes: float, **changes) -> tuple:
+    """(aggregator file, plot, report) of the trainer node; stops well after `minutes`."""
+    import nodes
+
+    loaded = load_experts(running)
+    inputs = nodes.NODE_CLASS_MAPPINGS["AFATrainer"].INPUT_TYPES()["required"]
+    widgets = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
+    widgets |= {name: spec[1]["options"][0] for name, spec in inputs.items() if "options" in (*spec, {})[1]}
+    widgets |= {f"model_{i}": model for i, (model, _, _) in enumerate(loaded, start=1)}
+    widgets |= {"clip": loaded[0][1], "vae": loaded[0][2], "prompt_folder": str(folder.ensure()), "save_as": NAME}
+    widgets |= {**SETTINGS, "steps": steps, **changes}
+    _stop_after(running, minutes)
+    return running.call("AFATrainer", **{name: [value] for name, value in widgets.items()})
+
+
+def _stop_after(running: Host, minutes: float) -> None:
+    """Presses the trainer's Stop button after a while."""
+    import sys
+    import threading
+
+    live = next(module for name, module in sys.modules.items() if name.endswith("afa-ensemble.nodes.live"))
+
+    def press() -> None:
+        time.sleep(minutes * 60)
+        for feed in live.FEEDS.values():
+            feed.stop()
+
+    threading.Thread(target=press, daemon=True).start()
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("--minutes", type=float, default=35.0)
+    ask.add_argument("--steps", type=int, default=3000)
+    args = ask.parse_args()
+    running = host()
+    _, plot, report = train(running, args.steps, args.minutes)
+    print(report)
+    trained = Path(running.base, "models", "afa", f"{NAME}.safetensors")
+    shutil.copy(trained, common.WEIGHTS / "aggregator.safetensors")
+    _save(plot, common.WORK / "aggregator_loss.png")
+
+
+def _save(image, path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray((image[0] * 255).byte().numpy()).save(path)
+
+
+if __name__ == "__main__":
+    main()
