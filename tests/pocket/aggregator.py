@@ -47,7 +47,7 @@ def train(running: Host, steps: int, minutes: float, **changes) -> tuple:
     widgets = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
     widgets |= {name: spec[1]["options"][0] for name, spec in inputs.items() if "options" in (*spec, {})[1]}
     widgets |= {f"model_{i}": model for i, (model, _, _) in enumerate(loaded, start=1)}
-    widgets |= {"clip": loaded[0][1], "vae": loaded[0][2], "prompt_folder": str(folder.ensure()), "save_as": NAME}
+    widgets |= {"clip": loaded[0][1], "vae": loaded[0][2], "prompt_folder": str(folder.training()), "save_as": NAME}
     widgets |= {**SETTINGS, "steps": steps, **changes}
     _stop_after(running, minutes)
     return running.call("AFATrainer", **{name: [value] for name, value in widgets.items()})
