@@ -35,7 +35,9 @@ demo: setup
 test: setup
 	$(PYTHON) -m ruff check .
 	$(if $(JS_TESTS),node --test $(JS_TESTS))
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile --ignore=tests/browser
+	# By themselves: a browser's event loop runs on in its process, and the host in process needs one of its own.
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests/browser
 
 bench: setup
 	$(PYTHON) -m tests.bench
