@@ -111,7 +111,7 @@ def test_a_workflow_saved_without_our_script_opens(canvas):
     assert wires["model_3"] is None
 
 
-def test_a_step_back_takes_back_the_socket_too(canvas):
+def test_a_step_back_takes_back_the_socket_too(canvas, request):
     stages = act(
         canvas,
         """
@@ -129,10 +129,12 @@ def test_a_step_back_takes_back_the_socket_too(canvas):
         await tick(); seen.push(count(find()));
         for (let i = 0; i < added; i++) await tracker.redo();
         await tick(); seen.push(count(find()));
-        return seen;
+        return [added, ...seen];
         """,
     )
-    assert stages == [4, 3, 4]
+    added, *counts = stages
+    assert counts == [4, 3, 4]
+    assert added == 1 or (added == 2 and "1.32.9-nodes 2.0" in request.node.name)
 
 
 @either
