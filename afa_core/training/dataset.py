@@ -124,15 +124,19 @@ class LatentDataset:
         """
         group, earlier = self._place(step)
         members = self._groups[group]
-        items, variants = [], []
-        for position in range(earlier * self.plan.batch_size, (earlier + 1) * self.plan.batch_size):
-            generator = self._generator("order", group, position // len(members))
-            order = torch.randperm(len(members), generator=generator)
-            drawn = torch.randint(self.plan.variants, (len(members),), generator=generator)
-            place = position % len(members)
-            items.append(members[order[place]])
-            variants.append(int(drawn[place]))
+        start = earlier * self.plan.batch_size
+        positions = [divmod(i, len(members)) for i in range(start, start + self.plan.batch_size)]
+        passes = {number: self._pass(group, number) for number, _ in positions}
+        items = [members[passes[number][0][place]] for number, place in positions]
+        variants = [int(passes[number][1][place]) for number, place in positions]
         return items, variants
+
+    def _pass(self, group: int, number: int) -> tuple[Tensor, Tensor]:
+        """The order of a shape's members in one pass over them, and the variant at each place."""
+        generator = self._generator("order", group, number)
+        members = len(self._groups[group])
+        order = torch.randperm(members, generator=generator)
+        return order, torch.randint(self.plan.variants, (members,), generator=generator)
 
     def train_batch(self, step: int) -> Batch:
         items, variants = self.batch_indices(step)
