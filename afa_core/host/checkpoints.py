@@ -35,12 +35,14 @@ def weights_digest(keys: Iterable[str], tensor: Callable[[str], Tensor]) -> str:
 def model_digest(patcher: ModelPatcher) -> str:
     """The digest of a loaded model's own weights, whatever LoRA is patched in at this moment."""
 
-    def tensor(key: str) -> Tensor:
-        key = f"diffusion_model.{key}"
-        backup = patcher.backup.get(key)
-        return comfy.utils.get_attr(patcher.model, key) if backup is None else backup.weight
+    keys = (key for key, _ in patcher.model.diffusion_model.named_parameters())
+    return weights_digest(keys, lambda key: own_weight(patcher, f"diffusion_model.{key}"))
 
-    return weights_digest((key for key, _ in patcher.model.diffusion_model.named_parameters()), tensor)
+
+def own_weight(patcher: ModelPatcher, key: str) -> Tensor:
+    """A weight of a model without the patches that are in it at this moment."""
+    backup = patcher.backup.get(key)
+    return comfy.utils.get_attr(patcher.model, key) if backup is None else backup.weight
 
 
 def file_digest(path: Path) -> str | None:

@@ -5,25 +5,20 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 from torch import Tensor
 
-from .checkpoints import SAMPLES, weights_digest
+from .checkpoints import SAMPLES, own_weight, weights_digest
 
 DEEPEST = 8
 
 
 def patcher_digest(patcher: ModelPatcher) -> str:
     """Of the weights, LoRAs, replaced parts and options of a model; the same after a restart."""
-
-    def tensor(key: str) -> Tensor:
-        backup = patcher.backup.get(key)
-        return comfy.utils.get_attr(patcher.model, key) if backup is None else backup.weight
-
-    digest = hashlib.sha256(weights_digest((key for key, _ in patcher.model.named_parameters()), tensor).encode())
+    keys = (key for key, _ in patcher.model.named_parameters())
+    digest = hashlib.sha256(weights_digest(keys, lambda key: own_weight(patcher, key)).encode())
     for part in (patcher.patches, patcher.object_patches, patcher.model_options, patcher.hook_patches):
         _add(digest, part, DEEPEST)
     return digest.hexdigest()
