@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from typing import Any
 import folder_paths
 from server import PromptServer
 
+from ..afa_core.atomic_file import replacing
 from ..afa_core.routing import Evaluation, RoutingRun
 from ..afa_core.routing_wire import wire_header, wire_run, wire_step
 
@@ -53,12 +52,8 @@ def keep_routing(run: RoutingRun, picture, extra_pnginfo: dict | None, node_id: 
     """Keeps a run, and the decoded picture [H, W, 3] or None, for the viewer; gives the address it asks for."""
     workflow = str(((extra_pnginfo or {}).get("workflow") or {}).get("id", ""))
     data = {**wire_run(run), "picture": None if picture is None else data_url(picture, 768)}
-    path = routing_file(workflow, node_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".afa_")
-    with os.fdopen(handle, "w") as file:
-        json.dump(data, file)
-    os.replace(draft, path)
+    with replacing(routing_file(workflow, node_id)) as draft:
+        draft.write_text(json.dumps(data))
     return {"workflow": workflow, "node": node_id, "run": uuid.uuid4().hex}
 
 
