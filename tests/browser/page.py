@@ -49,7 +49,11 @@ def front_end_arguments(version: str) -> list[str]:
             (wheel,) = Path(scratch).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(scratch)
-            (Path(scratch) / "comfyui_frontend_package" / "static").rename(folder)
+            try:
+                (Path(scratch) / "comfyui_frontend_package" / "static").rename(folder)
+            except OSError:  # unless another worker of the same run has just put it there
+                if not folder.is_dir():
+                    raise
     return ["--front-end-root", str(folder)]
 
 
