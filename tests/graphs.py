@@ -18,14 +18,15 @@ SIZE = 64
 
 @dataclass(frozen=True)
 class Wires:
-    """The ends of a graph's wires so far. `widgets` are KSampler's."""
+    """The ends of a graph's wires so far, and the names of files that fit the model. `widgets` are KSampler's."""
 
     host: Any
     model: Any
     positive: list
     negative: list
     latent: dict
-    extras: dict = field(default_factory=dict)
+    lora: str
+    control_net: str
     widgets: dict = field(default_factory=dict)
 
     def call(self, node_id: str, **inputs):
@@ -133,7 +134,7 @@ def epsilon_scaling(w: Wires) -> Wires:
 
 
 def lora(w: Wires) -> Wires:
-    return w.on_model("LoraLoaderModelOnly", lora_name="tiny_lora.safetensors", strength_model=0.8)
+    return w.on_model("LoraLoaderModelOnly", lora_name=w.lora, strength_model=0.8)
 
 
 # ------------------------------------------------------------------ nodes on the prompts
@@ -176,7 +177,7 @@ def averaged_prompt(w: Wires) -> Wires:
 
 
 def control_net(w: Wires) -> Wires:
-    net = w.call("ControlNetLoader", control_net_name="tiny_controlnet.safetensors")
+    net = w.call("ControlNetLoader", control_net_name=w.control_net)
     hint = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(2))
     positive, negative = w.host.call(
         "ControlNetApplyAdvanced", positive=w.positive, negative=w.negative, control_net=net, image=hint,
@@ -187,7 +188,7 @@ def control_net(w: Wires) -> Wires:
 
 def hooked_lora(w: Wires) -> Wires:
     """A LoRA on one of two prompts, whose strength changes between the steps."""
-    hook = w.call("CreateHookLora", lora_name="tiny_lora.safetensors", strength_model=1.0, strength_clip=1.0)
+    hook = w.call("CreateHookLora", lora_name=w.lora, strength_model=1.0, strength_clip=1.0)
     first = w.call("CreateHookKeyframe", strength_mult=1.0, start_percent=0.0)
     both = w.call("CreateHookKeyframe", strength_mult=0.3, start_percent=0.5, prev_hook_kf=first)
     hook = w.call("SetHookKeyframes", hooks=hook, hook_kf=both)

@@ -10,14 +10,14 @@ from tests.small_files import make_controlnet, make_lora
 class Shop:
     """plain: a checkpoint; copies: twice more, each with weights of its own; other: a different checkpoint."""
 
-    def __init__(self, host):
+    def __init__(self, host, family: str = "tiny_sd15"):
         self.host = host
-        self.plain, self.clip = self.load("tiny_sd15_a")
-        self.copies = [self.load("tiny_sd15_a")[0] for _ in range(2)]
-        self.other = self.load("tiny_sd15_b")[0]
+        self.plain, self.clip = self.load(f"{family}_a")
+        self.copies = [self.load(f"{family}_a")[0] for _ in range(2)]
+        self.other = self.load(f"{family}_b")[0]
         self.positive, self.negative = self.encode("a cat"), self.encode("blurry")
-        self.lora = make_lora(host.base, self.plain)
-        make_controlnet(host.base, self.plain)
+        self.lora = make_lora(host.base, self.plain, name=f"{family}_lora")
+        self.control_net = make_controlnet(host.base, self.plain, name=f"{family}_controlnet")
 
     def load(self, name: str) -> tuple:
         """(model, clip)"""
@@ -27,7 +27,8 @@ class Shop:
         return self.host.call("CLIPTextEncode", clip=self.clip, text=text)[0]
 
     def wires(self, model) -> Wires:
-        return Wires(self.host, model, self.positive, self.negative, empty_latent(self.host))
+        latent = empty_latent(self.host)
+        return Wires(self.host, model, self.positive, self.negative, latent, self.lora, self.control_net)
 
     def twins(self):
         """An ensemble of two copies under a trained-looking aggregator."""

@@ -159,7 +159,7 @@ def test_a_scheduled_lora_that_always_holds_is_a_lora(shop):
         return sample(wire(shop.wires(ensemble(shop.host, "block average", shop.plain, shop.other))))
 
     def hooked(w):
-        hook = w.call("CreateHookLora", lora_name="tiny_lora.safetensors", strength_model=0.8, strength_clip=0.0)
+        hook = w.call("CreateHookLora", lora_name=w.lora, strength_model=0.8, strength_clip=0.0)
         both = w.host.call(
             "PairConditioningSetProperties", positive_NEW=w.positive, negative_NEW=w.negative, strength=1.0,
             set_cond_area="default", hooks=hook,
