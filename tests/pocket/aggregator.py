@@ -6,6 +6,7 @@ Through the node, in a real ComfyUI in this process, from the captioned emoji; b
 import argparse
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.host.bootstrap import make_base
@@ -33,16 +34,16 @@ def host() -> Host:
     return running
 
 
-def load_experts(running: Host) -> list[tuple]:
-    """(model, clip, vae) of every pocket expert."""
-    return [running.call("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors") for name in MODELS]
+def load_experts(running: Host, names: Sequence[str] = MODELS) -> list[tuple]:
+    """(model, clip, vae) of pocket checkpoints, by default of the experts."""
+    return [running.call("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors") for name in names]
 
 
-def train(running: Host, steps: int, minutes: float, **changes) -> tuple:
+def train(running: Host, steps: int, minutes: float, experts: Sequence[str] = MODELS, **changes) -> tuple:
     """(aggregator file, plot, report) of the trainer node; stops well after `minutes`."""
     import nodes
 
-    loaded = load_experts(running)
+    loaded = load_experts(running, experts)
     inputs = nodes.NODE_CLASS_MAPPINGS["AFATrainer"].INPUT_TYPES()["required"]
     widgets = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
     widgets |= {name: spec[1]["options"][0] for name, spec in inputs.items() if "options" in (*spec, {})[1]}
