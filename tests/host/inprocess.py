@@ -75,7 +75,9 @@ class Host:
             if hasattr(node, "PREPARE_CLASS_CLONE"):
                 from comfy_api.latest import io
 
-                node = node.PREPARE_CLASS_CLONE({io.Hidden.unique_id: "1"})
+                hidden = {io.Hidden.unique_id: "1"}
+                # 0.3.x takes the dict itself, 0.4.0 and newer hosts look it up in one.
+                node = node.PREPARE_CLASS_CLONE({**hidden, "hidden_inputs": hidden})
                 return node.EXECUTE_NORMALIZED(**{**defaults, **inputs}).args
             outputs = getattr(node(), node.FUNCTION)(**{**defaults, **inputs})
         return outputs.get("result", ()) if isinstance(outputs, dict) else outputs
