@@ -16,11 +16,13 @@ from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 
 from ..fusion import Fusion, FusionState
-from ..lockstep import lockstep
+from ..lockstep import BlockStream, lockstep
 from ..magic_fusion import MagicFusion
+from ..not_finite import finding_the_culprit
 from ..points import FusionPoint
 from .conditioning import take_texts, text_of
 from .experts import Expert, compute_dtype
+from .out_of_memory import SAMPLING, naming_what_ran
 from .prediction import fuse_in_first_terms
 from .run import RUN, ensemble_of, experts_of
 from .unet_stream import time_embedding, unet_stream
@@ -43,10 +45,6 @@ class Call:
     def noise_level(self) -> float:
         """The first sample's sigma. Read once: on a GPU this waits for the queue."""
         return self.sigma[0].item()
-
-
-class NotFinite(RuntimeError):
-    """An expert produced NaN or infinity; says which, where and when."""
 
 
 def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds):
@@ -106,10 +104,13 @@ def ensemble_prediction(
             texts.append(text)
         return lockstep(streams, ensemble.points, fusion, FusionState(times, texts, observe)).to(x.dtype)
 
+    fusion = _in_memory(fusion)
     prediction = evaluate(fusion)
+    # One question a step. Whatever an expert's share, its NaN is still there in the prediction.
     if not torch.isfinite(prediction).all() and torch.isfinite(x).all():
         observe = None  # the second look is not a step
-        evaluate(_finding_the_culprit(fusion, [experts[index] for index in running], call.noise_level))
+        labels = [experts[index].label for index in running]
+        prediction = evaluate(finding_the_culprit(fusion, labels, _moment(options, call.noise_level)))
     return prediction
 
 
@@ -135,7 +136,7 @@ def expert_stream(call: Call, index: int, expert: Expert, x, timesteps, context,
         control,
         own_options(call.main, index, options),
     )
-    return stream, time, text
+    return _named(stream, expert.label), time, text
 
 
 def own_options(main: ModelPatcher, index: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -143,23 +144,24 @@ def own_options(main: ModelPatcher, index: int, options: dict[str, Any]) -> dict
     return merge_nested_dicts(ensemble_of(main).own_options[index], options)
 
 
-def _finding_the_culprit(fusion: Fusion, experts: list[Expert], sigma: float) -> Fusion:
-    """The fusion, but raising NotFinite at the first feature that is not finite."""
+def _named(stream: BlockStream, label: str) -> BlockStream:
+    """The stream, telling whose it is where memory runs out in it."""
+    with naming_what_ran(label, SAMPLING):
+        yield from stream
 
+
+def _in_memory(fusion: Fusion) -> Fusion:
     def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
-        for expert, feature in zip(experts, features, strict=True):
-            if not torch.isfinite(feature).all():
-                raise NotFinite(
-                    f"{expert.label} produced NaN or infinite numbers in block {point.name} at noise level {sigma:.3f}: "
-                    "run this checkpoint alone to see whether it is sound, or start ComfyUI with --force-upcast-attention "
-                    "or --fp32-unet."
-                )
-        inputs = fusion(point, features, state)
-        if not torch.isfinite(inputs[0]).all():
-            raise NotFinite(
-                f"The aggregator produced NaN or infinite numbers at {point.name} at noise level {sigma:.3f}: "
-                "load another aggregator, or train this one again."
-            )
-        return inputs
+        with naming_what_ran("The aggregator", SAMPLING):
+            return fusion(point, features, state)
 
     return fuse
+
+
+def _moment(options: dict[str, Any], sigma: float) -> str:
+    """Which step of the sampler this is, as far as the caller says: some look between two steps."""
+    if "sample_sigmas" not in options:
+        return f"at noise level {sigma:.3f}"
+    levels = options["sample_sigmas"].tolist()[:-1]
+    step = max(1, sum(level >= sigma for level in levels))
+    return f"in step {step} of {len(levels)} (noise level {sigma:.3f})"

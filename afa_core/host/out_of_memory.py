@@ -1,0 +1,25 @@
+"""Running out of memory, told in the artist's words: what was running, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_management
+
+
+class OutOfMemory(comfy.model_management.OOM_EXCEPTION):
+    """Of the host's own kind, at whose sight it unloads every model."""
+
+
+SAMPLING = "make the picture or the batch smaller, ensemble fewer models, or start ComfyUI with --lowvram"
+TRAINING = "lower batch_size or resolution, set gradient_checkpointing, or train on fewer models"
+
+
+@contextmanager
+def naming_what_ran(what: str, remedy: str) -> Iterator[None]:
+    """Raises OutOfMemory, which says `what` did not fit, in place of the host's own."""
+    try:
+        yield
+    except comfy.model_management.OOM_EXCEPTION as error:
+        raise OutOfMemory(f"{what} ran out of memory: {remedy}.") from error

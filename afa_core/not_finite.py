@@ -1,0 +1,40 @@
+"""Where NaN and infinity come from: a second look at an evaluation that went wrong, feature by feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .fusion import Fusion, FusionState
+from .points import FusionPoint
+
+
+class NotFinite(RuntimeError):
+    """An expert or the aggregator produced NaN or infinity; says which, in which block and when."""
+
+
+def finding_the_culprit(fusion: Fusion, labels: Sequence[str], when: str) -> Fusion:
+    """The fusion, but raising NotFinite at the first feature that is not finite.
+
+    For a second look only: it asks every feature, and on a GPU each question waits for the queue.
+    labels: one an expert that runs; when: the end of "... in block input 3 " in the artist's words.
+    """
+
+    def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+        for label, feature in zip(labels, features, strict=True):
+            if feature is not None and not torch.isfinite(feature).all():
+                raise NotFinite(
+                    f"{label} produced NaN or infinite numbers in block {point.name} {when}: run this checkpoint alone "
+                    "to see whether it is sound, or start ComfyUI with --force-upcast-attention or --fp32-unet."
+                )
+        inputs = fusion(point, features, state)
+        if not torch.isfinite(inputs[0]).all():
+            raise NotFinite(
+                f"The aggregator produced NaN or infinite numbers at {point.name} {when}: load another aggregator, or "
+                "train this one again."
+            )
+        return inputs
+
+    return fuse
