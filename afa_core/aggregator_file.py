@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .aggregator_config import AggregatorConfig, ConfigError, sabw_shapes
-from .atomic_file import write_safetensors
+from .atomic_file import SavingError, write_safetensors
 from .untrusted import brief, check_header, parsed, printable, short_text
 
 FORMAT, VERSION = "afa", "1"
@@ -77,15 +77,13 @@ def save_aggregator(aggregator: AggregatorFile, path: Path) -> None:
         "training": json.dumps(aggregator.training),
         "routing": json.dumps(aggregator.routing),
     }
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in aggregator.state.items()}
-    _check_shapes(path, {key: tuple(t.shape) for key, t in state.items()}, dict(aggregator.config.shapes()))
-    _check_numbers(path, state)
+    shapes = {key: tuple(tensor.shape) for key, tensor in aggregator.state.items()}
+    _check_shapes(path, shapes, dict(aggregator.config.shapes()))
+    _check_numbers(path, aggregator.state)
     try:
-        write_safetensors(state, metadata, path)
-    except (SafetensorError, OSError) as error:
-        raise AggregatorError(
-            f"{path.name} could not be saved in {path.parent} ({brief(error)}): make room there, or allow writing."
-        ) from error
+        write_safetensors(aggregator.state, metadata, path)
+    except SavingError as error:
+        raise AggregatorError(str(error)) from error
 
 
 def _load_file(path: Path) -> AggregatorFile:

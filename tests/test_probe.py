@@ -293,7 +293,9 @@ def test_the_probe_measures_the_error_of_the_hosts_own_denoising(probed, checkpo
 
     (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_v")
     stored = {}
-    monkeypatch.setattr(probing, "save_file", lambda errors, file: stored.update({file.rsplit("/", 1)[1]: errors}))
+    monkeypatch.setattr(
+        probing, "write_safetensors", lambda errors, _, file, durable: stored.update({file.name: errors})
+    )
     with pytest.raises(FileNotFoundError):
         probed([a, b], clip, vae, pictures=1)
     from PIL import Image as Pictures

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import folder_paths
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from ..atomic_file import write_safetensors
 
 VERSION = 1
 
@@ -43,17 +43,9 @@ class Cache:
         return self.path(key).is_file()
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Written beside its place and renamed, so that no half entry is ever read."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, half = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, half)
-            os.replace(half, path)
-        except BaseException:
-            Path(half).unlink(missing_ok=True)
-            raise
+        """No half entry is ever read. Raises SavingError where the disk is full."""
+        # Whole, but not at once on the disk: what a power cut takes is made again.
+        write_safetensors(tensors, {}, self.path(key), durable=False)
 
     def get(self, key: str) -> dict[str, Tensor]:
         """Normal tensors on the CPU, whatever mode it is called in. Raises FileNotFoundError."""

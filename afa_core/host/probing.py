@@ -14,9 +14,10 @@ import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..atomic_file import write_safetensors
 from ..training.dataset import LatentDataset
 from ..training.probe import LEVELS, examine, gram_of
 from ..training.probe_report import Probe, best_fixed_mix
@@ -64,7 +65,8 @@ def probe(
                 sketches.append(sketch(expert.patcher))
                 for item in range(len(dataset.items)):
                     comfy.model_management.throw_exception_if_processing_interrupted()
-                    save_file(_errors(experts[0], expert, index, dataset, item, settings), _file(place, item, index))
+                    errors = _errors(experts[0], expert, index, dataset, item, settings)
+                    write_safetensors(errors, {}, _file(place, item, index), durable=False)
                     done += 1
                     progress(done, total, "evaluating experts")
         return _examined(experts, dataset, sketches, settings, place, progress)
@@ -173,5 +175,5 @@ def cosines(sketches: list[Tensor]) -> Tensor:
     return matrix
 
 
-def _file(place: str, item: int, expert: int) -> str:
-    return str(Path(place, f"{item}_{expert}.safetensors"))
+def _file(place: str, item: int, expert: int) -> Path:
+    return Path(place, f"{item}_{expert}.safetensors")

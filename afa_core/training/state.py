@@ -14,14 +14,18 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn, optim
 
-from ..aggregator_file import AggregatorError, write_safetensors
+from ..aggregator_file import AggregatorError
+from ..atomic_file import SavingError, write_safetensors
 
 SUFFIX = ".resume"
 
 
 @dataclass
 class TrainingState:
-    """step: optimizer steps done; fingerprint: settings, data and experts that this training belongs to."""
+    """step: optimizer steps done; fingerprint: settings, data and experts that this training belongs to.
+
+    torn: a step has begun to change the weights, and is not counted yet; such a state is never saved
+    """
 
     fingerprint: dict[str, Any]
     step: int = 0
@@ -33,6 +37,7 @@ class TrainingState:
     ema: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    torn: bool = False
 
     @property
     def best_loss(self) -> float:
@@ -52,7 +57,10 @@ def save_state(state: TrainingState, module: nn.Module, optimizer: optim.Optimiz
     for index, entry in packed["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entry.items()}
     metadata = {name: json.dumps(getattr(state, name)) for name in PLAIN}
-    write_safetensors(tensors, metadata, path)
+    try:
+        write_safetensors(tensors, metadata, path)
+    except SavingError as error:
+        raise AggregatorError(str(error)) from error
 
 
 def load_state(path: Path, module: nn.Module, optimizer: optim.Optimizer, fingerprint: dict[str, Any]) -> TrainingState:
