@@ -90,12 +90,29 @@ def test_the_written_table_reads_back():
         assert again.shares(key) == pytest.approx(found.shares(key), abs=1e-5)
 
 
+PUBLISHED = {
+    "WRAP08": "1 1 1 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 1 1 1",
+    "WRAP12": "1 1 1 1 1 1 0 0 0 0 0 0 0 0 0 0 0 0 0 1 1 1 1 1 1",
+    "WRAP14": "1 1 1 1 1 1 1 0 0 0 0 0 0 0 0 0 0 0 1 1 1 1 1 1 1",
+    "WRAP16": "1 1 1 1 1 1 1 1 0 0 0 0 0 0 0 0 0 1 1 1 1 1 1 1 1",
+    "MID12_50": "0 0 0 0 0 .5 .5 .5 .5 .5 .5 .5 .5 .5 .5 .5 .5 .5 .5 0 0 0 0 0 0",
+    "OUT07": "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 1 1 1 1 1 1",
+    "OUT12": "0 0 0 0 0 0 0 0 0 0 0 0 0 1 1 1 1 1 1 1 1 1 1 1 1",
+    "OUT12_5": "0 0 0 0 0 0 0 0 0 0 0 0 .5 1 1 1 1 1 1 1 1 1 1 1 1",
+    "RING08_SOFT": "0 0 0 0 0 .5 1 1 1 .5 0 0 0 0 0 .5 1 1 1 .5 0 0 0 0 0",
+    "RING08_5": "0 0 0 0 0 0 1 1 1 1 0 0 0 0 0 1 1 1 1 0 0 0 0 0 0",
+    "RING10_5": "0 0 0 0 0 1 1 1 1 1 0 0 0 0 0 1 1 1 1 1 0 0 0 0 0",
+    "RING10_3": "0 0 0 0 0 0 1 1 1 1 1 0 0 0 1 1 1 1 1 0 0 0 0 0 0",
+}
+"""The rows of the merge-block-weighted extension, csv/preset.tsv."""
+
+
 def test_preset_values():
     thirds = preset_row("GRAD_V", 25)
     assert thirds[:3] == pytest.approx([1, 0.9166666667, 0.8333333333])
     assert (thirds[12], thirds[24]) == (0, 1)
-    assert sum(preset_row("WRAP08", 25)) == 8
-    assert preset_row("RING08_SOFT", 25)[5:12] == [0, 0.5, 1, 1, 1, 0.5, 0]
+    for name, published in PUBLISHED.items():
+        assert preset_row(name, 25) == [float(value) for value in published.split()], name
     assert preset_row("COSINE", 25)[1] == pytest.approx(0.995722430686905)
     assert preset_row("SMOOTHSTEP", 25)[1] == pytest.approx(0.00506365740740741)
     assert preset_row("SMOOTHSTEP_2", 25)[12] == 1

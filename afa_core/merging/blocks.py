@@ -44,14 +44,14 @@ PRESETS: dict[str, Callable[[float, float], float]] = {
     "WRAP12": lambda u, d: float(d > 6),
     "WRAP14": lambda u, d: float(d > 5),
     "WRAP16": lambda u, d: float(d > 4),
-    "MID12_50": lambda u, d: 0.5 * (d <= 6),
+    "MID12_50": lambda u, d: 0.5 * (5 <= u <= 18),  # 14 blocks, whatever its name says
     "OUT07": lambda u, d: float(u >= 18),
     "OUT12": lambda u, d: float(u > 12),
     "OUT12_5": lambda u, d: 0.5 if d == 0 else float(u > 12),
-    "RING08_SOFT": lambda u, d: min(1.0, max(0.0, (3 - abs(d - 4)) / 2)),
-    "RING08_5": lambda u, d: 0.5 * (2 <= d <= 5),
-    "RING10_5": lambda u, d: 0.5 * (2 <= d <= 6),
-    "RING10_3": lambda u, d: 0.3 * (2 <= d <= 6),
+    "RING08_SOFT": lambda u, d: min(1.0, max(0.0, (3 - abs(d - 5)) / 2)),
+    "RING08_5": lambda u, d: float(3 <= d <= 6),
+    "RING10_5": lambda u, d: float(3 <= d <= 7),
+    "RING10_3": lambda u, d: float(2 <= d <= 6),
     "SMOOTHSTEP": lambda u, d: _smoothstep(u / 24),
     "REVERSE_SMOOTHSTEP": lambda u, d: 1 - _smoothstep(u / 24),
     "SMOOTHSTEP_2": lambda u, d: _wave(u / 24, 2),
@@ -60,7 +60,11 @@ PRESETS: dict[str, Callable[[float, float], float]] = {
     "COSINE": lambda u, d: (1 + math.cos(math.pi * u / 24)) / 2,
     "REVERSE_COSINE": lambda u, d: (1 - math.cos(math.pi * u / 24)) / 2,
 }
-"""The classic rows as formulas: how much of the other models each block takes, 0 being model_1 alone."""
+"""The classic rows as formulas: how much of the other models each block takes, 0 being model_1 alone.
+
+For 25 blocks they are the rows of the merge-block-weighted extension (sdweb-merge-block-weighted-gui, csv/preset.tsv)
+and of supermerger (mbwpresets.txt), to the digits printed there.
+"""
 
 
 def preset_row(name: str, blocks: int) -> list[float]:
