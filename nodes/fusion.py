@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from comfy_api.latest import io
 
-from ..afa_core.fusion import STATIC_METHODS, FusionError, StaticFusion
+from ..afa_core.fusion import STATIC_METHODS, StaticFusion
 from ..afa_core.magic_fusion import MODES, REFERENCES, MagicFusion
+from ..afa_core.numbers import parse_numbers
 from .sockets import AggregatorType, schema
 
 MAGIC = "magic fusion"
@@ -67,13 +66,5 @@ class AFATrainingFreeFusion(io.ComfyNode):
     @classmethod
     def execute(cls, method: str, weights: str = "", temperatures: str = "", **settings) -> io.NodeOutput:
         if method == MAGIC:
-            return io.NodeOutput(MagicFusion(parse_numbers("temperatures", temperatures), **settings))
-        return io.NodeOutput(StaticFusion(method, parse_numbers("weights", weights)))
-
-
-def parse_numbers(what: str, text: str) -> tuple[float, ...]:
-    """Numbers apart by commas or spaces. Raises FusionError for anything else."""
-    try:
-        return tuple(float(part) for part in re.split(r"[\s,;]+", text.strip()) if part)
-    except ValueError as error:
-        raise FusionError(f"The {what} should be numbers such as 2, 1, 1, found {text!r:.60}.") from error
+            return io.NodeOutput(MagicFusion(parse_numbers("The temperatures", temperatures), **settings))
+        return io.NodeOutput(StaticFusion(method, parse_numbers("The weights", weights)))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afa_core.merging.blocks import PRESETS, block_prefixes, preset_row
-from afa_core.merging.recipe import MergeError, chain_ratios, parse_recipe, stick_shares
+from afa_core.merging.recipe import chain_ratios, parse_recipe, stick_shares
 
 
 def recipe(weights="", preset="none", table="", models=2, inputs=12, outputs=12):
@@ -139,7 +139,7 @@ def test_preset_values():
     ],
 )
 def test_bad_weights_are_told(widgets, words):
-    with pytest.raises(MergeError, match=words):
+    with pytest.raises(ValueError, match=words):
         recipe(**widgets)
 
 

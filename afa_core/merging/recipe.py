@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..numbers import parse_numbers
 from .blocks import BASE, PRESETS, block_prefixes, preset_row
 
 PREFIX = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*\.?")
@@ -95,7 +96,7 @@ def parse_recipe(weights: str, preset: str, table: str, models: int, inputs: int
              write it, with or without BASE in front
     """
     blocks = block_prefixes(inputs, outputs)
-    found = _numbers(weights, "weights") or [1.0] * models
+    found = parse_numbers("The weights", weights) or (1.0,) * models
     shares = normalised(found, models, "weights")
     rows = {BASE: shares}
     if preset in PRESETS:
@@ -113,7 +114,8 @@ def _line(line: str, models: int, blocks: dict[str, tuple[str, ...]]) -> dict[st
     if match is None:
         return _classic(line, models, blocks)
     first, last = match.groups()
-    shares = normalised(_numbers(line[match.end() :], line), models, f'The line "{line}" of block_weights')
+    where = f'The line "{line:.60}" of block_weights'
+    shares = normalised(parse_numbers(where, line[match.end() :]), models, where)
     return dict.fromkeys(_rows(first, last, list(blocks)), shares)
 
 
@@ -137,7 +139,7 @@ def _rows(first: str, last: str | None, names: list[str]) -> list[str]:
 
 def _classic(line: str, models: int, blocks: dict[str, tuple[str, ...]]) -> dict[str, tuple[float, ...]]:
     """A row of MBW tools: model_2's share in every block."""
-    alphas = _numbers(line, line)
+    alphas = parse_numbers(f'The line "{line:.60}" of block_weights', line)
     names = [BASE, *blocks][-len(alphas) :]
     if models != 2 or len(alphas) not in (len(blocks), len(blocks) + 1):
         raise MergeError(
@@ -147,11 +149,3 @@ def _classic(line: str, models: int, blocks: dict[str, tuple[str, ...]]) -> dict
     if not all(0 <= alpha <= 1 for alpha in alphas):
         raise MergeError(f'The line "{line:.60}" of block_weights should hold numbers from 0 to 1.')
     return {name: (1 - alpha, alpha) for name, alpha in zip(names, alphas, strict=True)}
-
-
-def _numbers(text: str, where: str) -> list[float]:
-    """Numbers apart by commas or spaces. Raises MergeError for anything else."""
-    try:
-        return [float(part) for part in re.split(r"[\s,;]+", text.strip()) if part]
-    except ValueError as error:
-        raise MergeError(f"{where:.60}: expected numbers such as 2, 1, 1, found {text!r:.60}.") from error
