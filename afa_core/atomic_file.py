@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -52,6 +53,15 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
                 f"{path.name} could not be saved in {path.parent} ({brief(error)}): make room there, or allow writing."
             ) from error
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Raises SavingError where no file can be made in a folder: to be asked before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise SavingError(f"Nothing can be saved in {folder} ({brief(error)}): allow writing there.") from error
 
 
 def write_safetensors(state: dict[str, Tensor], metadata: dict[str, str], path: Path, durable: bool = True) -> None:

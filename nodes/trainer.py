@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..afa_core.aggregator_config import ABLATIONS, AggregatorConfig
+from ..afa_core.atomic_file import check_writable
 from ..afa_core.fusion import SABWFusion
 from ..afa_core.host.checkpoints import model_digest
 from ..afa_core.host.encoding import (
@@ -22,6 +23,7 @@ from ..afa_core.host.encoding import (
 )
 from ..afa_core.host.experts import Expert, check_experts, fusion_points
 from ..afa_core.host.files import aggregator_folder
+from ..afa_core.host.out_of_memory import TRAINING, naming_what_ran
 from ..afa_core.host.preview import sample_picture
 from ..afa_core.host.training import HostExperts, outside_inference
 from ..afa_core.training.loop import Report, Stop, TrainingSettings
@@ -67,6 +69,7 @@ class AFATrainer(io.ComfyNode):
         check_experts(models)
         config = _config(models, widgets)
         path = aggregator_folder() / f"{_file_name(widgets['save_as'])}.safetensors"
+        check_writable(path.parent)
         settings = TrainingSettings(**{name: widgets[name] for name in TrainingSettings.__dataclass_fields__})
         feed = TrainingFeed(cls.hidden.unique_id, [model.label for model in models], settings.steps)
         try:
@@ -75,7 +78,7 @@ class AFATrainer(io.ComfyNode):
             identity = {"experts": [_identity(cls, model) for model in models], "data": dataset.digest}
             size = tuple(dataset.train_batch(0).latents.shape[1:])
             sample_texts = _sample_texts(models, widgets, size)
-            with outside_inference():
+            with outside_inference(), naming_what_ran("Training", TRAINING):
                 frozen = HostExperts(models, widgets["gradient_checkpointing"])
                 frozen.load([settings.batch_size, *size])
                 listener = _listener(feed, frozen, widgets, sample_texts, size)
@@ -109,6 +112,7 @@ def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
         num_layers=widgets["num_layers"],
         num_heads=widgets["num_heads"],
         ablations=tuple(name for name in ABLATIONS if ABLATION_CHOICES[name] == widgets["ablation"]),
+        attention_stride=widgets["attention_stride"],
     )
 
 

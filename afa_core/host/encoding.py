@@ -21,7 +21,7 @@ from comfy.sd import CLIP, VAE
 from ..training.buckets import Augmentation, assign, augmented, buckets
 from ..training.dataset import BatchPlan, DatasetItem, LatentDataset
 from ..training.pictures import PictureError, read_picture
-from ..training.prompt_folder import PromptFolder, PromptFolderError, PromptItem
+from ..training.prompt_folder import PromptFolder, PromptFolderError, PromptItem, picture_digest
 from ..training.split import held_out, is_listed, subset
 from .cache import Cache, cache_key
 from .captions import Store, TextEncoder
@@ -210,15 +210,15 @@ def _encode_pictures(
     for number, (item, shape, names) in enumerate(jobs, start=1):
         comfy.model_management.throw_exception_if_processing_interrupted()
         try:
-            picture = read_picture(item.path)
-        except (PictureError, OSError) as error:
-            skipped.append((item.name, str(error) if isinstance(error, PictureError) else "cannot be read"))
+            picture = _unchanged(item)
+            for variant, name in enumerate(names):
+                if name not in cache:
+                    pixels = augmented(picture, shape, how, item.content, variant)
+                    cache.put(name, {"latent": _latent(expert, vae, pixels, name)})
+        except PictureError as error:
+            skipped.append((item.name, str(error)))
             broken.add(item.name)
             continue
-        for variant, name in enumerate(names):
-            if name not in cache:
-                pixels = augmented(picture, shape, how, item.content, variant)
-                cache.put(name, {"latent": _latent(expert, vae, pixels, name)})
         progress(number, len(jobs), "encoding pictures")
     entries = [entry for entry in entries if entry[0].name not in broken]
     if not entries:
@@ -227,8 +227,22 @@ def _encode_pictures(
     return entries
 
 
+def _unchanged(item: PromptItem) -> torch.Tensor:
+    """The picture that the folder held when it was read: what is kept of it bears its name.
+
+    Raises PictureError where the file is gone, or is another one by now.
+    """
+    try:
+        picture = read_picture(item.path)
+        if picture_digest(item.path) == item.content:
+            return picture
+    except OSError as error:
+        raise PictureError("cannot be read") from error
+    raise PictureError("was changed while the folder was read: start again")
+
+
 def _latent(expert: Expert, vae: VAE, pixels: torch.Tensor, name: str) -> torch.Tensor:
-    """A picture [3, H, W] as a latent [C, h, w], scaled as the sampler's are."""
+    """A picture [3, H, W] as a latent [C, h, w], scaled as the sampler's are. Raises PictureError for NaN."""
     with torch.inference_mode(), torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(int(name[:14], 16))  # VAEs draw from the distribution they predict
         latent = vae.encode(pixels.movedim(0, -1)[None])
@@ -238,6 +252,8 @@ def _latent(expert: Expert, vae: VAE, pixels: torch.Tensor, name: str) -> torch.
                 f"The VAE makes latents of shape {list(latent.shape[1:])}, and {expert.label} takes {expected} channels: "
                 "connect the VAE of its own checkpoint."
             )
+        if not torch.isfinite(latent).all():
+            raise PictureError("is NaN after the VAE (start ComfyUI with --fp32-vae, or connect another VAE)")
         return expert.patcher.model.process_latent_in(latent.float())[0]
 
 

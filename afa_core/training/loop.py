@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from ..fusion import SABWFusion
+from ..fusion import Fusion, SABWFusion, StaticFusion
+from ..not_finite import NotFinite, finding_the_culprit
 from ..sabw import Aggregator
-from .dataset import LatentDataset
+from ..selection import ExpertDropout
+from .dataset import Batch, LatentDataset
 from .objective import (
     Balance,
+    Draw,
     FrozenExperts,
     baseline_losses,
     generator,
@@ -34,6 +38,7 @@ class TrainingSettings:
 
     patience: evaluations without improvement after which training stops; 0 never stops early
     ema:      decay of the averaged weights that are evaluated and saved; 0 uses the weights themselves
+    expert_dropout: probability of losing an expert at a fusion point
     """
 
     steps: int = 2000
@@ -46,6 +51,7 @@ class TrainingSettings:
     ema: float = 0.0
     min_snr_gamma: float = 0.0
     load_balance: float = 0.0
+    expert_dropout: float = 0.0
     evaluate_every: int = 100
     patience: int = 0
 
@@ -96,11 +102,12 @@ def train(
                 state.finished = "the held-out loss is flat"
                 return
         started = time.perf_counter()
-        loss, shares = training_step(aggregator, optimizer, scaler, experts, dataset, settings, state.step)
+        loss, shares = training_step(aggregator, optimizer, scaler, experts, dataset, settings, state)
         update_ema(state, aggregator, settings.ema)
         state.step += 1
         state.losses.append(loss)
         state.scaler = scaler.state_dict()
+        state.torn = False
         seconds = time.perf_counter() - started
         state.seconds += seconds
         save()
@@ -118,9 +125,13 @@ def training_step(
     experts: FrozenExperts,
     dataset: LatentDataset,
     settings: TrainingSettings,
-    step: int,
+    state: TrainingState,
 ) -> tuple[float, list[float]]:
-    """One optimizer step; gives its loss and the experts' mean shares [N]."""
+    """One optimizer step; gives its loss and the experts' mean shares [N].
+
+    Raises NotFinite before a weight is changed where there is nothing that could be learnt from.
+    """
+    step = state.step
     rate = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -132,22 +143,49 @@ def training_step(
         draw = training_draw(batch.latents.shape, settings.seed, index)
         balance = Balance()
         fusion = SABWFusion(aggregator)
+        if settings.expert_dropout:
+            fusion = ExpertDropout(fusion, settings.expert_dropout, generator(settings.seed, index, 1))
         loss = sample_loss(experts, fusion, batch, draw, balance.observe, settings.min_snr_gamma).mean()
         total += loss.item() / settings.gradient_accumulation
+        if not math.isfinite(total):
+            find_culprit(experts, fusion, batch, draw, f"in training step {step + 1}")
         if settings.load_balance:
             loss = loss + settings.load_balance * balance.imbalance()
         scaler.scale(loss / settings.gradient_accumulation).backward()
         shares.append(torch.stack([s.detach() for s in balance.shares.values()]).mean(0))
+    # The scaler looks by itself, and leaves out a step whose gradients overflow.
+    if not scaler.is_enabled() and not gradients_are_finite(aggregator):
+        raise NotFinite(f"The gradient of training step {step + 1} is not finite: lower learning_rate and continue.")
+    state.torn = True
     scaler.step(optimizer)
     scaler.update()
     return total, torch.stack(shares).mean(0).tolist()
 
 
+def find_culprit(experts: FrozenExperts, fusion: Fusion, batch: Batch, draw: Draw, when: str) -> None:
+    """Looks at a batch again whose loss is not finite. Raises NotFinite, which names the expert and the block."""
+    with torch.no_grad():
+        sample_loss(experts, finding_the_culprit(fusion, experts.labels, when), batch, draw)
+    raise NotFinite(f"The loss is not finite {when}, and every network is sound: the latents or captions hold NaN.")
+
+
+def gradients_are_finite(aggregator: Aggregator) -> bool:
+    sums = [parameter.grad.sum() for parameter in aggregator.parameters() if parameter.grad is not None]
+    return bool(torch.stack(sums).isfinite().all())
+
+
 def baselines(experts: FrozenExperts, dataset: LatentDataset, settings: TrainingSettings) -> dict[str, float]:
-    """Held-out losses without an aggregator, on the very draws that the aggregator is measured on."""
+    """Held-out losses without an aggregator, on the very draws that the aggregator is measured on.
+
+    Raises NotFinite where an expert cannot do a held-out picture.
+    """
     rows: dict[str, list[Tensor]] = {}
+    apart = StaticFusion("noise average").bind(experts.points, len(experts.labels))
     for batch in dataset.held_out_batches(settings.batch_size):
-        for name, losses in baseline_losses(experts, batch.to(experts.device), held_out_draw(batch)).items():
+        batch, draw = batch.to(experts.device), held_out_draw(batch)
+        for name, losses in baseline_losses(experts, batch, draw).items():
+            if not losses.isfinite().all():
+                find_culprit(experts, apart, batch, draw, "on a held-out picture")
             rows.setdefault(name, []).append(losses)
     return {name: torch.cat(losses).mean().item() for name, losses in rows.items()}
 

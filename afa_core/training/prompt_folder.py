@@ -138,7 +138,7 @@ def _read_pictures(folder: PromptFolder, files: list[Path], tick: Callable[[], N
             folder.skipped.append((name, empty))
             continue
         try:
-            size, content = picture_size(file), _hash(file)
+            size, content = picture_size(file), picture_digest(file)
         except (PictureError, OSError) as error:
             folder.skipped.append((name, str(error) if isinstance(error, PictureError) else "cannot be read"))
             continue
@@ -233,7 +233,8 @@ def _domain(folder: PromptFolder, file: Path) -> str:
     return match[2] if match else parts[0]
 
 
-def _hash(file: Path) -> str:
+def picture_digest(file: Path) -> str:
+    """A hash of a file's bytes: `PromptItem.content`."""
     digest = hashlib.blake2b(digest_size=32)
     with file.open("rb") as data:
         while block := data.read(2**20):

@@ -44,7 +44,8 @@ def fit(
 
     identity: {"experts": [{"file", "sha256", "prediction"}], "data": digest}, which the file will carry.
     `tell` hears of every step; it may raise Stop to end well here. Any other exception, an interruption
-    or an error, passes through after the work has been saved.
+    or an error, passes through after the work has been saved; one in the middle of changing the weights
+    leaves what was saved last.
     Raises TrainingError where an earlier training of this name is of other data, experts or settings.
     """
     wanted = {**settings.to_json(), **config.to_json(), **identity}
@@ -78,7 +79,8 @@ def fit(
         state.finished = "stopped"
     except BaseException:
         try:
-            keep()
+            if not state.torn:
+                keep()
         except AggregatorError as lost:  # the first error is the one to show
             logging.error("%s", lost)
         raise
