@@ -16,7 +16,11 @@ LIMITS = {
     "num_heads": (1, 256),
     "text_width": (1, 16384),
     "time_width": (1, 65536),
+    "attention_stride": (1, 64),
 }
+
+LATER = {"ablations", "attention_stride"}
+"""Fields that a file may lack."""
 
 
 class ConfigError(ValueError):
@@ -25,7 +29,11 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class AggregatorConfig:
-    """channels: C at every fusion point; text_width: D of the text states; time_width: T of the time embedding."""
+    """channels: C at every fusion point; text_width: D of the text states; time_width: T of the time embedding.
+
+    attention_stride: self-attention reads keys and values averaged to this stride of the latent, where the
+    features are finer; 1 reads every position, as published
+    """
 
     architecture: str
     channels: tuple[int, ...]
@@ -36,6 +44,7 @@ class AggregatorConfig:
     num_layers: int = 2
     num_heads: int = 8
     ablations: tuple[str, ...] = ()
+    attention_stride: int = 1
 
     def __post_init__(self) -> None:
         if (
@@ -74,7 +83,7 @@ class AggregatorConfig:
         if not isinstance(fields, dict):
             raise ConfigError(f"config should be an object, found {type(fields).__name__}")
         known = set(cls.__dataclass_fields__)
-        missing = known - set(fields) - {"ablations"}
+        missing = known - set(fields) - LATER
         if missing or not set(fields) <= known:
             odd = ", ".join(sorted(missing or set(fields) - known))
             raise ConfigError(

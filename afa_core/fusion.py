@@ -1,7 +1,8 @@
 """Everything that can make one feature of N: SABW, and the training-free rules it is compared with.
 
 A fusion is called at every fusion point with one feature of each expert and gives back what each expert
-goes on with: the fused feature, or its own where the fusion leaves this point alone.
+goes on with: the fused feature, or its own where the fusion leaves this point alone. An expert that was left
+out (selection.py) has None for a feature, and goes on with the fused one.
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ class FusionState:
         return _mean(_same_length(self.text))
 
 
+Feature = Tensor | None
+"""An expert's feature [B, C, H, W]; None where the expert was left out."""
+
+
 class Fusion(Protocol):
-    def __call__(self, point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]: ...
+    def __call__(self, point: FusionPoint, features: list[Feature], state: FusionState) -> list[Feature]: ...
 
 
 def blend(features: list[Tensor], shares: Shares) -> Tensor:
@@ -76,13 +81,16 @@ class SABWFusion:
     def __init__(self, aggregator: Aggregator):
         self.aggregator = aggregator
 
-    def __call__(self, point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+    def __call__(self, point: FusionPoint, features: list[Feature], state: FusionState) -> list[Feature]:
         if point.index not in self.aggregator.config.fused_points:
             return features
+        if len(present(features)) == 1:
+            return fuse(point, features, certain(features), state)
         sabw = self.aggregator.aggregators[str(point.index)]
         dtype = sabw.conv_in.weight.dtype
-        shares = sabw([feature.to(dtype) for feature in features], state.mean_time.to(dtype), state.mean_text.to(dtype))
-        return _fuse(point, features, shares, state)
+        inputs = [feature if feature is None else feature.to(dtype) for feature in features]
+        shares = sabw(inputs, state.mean_time.to(dtype), state.mean_text.to(dtype), point.stride)
+        return fuse(point, features, shares, state)
 
 
 STATIC_METHODS = ("block average", "noise average", "last block average")
@@ -122,15 +130,34 @@ class StaticFusion:
         fused = set(points[first:])
 
         def fusion(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
-            return _fuse(point, features, shares, state) if point in fused else features
+            return fuse(point, features, shares, state) if point in fused else features
 
         return fusion
 
 
-def _fuse(point: FusionPoint, features: list[Tensor], shares: Shares, state: FusionState) -> list[Tensor]:
+def fuse(point: FusionPoint, features: list[Feature], shares: Shares, state: FusionState) -> list[Tensor]:
+    """The features by their shares, for every expert. An expert that was left out has a share of 0."""
     if state.observe is not None:
         state.observe(point, shares)
-    return [blend(features, shares)] * len(features)
+    there = present(features)
+    if len(there) < len(features):
+        shares = shares[:, there]
+    fused = blend([features[index] for index in there], shares)
+    # A view: one expert's own feature may have come through as it is, and now all of them hold it.
+    return [fused.view_as(fused)] * len(features)
+
+
+def present(features: list[Feature]) -> list[int]:
+    """Which experts were not left out."""
+    return [index for index, feature in enumerate(features) if feature is not None]
+
+
+def certain(features: list[Feature]) -> Tensor:
+    """Shares [B, N, 1, 1] where only one expert was not left out."""
+    (chosen,) = present(features)
+    shares = features[chosen].new_zeros(len(features[chosen]), len(features), 1, 1, dtype=torch.float32)
+    shares[:, chosen] = 1
+    return shares
 
 
 def _towards(there: Tensor, newcomer: Tensor, share: Tensor | float, total: Tensor | float) -> Tensor:

@@ -6,11 +6,13 @@ from collections.abc import Generator
 
 from torch import Tensor
 
-from .fusion import Fusion, FusionState
+from .fusion import Feature, Fusion, FusionState
 from .points import FusionPoint
 
-BlockStream = Generator[Tensor, Tensor, None]
-"""An expert's forward pass: yields its feature [B, C, H, W] at every fusion point and goes on from what it is sent."""
+BlockStream = Generator[Feature, Feature, None]
+"""An expert's forward pass: yields its feature [B, C, H, W] at every fusion point and goes on from what it is sent.
+
+Where the expert is left out it yields None, having computed nothing."""
 
 
 def lockstep(streams: list[BlockStream], points: list[FusionPoint], fusion: Fusion, state: FusionState) -> Tensor:
@@ -23,3 +25,9 @@ def lockstep(streams: list[BlockStream], points: list[FusionPoint], fusion: Fusi
         inputs = fusion(point, features, state)
         features = [stream.send(x) for stream, x in zip(streams, inputs, strict=True)]
     return fusion(points[-1], features, state)[0]
+
+
+def absent() -> BlockStream:
+    """The stream of an expert that is left out of everything."""
+    while True:
+        yield None

@@ -69,11 +69,19 @@ class TransformerBlock(nn.Module):
         self.norm3 = operations.LayerNorm(width, eps=1e-5, **factory)
         self.ff = FeedForward(width, operations, **factory)
 
-    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, text: Tensor, size: torch.Size, pool: int) -> Tensor:
         own = self.norm1(tokens)
-        tokens = tokens + self.attn1(own, own)
+        tokens = tokens + self.attn1(own, pooled(own, size, pool))
         tokens = tokens + self.attn2(self.norm2(tokens), text)
         return tokens + self.ff(self.norm3(tokens))
+
+
+def pooled(tokens: Tensor, size: torch.Size, pool: int) -> Tensor:
+    """Tokens [B, H * W, C] averaged over squares of side `pool`."""
+    if pool == 1:
+        return tokens
+    grid = tokens.transpose(1, 2).unflatten(2, size)
+    return F.avg_pool2d(grid, pool, ceil_mode=True).flatten(2).transpose(1, 2)
 
 
 class ResBlock(nn.Module):
@@ -103,11 +111,11 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = operations.Conv2d(hidden, hidden, 1, **factory)
 
-    def forward(self, h: Tensor, text: Tensor) -> Tensor:
+    def forward(self, h: Tensor, text: Tensor, pool: int) -> Tensor:
         size = h.shape[-2:]
         tokens = self.proj_in(self.norm(h)).flatten(2).transpose(1, 2)
         for block in self.transformer_blocks:
-            tokens = block(tokens, text)
+            tokens = block(tokens, text, size, pool)
         return h + self.proj_out(tokens.transpose(1, 2).unflatten(2, size))
 
 
@@ -118,6 +126,7 @@ class SABW(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.ablations = config.ablations
+        self.attention_stride = config.attention_stride
         self.conv_in = operations.Conv2d(channels * config.num_experts, hidden, 1, **factory)
         self.res_block = ResBlock(hidden, config.time_width, operations, **factory)
         self.transformer = SpatialTransformer(
@@ -125,17 +134,28 @@ class SABW(nn.Module):
         )
         self.conv_out = operations.Conv2d(hidden, config.num_experts, 1, bias=False, **factory)
 
-    def forward(self, features: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
-        """features: N of [B, C, H, W]; time [B, T]; text [B, L, D] -> shares [B, N, H, W], float32 at least."""
+    def forward(self, features: list[Tensor | None], time: Tensor, text: Tensor, stride: int = 1) -> Tensor:
+        """features: N of [B, C, H, W]; time [B, T]; text [B, L, D] -> shares [B, N, H, W], float32 at least.
+
+        An expert that was left out has None for a feature and gets a share of 0; the mean of the others stands
+        in for it. stride: size of the latent divided by H, W.
+        """
         if "time" in self.ablations:
             time = torch.zeros_like(time)
         if "text" in self.ablations:
             text = torch.zeros_like(text)
+        missing = [index for index, feature in enumerate(features) if feature is None]
+        if missing:
+            stand_in = torch.stack([feature for feature in features if feature is not None]).mean(0)
+            features = [stand_in if feature is None else feature for feature in features]
         h = self.conv_in(torch.cat(features, dim=1))
-        logits = self.conv_out(self.transformer(self.res_block(h, time), text))
+        pool = max(1, self.attention_stride // stride)
+        logits = self.conv_out(self.transformer(self.res_block(h, time), text, pool))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if "space" in self.ablations:
             logits = logits.mean((2, 3), keepdim=True).expand_as(logits)
+        if missing:
+            logits = logits.index_fill(1, torch.tensor(missing, device=logits.device), -torch.inf)
         return logits.softmax(dim=1)
 
 

@@ -59,14 +59,32 @@ class AFAEnsembleModel(io.ComfyNode):
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.001, optional=True,
                     tooltip="Up to this part of sampling the models are fused; after it model_1 runs alone.",
                 ),
+                io.Float.Input(
+                    "skip_below", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
+                    tooltip="Faster: a model that is followed less than this, on average over the picture, is left out of that "
+                    "block. 0 always runs every model.",
+                ),
+                io.Int.Input(
+                    "decide_every", default=1, min=1, max=100, optional=True,
+                    tooltip="Faster: in one of so many steps all models run and the aggregator decides; the steps between keep "
+                    "its maps, and skip_below goes by them. 1 decides at every step.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model"), RoutingType.Output(display_name="routing")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, aggregator, start_percent: float = 0.0, end_percent: float = 1.0, **models) -> io.NodeOutput:
-        ensemble = make_ensemble(aggregator, experts(cls, models), start_percent, end_percent)
+    def execute(
+        cls,
+        aggregator,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        skip_below: float = 0.0,
+        decide_every: int = 1,
+        **models,
+    ) -> io.NodeOutput:
+        ensemble = make_ensemble(aggregator, experts(cls, models), start_percent, end_percent, skip_below, decide_every)
         return io.NodeOutput(ensemble, live_record(cls, ensemble))
 
 

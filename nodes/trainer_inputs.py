@@ -77,6 +77,14 @@ def _all_inputs() -> list[io.Input]:
         io.Float.Input("colour", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Augmentation: strength of random changes of colour."),
         io.String.Input("sample_prompt", default="", tooltip="A prompt that is painted during training, with a fixed seed; empty paints nothing."),
         io.Int.Input("sample_every", default=DEFAULTS.evaluate_every, min=1, max=100_000, tooltip="Steps between two samples; a multiple of evaluate_every."),
+        io.Float.Input(
+            "expert_dropout", default=DEFAULTS.expert_dropout, min=0.0, max=0.9, step=0.01,
+            tooltip="Share of experts that are lost at random at every fusion point, so that the aggregator learns to do without: for skip_below of AFA Ensemble Model.",
+        ),
+        io.Int.Input(
+            "attention_stride", default=1, min=1, max=64,
+            tooltip="Faster: the aggregator's self-attention reads keys and values averaged to this stride of the latent. 1 reads every position, as published.",
+        ),
         io.Latent.Input("latents", optional=True, tooltip="Latents of ComfyUI's own dataset nodes, in place of a folder."),
         io.Conditioning.Input("conditioning", optional=True, tooltip="Conditioning of ComfyUI's own dataset nodes, in place of a folder."),
     ]  # fmt: skip

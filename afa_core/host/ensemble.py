@@ -17,11 +17,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..aggregator_file import AggregatorFile
-from ..fusion import Fusion, SABWFusion, StaticFusion
+from ..fusion import Fusion, FusionError, SABWFusion, StaticFusion
 from ..magic_fusion import MagicFusion
 from ..points import FusionPoint
 from ..routing import RoutingRecord
 from ..sabw import Aggregator
+from ..selection import Selection, routing_table
 from . import evaluation, guidance, run
 from .experts import KEY, Expert, check_config, check_experts, compute_dtype, fusion_points, own_weights
 from .identity import check_identity
@@ -35,6 +36,7 @@ class Ensemble:
     own_options: each expert's transformer options of its own
     weights:     how many patches each weight of the first expert had
     objects:     the object patches the first expert had
+    selection:   which experts a step may do without
     """
 
     experts: list[Expert]
@@ -46,6 +48,7 @@ class Ensemble:
     own_options: list[dict[str, Any]]
     weights: dict[str, int]
     objects: dict[str, Any]
+    selection: Selection
     record: RoutingRecord = field(default_factory=RoutingRecord)
 
 
@@ -54,9 +57,11 @@ def make_ensemble(
     experts: list[Expert],
     start_percent: float = 0.0,
     end_percent: float = 1.0,
+    skip_below: float = 0.0,
+    decide_every: int = 1,
 ) -> ModelPatcher:
     """A model that evaluates all experts in lockstep between the two percents of sampling, and the first
-    alone outside them.
+    alone outside them. skip_below, decide_every: as in Selection.
 
     Raises ExpertError or FusionError, before any weight is moved, where the parts do not fit.
     """
@@ -67,8 +72,15 @@ def make_ensemble(
         check_identity(aggregator, experts)
         patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher.model))
         fusion, companions = SABWFusion(patcher.model), [patcher]
+        selection = Selection(skip_below, decide_every, routing_table(aggregator.routing, points, len(experts)))
     else:
         fusion, companions = aggregator.bind(points, len(experts)), []
+        selection = Selection()
+        if (skip_below, decide_every) != (0.0, 1):
+            raise FusionError(
+                "skip_below and decide_every go by what a trained aggregator decides, and this fusion has fixed shares: "
+                "set skip_below to 0 and decide_every to 1, and disconnect the models that should not count."
+            )
 
     patchers = own_weights([expert.patcher for expert in experts])
     main = experts[0].patcher.clone()
@@ -84,6 +96,7 @@ def make_ensemble(
         options,
         {key: len(patches) for key, patches in main.patches.items()},
         dict(main.object_patches),
+        selection,
     )
     main.set_attachments(KEY, ensemble)
     run.set_companions(main, patchers, companions)

@@ -15,16 +15,18 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 
-from ..fusion import Fusion, FusionState
-from ..lockstep import BlockStream, lockstep
+from ..fusion import Fusion, FusionState, Shares
+from ..lockstep import BlockStream, absent, lockstep
 from ..magic_fusion import MagicFusion
 from ..not_finite import finding_the_culprit
 from ..points import FusionPoint
+from ..selection import Choice
+from ..training.objective import TIMESTEPS
 from .conditioning import take_texts, text_of
 from .experts import Expert, compute_dtype
 from .out_of_memory import SAMPLING, naming_what_ran
 from .prediction import fuse_in_first_terms
-from .run import RUN, ensemble_of, experts_of
+from .run import RUN, SELECTOR, ensemble_of, experts_of
 from .unet_stream import time_embedding, unet_stream
 
 CALL = "afa_call"
@@ -87,34 +89,53 @@ def ensemble_prediction(
     ensemble = ensemble_of(call.main)
     experts = experts_of(call.main)
     running = range(len(experts)) if only is None else [only]
-    observe = None
+    observers = []
     if RUN in options and only is None:
         sides = options["cond_or_uncond"]
         guided = [side == 0 for side in sides for _ in range(len(x) // len(sides))]
-        observe = options[RUN].evaluate(call.noise_level, guided)
+        observers.append(options[RUN].evaluate(call.noise_level, guided))
     samplings = [experts[index].patcher.model.model_sampling for index in running]
-    fusion = fuse_in_first_terms(ensemble.fusion, samplings, call.sigma, call.x, call.main.model.model_sampling)
+    choice = _choice(call, options) if only is None else Choice(ensemble.fusion)
+    fusion = fuse_in_first_terms(choice.fusion, samplings, call.sigma, call.x, call.main.model.model_sampling)
+    if choice.keep:
+        observers.append(choice.keep)
 
     def evaluate(fusion: Fusion) -> Tensor:
         streams, times, texts = [], [], []
         for index in running:
-            stream, time, text = expert_stream(call, index, experts[index], x, timesteps, context, y, control, options)
+            stream, time, text = expert_stream(
+                call, index, experts[index], x, timesteps, context, y, control, options, choice.left_out.get(index, ())
+            )
             streams.append(stream)
             times.append(time)
             texts.append(text)
         return lockstep(streams, ensemble.points, fusion, FusionState(times, texts, observe)).to(x.dtype)
 
+    def observe(point: FusionPoint, shares: Shares) -> None:
+        for tell in observers:
+            tell(point, shares)
+
     fusion = _in_memory(fusion)
     prediction = evaluate(fusion)
     # One question a step. Whatever an expert's share, its NaN is still there in the prediction.
     if not torch.isfinite(prediction).all() and torch.isfinite(x).all():
-        observe = None  # the second look is not a step
+        observers.clear()  # the second look is not a step
         labels = [experts[index].label for index in running]
         prediction = evaluate(finding_the_culprit(fusion, labels, _moment(options, call.noise_level)))
     return prediction
 
 
-def expert_stream(call: Call, index: int, expert: Expert, x, timesteps, context, y, control, options: dict[str, Any]):
+def _choice(call: Call, options: dict[str, Any]) -> Choice:
+    """Who is left out of this evaluation, and by what it is fused."""
+    if SELECTOR not in options:
+        return Choice(ensemble_of(call.main).fusion)
+    timestep = call.main.model.model_sampling.timestep(call.sigma[:1]).item() / TIMESTEPS
+    return options[SELECTOR].choose(call.noise_level, timestep, (*options["uuids"], *call.x.shape))
+
+
+def expert_stream(
+    call: Call, index: int, expert: Expert, x, timesteps, context, y, control, options: dict[str, Any], left_out
+):
     """(stream, time embedding, text) of one expert: its own conditioning where it has one, its own dtype."""
     model = expert.patcher.model
     dtype = compute_dtype(model)
@@ -125,6 +146,8 @@ def expert_stream(call: Call, index: int, expert: Expert, x, timesteps, context,
     if model.model_sampling is not call.main.model.model_sampling:
         timesteps = model.model_sampling.timestep(call.sigma).float()
     time = time_embedding(model.diffusion_model, timesteps, dtype)
+    if len(left_out) == len(ensemble_of(call.main).points):
+        return absent(), time, text
     control = control and {name: list(residuals) for name, residuals in control.items()}
     stream = unet_stream(
         model.diffusion_model,
@@ -135,6 +158,7 @@ def expert_stream(call: Call, index: int, expert: Expert, x, timesteps, context,
         label,
         control,
         own_options(call.main, index, options),
+        left_out=left_out,
     )
     return _named(stream, expert.label), time, text
 

@@ -38,7 +38,9 @@ def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tenso
     def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
         if point.is_prediction:
             features = [
-                feature if speaks_like(sampling, first) else converted(feature, sigma, x, sampling, first)
+                feature
+                if feature is None or speaks_like(sampling, first)
+                else converted(feature, sigma, x, sampling, first)
                 for feature, sampling in zip(features, samplings, strict=True)
             ]
         return fusion(point, features, state)

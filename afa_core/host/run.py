@@ -12,10 +12,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..fusion import SABWFusion
+from ..selection import Selector
 from .conditioning import check_texts, encode_texts
 from .experts import KEY, Expert, check_not_compiled, compute_dtype, later_patches
 
 RUN = "afa_run"
+SELECTOR = "afa_selector"
 
 
 def ensemble_of(main: ModelPatcher):
@@ -116,7 +118,10 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
         seed=extra_args.get("seed"),
     )  # fmt: skip
     routing = ensemble.record.begin([expert.label for expert in ensemble.experts], ensemble.points)
-    extra_args["model_options"].setdefault("transformer_options", {})[RUN] = routing
+    options = extra_args["model_options"].setdefault("transformer_options", {})
+    options[RUN] = routing
+    if not ensemble.selection.is_full:
+        options[SELECTOR] = Selector(ensemble.selection, ensemble.fusion, len(ensemble.points))
     latent = None
     try:
         samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)

@@ -6,10 +6,12 @@ it does on a plain model. tests/test_unet_stream.py compares the two to the bit 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from itertools import count
 from typing import Any
 
 import torch
+from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import (
     UNetModel,
     apply_control,
@@ -47,12 +49,15 @@ def unet_stream(
     control: dict[str, list] | None,
     options: dict[str, Any],
     run_block: Callable[..., Tensor] = forward_timestep_embed,
+    left_out: Container[int] = (),
 ) -> BlockStream:
     """One expert's forward pass, block by block.
 
     x [B, C, H, W] as the U-Net takes it, `time` from `time_embedding`, context [B, L, D], y [B, A] for
     SDXL. `control` and `options` (the host's transformer_options) are this stream's own: the host's code
     empties the one and writes into the other. `run_block` lets a trainer put a checkpoint around a block.
+    `left_out` holds the fusion points whose block is not computed: None is yielded there, and a feature must
+    be sent.
     """
     options["original_shape"] = list(x.shape)
     options["transformer_index"] = 0
@@ -64,6 +69,17 @@ def unet_stream(
         if sent is own:
             return own
         return sent.to(x.dtype, copy=writes)
+
+    points = count()
+
+    def passes(block, part: str) -> bool:
+        """Whether the block that comes now is left out; counts, and uses up, what the host would."""
+        if next(points) not in left_out:
+            return False
+        options["transformer_index"] += sum(isinstance(layer, SpatialTransformer) for layer in block)
+        if part != "output" and control and control.get(part):
+            control[part].pop()
+        return True
 
     if writes:  # the other experts, and the fusion, go on reading these
         x, time, context = x.clone(), time.clone(), context.clone()
@@ -77,34 +93,43 @@ def unet_stream(
     skips = []
     for i, block in enumerate(unet.input_blocks):
         options["block"] = ("input", i)
-        h = apply_control(run_block(block, h, emb, context, options), control, "input")
-        for patch in patches.get("input_block_patch", ()):
-            h = patch(h, options)
+        if passes(block, "input"):
+            h = None
+        else:
+            h = apply_control(run_block(block, h, emb, context, options), control, "input")
+            for patch in patches.get("input_block_patch", ()):
+                h = patch(h, options)
         h = keep((yield h), h)
         skips.append(h)
         for patch in patches.get("input_block_patch_after_skip", ()):
             h = patch(h, options)
 
     options["block"] = ("middle", 0)
-    if unet.middle_block is not None:
-        h = run_block(unet.middle_block, h, emb, context, options)
-    h = apply_control(h, control, "middle")
-    for patch in patches.get("middle_block_after_patch", ()):
-        h = patch(
-            {"h": h, "x": x, "emb": emb, "context": context, "y": y, "timesteps": timesteps,
-             "transformer_options": options}
-        )["h"]  # fmt: skip
+    if unet.middle_block is not None and passes(unet.middle_block, "middle"):
+        h = None
+    else:
+        if unet.middle_block is not None:
+            h = run_block(unet.middle_block, h, emb, context, options)
+        h = apply_control(h, control, "middle")
+        for patch in patches.get("middle_block_after_patch", ()):
+            h = patch(
+                {"h": h, "x": x, "emb": emb, "context": context, "y": y, "timesteps": timesteps,
+                 "transformer_options": options}
+            )["h"]  # fmt: skip
     if unet.middle_block is not None:
         h = keep((yield h), h)
 
     for i, block in enumerate(unet.output_blocks):
         options["block"] = ("output", i)
         skip = apply_control(skips.pop(), control, "output")
-        for patch in patches.get("output_block_patch", ()):
-            h, skip = patch(h, skip, options)
-        h = torch.cat([h, skip], dim=1)
-        del skip
-        h = run_block(block, h, emb, context, options, skips[-1].shape if skips else None)
+        if passes(block, "output"):
+            h = None
+        else:
+            for patch in patches.get("output_block_patch", ()):
+                h, skip = patch(h, skip, options)
+            h = torch.cat([h, skip], dim=1)
+            del skip
+            h = run_block(block, h, emb, context, options, skips[-1].shape if skips else None)
         if skips:
             h = keep((yield h), h)
-    yield unet.out(h.type(x.dtype))
+    yield None if h is None else unet.out(h.type(x.dtype))
