@@ -14,6 +14,7 @@ from torch import Tensor, nn, optim
 from ..fusion import Fusion, SABWFusion, StaticFusion
 from ..not_finite import NotFinite, finding_the_culprit
 from ..sabw import Aggregator
+from ..selection import ExpertDropout
 from .dataset import Batch, LatentDataset
 from .objective import (
     Balance,
@@ -37,6 +38,7 @@ class TrainingSettings:
 
     patience: evaluations without improvement after which training stops; 0 never stops early
     ema:      decay of the averaged weights that are evaluated and saved; 0 uses the weights themselves
+    expert_dropout: probability of losing an expert at a fusion point
     """
 
     steps: int = 2000
@@ -49,6 +51,7 @@ class TrainingSettings:
     ema: float = 0.0
     min_snr_gamma: float = 0.0
     load_balance: float = 0.0
+    expert_dropout: float = 0.0
     evaluate_every: int = 100
     patience: int = 0
 
@@ -140,6 +143,8 @@ def training_step(
         draw = training_draw(batch.latents.shape, settings.seed, index)
         balance = Balance()
         fusion = SABWFusion(aggregator)
+        if settings.expert_dropout:
+            fusion = ExpertDropout(fusion, settings.expert_dropout, generator(settings.seed, index, 1))
         loss = sample_loss(experts, fusion, batch, draw, balance.observe, settings.min_snr_gamma).mean()
         total += loss.item() / settings.gradient_accumulation
         if not math.isfinite(total):
