@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from aiohttp import web
 from server import PromptServer
 
@@ -27,7 +25,7 @@ async def aggregator(request: web.Request) -> web.Response:
         return web.json_response({"error": f"{name:.200} is not in models/afa."})
     try:
         return web.json_response(read_summary(aggregator_path(name)))
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:  # the latter for one that was deleted just now
         return web.json_response({"error": str(error)})
 
 
@@ -47,7 +45,7 @@ async def training(request: web.Request) -> web.Response:
 async def stop_training(request: web.Request) -> web.Response:
     try:
         node = str((await request.json())["node"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):  # no JSON, no such encoding, no object, too deep
         return web.json_response({"error": "expected {node: id}"}, status=400)
     feed = FEEDS.get(node)
     return web.json_response({"stopping": feed is not None and feed.stop()})
