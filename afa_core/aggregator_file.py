@@ -146,11 +146,10 @@ def _folder_config(path: Path, parts: list[dict[str, Any]]) -> AggregatorConfig:
                     f"{path.name} contradicts itself: {key} is {parts[0].get(key)!r:.20} in aggregator_0 and "
                     f"{part.get(key)!r:.20} in aggregator_{i}; {AGAIN}."
                 )
-    return AggregatorConfig(
-        architecture="",
-        channels=tuple(part.get("in_channels") for part in parts),
-        **{ours: parts[0].get(theirs) for ours, theirs in shared.items()},
-    )
+    # What is missing or of another kind is refused by name.
+    numbers: dict[str, Any] = {ours: parts[0].get(theirs) for ours, theirs in shared.items()}
+    channels: Any = tuple(part.get("in_channels") for part in parts)
+    return AggregatorConfig(architecture="", channels=channels, **numbers)
 
 
 @contextmanager

@@ -21,14 +21,15 @@ def routing_panels(run: RoutingRun, picture: Tensor | None = None) -> Tensor:
     experts = len(run.experts)
     columns = max(experts, 2)
     figure = Figure(figsize=(3.2 * columns, 6.4), dpi=100, layout="constrained")
-    rows = figure.subfigures(2, 1, height_ratios=(1, 1))
+    grid = figure.add_gridspec(2, 1)
+    upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     maps = run.mean_map()
-    for axes, share, name, colour in zip(rows[0].subplots(1, columns).flat, maps, run.experts, COLOURS, strict=False):
+    for axes, share, name, colour in zip(upper.subplots(1, columns).flat, maps, run.experts, COLOURS, strict=False):
         _draw_map(axes, share, picture, colour)
         axes.set_title(f"{name}\nmean share {share.mean():.2f}", fontsize=9)
-    for axes in rows[0].axes[experts:]:
+    for axes in upper.axes[experts:]:
         axes.axis("off")
-    by_step, by_point = rows[1].subplots(1, 2)
+    by_step, by_point = lower.subplots(1, 2)
     _draw_shares(by_step, run.shares_by_step(), "step", run.experts)
     _draw_shares(by_point, run.shares_by_point(), "fusion point", run.experts)
     names = [run.points[i].name for i in run.fused_points]

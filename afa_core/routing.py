@@ -41,8 +41,8 @@ class Evaluation:
             return
         shares = shares.detach()
         self.shares[point.index] = shares.float().mean((2, 3))
-        size = tuple(min(side, MAP_SIZE) for side in shares.shape[-2:])
-        self.maps[point.index] = F.adaptive_avg_pool2d(shares, size).half()
+        height, width = (min(side, MAP_SIZE) for side in shares.shape[-2:])
+        self.maps[point.index] = F.adaptive_avg_pool2d(shares, (height, width)).half()
 
     def to_cpu(self) -> None:
         self.shares = {i: t.cpu() for i, t in self.shares.items()}

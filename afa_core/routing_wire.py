@@ -36,7 +36,7 @@ def wire_step(run: RoutingRun, evaluations: list[Evaluation], budget: int = STEP
     """
     sides = {name: _side(evaluations, guided) for name, guided in SIDES.items()}
     sides = {name: side for name, side in sides.items() if side["shares"]}
-    sizes = [tuple(m.shape[-2:]) for side in sides.values() for m in side["maps"].values()]
+    sizes = [(m.shape[-2], m.shape[-1]) for side in sides.values() for m in side["maps"].values()]
     limit = _map_side(sizes, len(run.experts) - 1, budget)
     return {"sigma": evaluations[0].sigma, **{name: _packed(side, limit) for name, side in sides.items()}}
 
@@ -78,9 +78,9 @@ def _packed(side: dict[str, dict[int, Tensor]], limit: int) -> dict[str, Any]:
         if tensor is None:
             sizes.append([0, 0])
             continue
-        size = [min(length, limit) for length in tensor.shape[-2:]]
-        small = F.adaptive_avg_pool2d(tensor[None, :-1].float(), size)
-        sizes.append(size)
+        height, width = (min(length, limit) for length in tensor.shape[-2:])
+        small = F.adaptive_avg_pool2d(tensor[None, :-1].float(), (height, width))
+        sizes.append([height, width])
         flat.append((small * 255).round().clamp(0, 255).to(torch.uint8).flatten())
     # One copy from the device for all maps, and one for all shares.
     data = torch.cat(flat).cpu().numpy().tobytes() if flat else b""

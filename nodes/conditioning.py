@@ -33,7 +33,8 @@ class AFABlendConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning_to, conditioning_from, method, conditioning_to_strength) -> io.NodeOutput:
-        from nodes import ConditioningAverage, ConditioningConcat  # the host's
+        # The host's, not this package.
+        from nodes import ConditioningAverage, ConditioningConcat  # pyright: ignore[reportAttributeAccessIssue]
 
         def blend(one, other):
             if method == "concat":

@@ -111,7 +111,7 @@ class TextEncoder(nn.Module):
         places = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.embeddings["word_embeddings"](tokens) + self.embeddings["position_embeddings"](places)
         x = self.embeddings["LayerNorm"](x.to(picture.dtype))
-        for block in self.encoder["layer"]:
+        for block in self.encoder["layer"].children():
             x = block(x, picture, mask[:, None, None, :].bool())
         return x
 

@@ -19,7 +19,7 @@ class EnsembleCLIP(CLIP):
 
     def __init__(self, clips: list[CLIP], hooks_before: list[comfy.hooks.Hook]):
         super().__init__(no_init=True)
-        vars(self).update(vars(clips[0]))
+        self.__dict__.update(vars(clips[0]))
         self.others = clips[1:]
         self.hooks_before = hooks_before
 

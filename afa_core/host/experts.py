@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
@@ -52,7 +53,7 @@ class Expert:
     def architecture(self) -> str:
         if not isinstance(self.unet, UNetModel):
             return type(self.unet).__name__
-        width = self.unet_config.get("context_dim")
+        width = self.unet_config.get("context_dim", 0)
         return FAMILIES.get(width, f"U-Net with text width {width}")
 
     @property
@@ -124,7 +125,7 @@ def own_weights(patchers: list[ModelPatcher]) -> list[ModelPatcher]:
     return owned
 
 
-def compute_dtype(model: torch.nn.Module) -> torch.dtype:
+def compute_dtype(model: BaseModel) -> torch.dtype:
     """The dtype a host's model computes in, as its own `_apply_model` chooses it."""
     if hasattr(model, "get_dtype_inference"):
         return model.get_dtype_inference()

@@ -61,5 +61,5 @@ def _add(digest, value: Any, depth: int) -> None:
         digest.update(value.__qualname__.encode())
         cells = getattr(value, "__closure__", None) or ()
         _add(digest, [cell.cell_contents for cell in cells], depth - 1)
-    elif hasattr(value, "weights"):  # the host's own form of a LoRA
-        _add(digest, value.weights, depth - 1)
+    elif (weights := getattr(value, "weights", None)) is not None:  # the host's own form of a LoRA
+        _add(digest, weights, depth - 1)

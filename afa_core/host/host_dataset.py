@@ -28,9 +28,9 @@ class HostDataset:
 
 
 class MemoryStore:
-    """latents [C, h, w], and for every item one (cond, extras) an expert; `empty` of the empty prompt, if known."""
+    """latents [C, h, w], and for every item one (cond, extras) an expert; `empty` of the empty prompt."""
 
-    def __init__(self, experts: list[Expert], latents: list[Tensor], texts: list[list], empty: list | None):
+    def __init__(self, experts: list[Expert], latents: list[Tensor], texts: list[list], empty: list):
         self.experts, self.latents, self.texts, self.empty = experts, latents, texts, empty
 
     def latent(self, item: int, variant: int) -> Tensor:
@@ -38,7 +38,8 @@ class MemoryStore:
 
     def text(self, expert: int, item: int, empty: bool) -> dict[str, Tensor]:
         cond, extras = (self.empty if empty else self.texts[item])[expert]
-        return network_text(self.experts[expert], cond, extras, tuple(self.latents[item].shape[-2:]))
+        height, width = self.latents[item].shape[-2:]
+        return network_text(self.experts[expert], cond, extras, (height, width))
 
 
 def host_dataset(
@@ -50,7 +51,7 @@ def host_dataset(
             f"There are {len(source.latents)} latents and {len(source.conditioning)} conditionings: connect both outputs "
             "of one Make Training Dataset node."
         )
-    empty = None
+    empty = []
     if plan.caption_dropout:
         if clip is None:
             raise ExpertError(
@@ -69,7 +70,14 @@ def host_dataset(
     kept = held_out(keys, [""] * len(keys), fraction, most)
     items = [
         DatasetItem(
-            key, f"latent {number}", "", "", 1, tuple(latent.shape[-2:]), text[0][0].shape[1], held_out=key in kept
+            key,
+            f"latent {number}",
+            "",
+            "",
+            1,
+            (latent.shape[-2], latent.shape[-1]),
+            text[0][0].shape[1],
+            held_out=key in kept,
         )
         for number, (key, latent, text) in enumerate(zip(keys, latents, texts, strict=True), start=1)
     ]

@@ -34,7 +34,7 @@ class ImageRewardScorer:
                 f"{path.name} is not ImageReward v1.0 ({error}): get {files.IMAGE_REWARD.source}."
             ) from error
         self.tokenizer = _tokenizer(str(vocabulary))
-        words = network.blip["text_encoder"].embeddings["word_embeddings"].weight.shape[0]
+        words = network.get_parameter("blip.text_encoder.embeddings.word_embeddings.weight").shape[0]
         if self.tokenizer.get_vocab_size() > words:
             raise ScorerError(
                 f"{vocabulary.name} has {self.tokenizer.get_vocab_size()} words, and {path.name} knows {words}: get "

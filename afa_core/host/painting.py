@@ -51,8 +51,8 @@ def paint(
                 jobs.append((name, index, item.caption))
     for number, (name, index, caption) in enumerate(jobs, start=1):
         if name not in cache:  # one prompt may stand in two files
-            texts = (encoder.conditioning(index, text) for text in (caption, ""))
-            cache.put(name, {"latent": _painted(experts[index], *texts, size, how, _seed(caption))})
+            positive, negative = (encoder.conditioning(index, text) for text in (caption, ""))
+            cache.put(name, {"latent": _painted(experts[index], positive, negative, size, how, _seed(caption))})
         progress(number, len(jobs), "painting pictures")
     return entries
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy.sd import VAE
 from torch import Tensor
@@ -16,8 +18,8 @@ def sample_picture(
     experts: HostExperts,
     fusion: Fusion,
     vae: VAE,
-    prompt: list[dict[str, Tensor]],
-    negative: list[dict[str, Tensor]],
+    prompt: list[dict[str, Any]],
+    negative: list[dict[str, Any]],
     shape: tuple[int, int, int],
     seed: int,
     steps: int = 20,
@@ -25,10 +27,10 @@ def sample_picture(
 ) -> Tensor:
     """A picture [H, W, 3] in 0..1 of a fixed prompt, from latents of `shape` (C, h, w), by Euler's method.
 
-    prompt, negative: one dict of tensors an expert, as in a training batch of one.
+    prompt, negative: one dict of tensors an expert, as in a training batch of one; None where its network takes none.
     """
     texts = [
-        {key: None if own[key] is None else torch.cat([own[key], other[key]]).to(experts.device) for key in own}
+        {key: torch.cat([tensor, other[key]]).to(experts.device) for key, tensor in own.items() if tensor is not None}
         for own, other in zip(prompt, negative, strict=True)
     ]
     timesteps = torch.linspace(TIMESTEPS - 1, 0, steps, device=experts.device)

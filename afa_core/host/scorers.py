@@ -36,9 +36,10 @@ class CosineScorer:
     def __init__(self, name: str, file: files.WeightsFile, activation: str, scaled: bool = False, padded: bool = False):
         self.towers = ClipTowers(file.find(name), activation)
         self.padded = padded
-        self.scale = self.towers.logit_scale if scaled else 1.0
-        if self.scale is None:
+        scale = self.towers.logit_scale if scaled else 1.0
+        if scale is None:
             raise ScorerError(f"{file.find(name).name} lacks its logit_scale, without which {name} means nothing.")
+        self.scale = scale
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
         self.towers.load()
@@ -113,12 +114,13 @@ class InceptionScorer:
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
         if min(len(pictures), len(pictures if references is None else references)) < 2:
             raise ScorerError(f"{self.name} describes sets of pictures: one is not enough.")
-        if self.name == "FID" and references is None:
-            raise ScorerError("FID compares with a set of real pictures: connect references.")
-        features, logits = self._features(pictures)
         if self.name == "IS":
+            logits = self._features(pictures)[1]
             return torch.tensor([distribution.inception_score(logits, splits=min(10, len(pictures)))[0]])
-        return torch.tensor([distribution.frechet_distance(features, self._features(references)[0])])
+        if references is None:
+            raise ScorerError("FID compares with a set of real pictures: connect references.")
+        found, real = (self._features(batch)[0] for batch in (pictures, references))
+        return torch.tensor([distribution.frechet_distance(found, real)])
 
     def _features(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         # Not of the host's layer classes, so it is on one device as a whole.

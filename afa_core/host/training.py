@@ -58,7 +58,7 @@ class HostExperts:
             patcher.model.requires_grad_(False)
 
     @property
-    def _samplings(self) -> list[torch.nn.Module]:
+    def _samplings(self) -> list[Any]:
         return [expert.patcher.get_model_object("model_sampling") for expert in self.experts]
 
     def sigma(self, timesteps: Tensor) -> Tensor:

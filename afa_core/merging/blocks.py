@@ -15,7 +15,7 @@ def block_prefixes(inputs: int, outputs: int) -> dict[str, tuple[str, ...]]:
     SD1.x and SD2.x have 12 input and 12 output blocks, SDXL 9 and 9. As in supermerger the time and
     label embeddings follow the first input block, and the last convolution the last output block.
     """
-    blocks = {f"IN{i:02}": (f"input_blocks.{i}.",) for i in range(inputs)}
+    blocks: dict[str, tuple[str, ...]] = {f"IN{i:02}": (f"input_blocks.{i}.",) for i in range(inputs)}
     blocks["IN00"] += ("time_embed.", "label_emb.")
     blocks["M00"] = ("middle_block.",)
     blocks |= {f"OUT{i:02}": (f"output_blocks.{i}.",) for i in range(outputs)}

@@ -60,9 +60,11 @@ class Store(Protocol):
 
     def latent(self, item: int, variant: int) -> Tensor:
         """[C, h, w]."""
+        ...
 
     def text(self, expert: int, item: int, empty: bool) -> dict[str, Tensor]:
         """c_crossattn [1, L, D], and y [1, A] where there is one; `empty`: of no caption at the item's size."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Balance:
     shares: dict[int, Tensor] = field(default_factory=dict)
 
     def observe(self, point: FusionPoint, shares: Shares) -> None:
-        self.shares[point.index] = shares.float().mean((0, 2, 3))
+        self.shares[point.index] = torch.as_tensor(shares).float().mean((0, 2, 3))
 
     def imbalance(self) -> Tensor:
         """log N - entropy of the mean shares, averaged over the fusion points: 0 when all experts are followed

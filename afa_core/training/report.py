@@ -42,7 +42,7 @@ def loss_plot(state: TrainingState, experts: list[str]) -> Tensor:
     steps = [row["step"] for row in state.evaluations]
     losses.plot(steps, [row["held_out"] for row in state.evaluations], color="#D55E00", marker="o", label="held out")
     singles = {name: loss for name, loss in state.baselines.items() if name in experts}
-    for name, style in ((min(singles, key=singles.get), ":"), ("noise average", "-."), ("block average", "--")):
+    for name, style in ((min(singles, key=singles.__getitem__), ":"), ("noise average", "-."), ("block average", "--")):
         losses.axhline(state.baselines[name], color=GREY, linestyle=style, linewidth=1, label=name)
     losses.set_xlabel("step")
     losses.set_ylabel("loss")
