@@ -1,9 +1,9 @@
-"""make bench: measures, prints, and writes docs/performance.md. `python -m tests.bench step` runs one part."""
+"""make bench: measures, prints, and writes docs/performance.md. `python -m tests.bench step` renews one part of it."""
 
 from __future__ import annotations
 
-import os
 import platform
+import re
 import sys
 import tempfile
 from datetime import date
@@ -14,40 +14,61 @@ import torch
 from tests.host.bootstrap import REPOSITORY, make_base
 from tests.host.inprocess import Host
 
+from .economical import bench_economical
+from .loading import bench_loading
 from .memory import bench_memory
+from .selective import bench_selective
 from .startup import bench_startup
 from .step import bench_step
 from .training import bench_training
 
+REPORT = REPOSITORY / "docs" / "performance.md"
+HEAD = """# Performance
+
+Printed by `make bench` (one part: `python -m tests.bench step`), which writes this page. Times are those that the processor
+spent on one thread of the process, not wall time, since the machine is shared; what is compared runs in turns in
+one process, and a ratio is the median over the rounds, with its range. There is no GPU here, so nothing on this page
+says anything about one. "SD1.5 size" is the real network with random weights.
+"""
 PARTS = {
     "startup": ("Start-up", bench_startup),
+    "loading": ("Loading an ensemble", bench_loading),
     "memory": ("Memory, SD1.5 size, bf16, latent 64x64", bench_memory),
     "step": ("A step of an ensemble, SD1.5 size, bf16, batch 2", bench_step),
     "training": ("A training step", bench_training),
+    "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
+    "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
+IN_PROCESS = ("loading", "step", "training")
+"""Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 
 def main(names: list[str]) -> None:
-    report = REPOSITORY / "docs" / "performance.md"
-    sections = []
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         host = None
         for name in names or PARTS:
-            title, bench = PARTS[name]
-            if host is None and name in ("step", "training"):
+            if host is None and name in IN_PROCESS:
                 host = Host(make_base(Path(folder)))
                 host.load_pack()
-            sections.append(f"## {title}\n\n" + "\n".join(bench()) + "\n")
-            print(sections[-1], flush=True)
-    if not names:
-        cores, threads = os.cpu_count(), torch.get_num_threads()
-        head = (
-            f"# Performance\n\nPrinted by `make bench` on {date.today()}: {platform.machine()}, {cores} cores, {threads} threads, "
-            f"torch {torch.__version__}, no GPU. Ratios are medians of interleaved rounds in one process, with their range.\n"
-        )
-        report.parent.mkdir(exist_ok=True)
-        report.write_text("\n".join([head, *sections]))
-        print(f"written to {report.relative_to(REPOSITORY)}")
+            title, bench = PARTS[name]
+            text = "\n".join(bench())
+            print(f"## {title}\n\n{text}\n", flush=True)
+            write_section(title, f"{text}\n\nMeasured on {date.today()}, {machine()}.\n")
+    print(f"written to {REPORT.relative_to(REPOSITORY)}")
+
+
+def machine() -> str:
+    return f"{platform.machine()}, torch {torch.__version__}"
+
+
+def write_section(title: str, text: str) -> None:
+    """Puts a part's text into the page, in the place of what it said before."""
+    page = REPORT.read_text() if REPORT.exists() else ""
+    sections = dict(re.findall(r"^## (.+)\n\n((?:(?!## ).*\n)*)", page, re.MULTILINE))
+    sections[title] = text
+    ordered = [f"## {known}\n\n{sections[known].strip()}\n" for known, _ in PARTS.values() if known in sections]
+    REPORT.write_text("\n".join([HEAD, *ordered]))
 
 
 if __name__ == "__main__":

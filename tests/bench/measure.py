@@ -1,21 +1,28 @@
-"""Interleaved timing: every candidate runs once a round, so that a drifting machine moves all alike."""
+"""Interleaved measurement of the time that the processor itself spent: a machine shared with others moves wall time, and
+this hardly. Every candidate runs once a round, so that what still drifts moves all alike."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Of this process, all threads together."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
 
 
 def interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every candidate in each round, after one uncounted round."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for counted in range(rounds + 1):
+    """Seconds of every candidate in each round."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
         for name, run in candidates.items():
-            started = time.perf_counter()
-            run()
-            if counted:
-                seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(cpu_seconds(run))
     return seconds
 
 
@@ -24,6 +31,29 @@ def ratios(above: list[float], *below: list[float]) -> list[float]:
     return [top / sum(bottoms) for top, *bottoms in zip(above, *below, strict=True)]
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 3) -> str:
     """Median, and the range."""
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+    low, middle, high = (f"{f(values):.{digits}f}" for f in (min, statistics.median, max))
+    return f"{middle} ({low} to {high})"
+
+
+class Meter:
+    """Seconds by name, gathered over one run or many."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.process_time() - started
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        def run(*args, **kwargs):
+            with self(name):
+                return function(*args, **kwargs)
+
+        return run

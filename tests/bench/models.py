@@ -12,15 +12,21 @@ SD15 = dict(
 )  # fmt: skip
 
 
-def sd15(seed: int, dtype: torch.dtype):
-    """A ModelPatcher around an SD1.5 U-Net with random weights (859.5 million)."""
-    import comfy.model_management
+def sd15_network(dtype: torch.dtype, device: str):
+    """The host's model of SD1.5, its weights not set."""
     import comfy.supported_models
-    from comfy.model_patcher import ModelPatcher
 
     config = comfy.supported_models.SD15({**SD15, "dtype": dtype})
     config.set_inference_dtype(dtype, None)
-    model = config.get_model({}, "", device="cpu")
+    return config.get_model({}, "", device=device)
+
+
+def sd15(seed: int, dtype: torch.dtype):
+    """A ModelPatcher around an SD1.5 U-Net with random weights (859.5 million)."""
+    import comfy.model_management
+    from comfy.model_patcher import ModelPatcher
+
+    model = sd15_network(dtype, "cpu")
     random = torch.Generator().manual_seed(seed)
     for name, parameter in model.diffusion_model.named_parameters():
         if parameter.ndim > 1:
@@ -31,21 +37,20 @@ def sd15(seed: int, dtype: torch.dtype):
     return ModelPatcher(model, device, comfy.model_management.unet_offload_device())
 
 
-def random_aggregator(experts: list, layers: int = 2):
-    """An AggregatorFile of the faithful size with random weights, for these experts."""
+def sd15_config(points: list, experts: int, layers: int = 2, attention_stride: int = 1):
     from afa_core.aggregator_config import AggregatorConfig
+
+    channels = tuple(point.channels for point in points)
+    return AggregatorConfig("SD1.x", channels, experts, 768, 1280, num_layers=layers, attention_stride=attention_stride)
+
+
+def random_aggregator(experts: list, layers: int = 2, attention_stride: int = 1):
+    """An AggregatorFile of the published size with random weights, for these experts."""
     from afa_core.aggregator_file import AggregatorFile
     from afa_core.host.experts import fusion_points
     from afa_core.sabw import Aggregator
 
-    config = AggregatorConfig(
-        experts[0].architecture,
-        tuple(point.channels for point in fusion_points(experts)),
-        len(experts),
-        experts[0].unet_config["context_dim"],
-        experts[0].unet.time_embed[-1].out_features,
-        num_layers=layers,
-    )
+    config = sd15_config(fusion_points(experts), len(experts), layers, attention_stride)
     module = Aggregator(config).initialise(torch.Generator().manual_seed(0))
     for sabw in module.aggregators.values():
         torch.nn.init.normal_(sabw.conv_out.weight, std=0.05)

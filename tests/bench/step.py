@@ -1,50 +1,79 @@
-"""What an ensemble's step costs beside the sum of its experts' own steps, at SD1.5's size."""
+"""What an ensemble's step costs beside the sum of its experts' own steps, at SD1.5's size, and where it goes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
 import torch
 
-from .measure import interleaved, ratios, spread
+from .flops import overhead
+from .measure import Meter, interleaved, ratios, spread
 from .models import random_aggregator, sd15
 
-
-def bench_step(sizes: tuple[int, ...] = (32, 64), counts: tuple[int, ...] = (2, 3), rounds: int = 3) -> list[str]:
-    """Lines of a Markdown table: overhead of the ensemble's step, bf16, batch 2 (cond and uncond)."""
-    lines = [
-        "| latent | experts | ensemble / sum of experts | without fusion / sum | recording |",
-        "|---|---|---|---|---|",
-    ]
-    patchers = [sd15(seed, torch.bfloat16) for seed in range(max(counts))]
-    for size in sizes:
-        for count in counts:
-            lines.append(_row(patchers[:count], size, rounds))
-            print(lines[-1], flush=True)
-    return lines
+ECONOMICAL = {"layers": 1, "attention_stride": 4}
+SIZES = {32: 3, 64: 2}
+"""Rounds by side of the latent."""
 
 
 @torch.inference_mode()
-def _row(patchers: list, size: int, rounds: int) -> str:
+def bench_step() -> list[str]:
+    """Two tables in Markdown, bf16, batch 2 (cond and uncond), the host's attention by PyTorch's kernel."""
+    from comfy.ldm.modules import attention
+
+    patchers = [sd15(seed, torch.bfloat16) for seed in range(3)]
+    costs, parts = [], []
+    with patch.object(attention, "optimized_attention", attention.attention_pytorch):
+        for size, rounds in SIZES.items():
+            _measure(patchers, size, rounds, costs, parts)
+    return [
+        "| latent | model | time / sum of the experts' own steps | the same in multiplications |",
+        "|---|---|---|---|",
+        *costs,
+        "",
+        "Where the time of the ensemble's step goes, as parts of the sum of the experts' own steps:",
+        "",
+        "| latent | model | experts | aggregators | of which self-attention | recording | the rest |",
+        "|---|---|---|---|---|---|---|",
+        *parts,
+        "",
+        "N samplings one after the other cost 1 by definition.",
+    ]
+
+
+def _measure(patchers: list, size: int, rounds: int, costs: list[str], parts: list[str]) -> None:
     from afa_core.fusion import StaticFusion
     from afa_core.host.ensemble import make_ensemble
     from afa_core.host.experts import Expert
 
     experts = [Expert(patcher, f"model_{i}") for i, patcher in enumerate(patchers, start=1)]
-    ensemble = make_ensemble(random_aggregator(experts), experts)
-    silent = make_ensemble(StaticFusion("noise average"), experts)
+    shapes = {"2 experts, faithful": (2, {}), "3 experts, faithful": (3, {}), "3 experts, economical": (3, ECONOMICAL)}
     candidates = {f"expert {i}": call(patcher, size) for i, patcher in enumerate(patchers)}
-    candidates |= {"ensemble": call(ensemble, size), "recorded": call(ensemble, size, record=True)}
-    candidates["unfused"] = call(silent, size)
+    meters = {name: Meter() for name in shapes}
+    for name, (count, economy) in shapes.items():
+        ensemble = make_ensemble(random_aggregator(experts[:count], **economy), experts[:count])
+        candidates[name] = metered(call(ensemble, size, record=True), meters[name])
+    candidates["3 experts, noise average"] = call(make_ensemble(StaticFusion("noise average"), experts), size)
     seconds = interleaved(candidates, rounds)
-    alone = [seconds[f"expert {i}"] for i in range(len(patchers))]
-    return (
-        f"| {size}x{size} | {len(patchers)} | {spread(ratios(seconds['ensemble'], *alone))} | "
-        f"{spread(ratios(seconds['unfused'], *alone))} | {spread(ratios(seconds['recorded'], seconds['ensemble']))} |"
-    )
+    alone = [seconds[f"expert {i}"] for i in range(3)]
+    for name in list(candidates)[3:]:
+        count = int(name[0])
+        arithmetic = f"{overhead(size, count, **shapes[name][1]):.3f}" if name in shapes else "1.000"
+        costs.append(f"| {size}x{size} | {name} | {spread(ratios(seconds[name], *alone[:count]))} | {arithmetic} |")
+    for name, meter in meters.items():
+        total, own = sum(seconds[name]), sum(map(sum, alone[: shapes[name][0]]))
+        spent = meter.seconds
+        rest = total - spent["experts"] - spent["aggregators"] - spent["recording"]
+        cells = [spent["experts"], spent["aggregators"], spent["self-attention"], spent["recording"], rest]
+        parts.append(f"| {size}x{size} | {name} | " + " | ".join(f"{cell / own:.4f}" for cell in cells) + " |")
+    print("\n".join([*costs, *parts]), flush=True)
 
 
 def call(patcher, size: int, record: bool = False):
     """One evaluation through the host's apply_model, with what a sampler would hand it."""
     from afa_core.host.run import RUN, ensemble_of
+    from afa_core.routing_wire import wire_step
 
     random = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, size, size, generator=random)
@@ -55,8 +84,62 @@ def call(patcher, size: int, record: bool = False):
         options = {"cond_or_uncond": [0, 1], "wrappers": patcher.wrappers}
         if record:
             ensemble = ensemble_of(patcher)
-            options[RUN] = ensemble.record.begin([], ensemble.points)
+            ensemble.record.on_step = lambda run, step, evaluations: wire_step(run, evaluations)
+            options[RUN] = ensemble.record.begin(["a", "b", "c"][: len(ensemble.experts)], ensemble.points)
         patcher.model.current_patcher = patcher
         patcher.model.apply_model(x, sigma, c_crossattn=text, transformer_options=options)
+        if record:
+            options[RUN].finish(None)
 
     return run
+
+
+def metered(run, meter: Meter):
+    """The run, with the time of its parts in the meter. What is recorded is not counted as the aggregators' too."""
+
+    def measured() -> None:
+        with parts_timed(meter):
+            run()
+
+    return measured
+
+
+@contextmanager
+def parts_timed(meter: Meter) -> Iterator[None]:
+    from afa_core import sabw
+    from afa_core.fusion import SABWFusion
+    from afa_core.host import evaluation
+    from afa_core.routing import Evaluation, RoutingRun
+
+    stream, attention = evaluation.unet_stream, sabw.Attention.forward
+
+    def timed_stream(*args, **kwargs):
+        blocks, sent = stream(*args, **kwargs), None
+        while True:
+            with meter("experts"):
+                feature = blocks.send(sent)
+            sent = yield feature
+
+    def timed_attention(module, tokens, context):
+        with meter("self-attention" if context.shape[-1] == tokens.shape[-1] else "cross-attention"):
+            return attention(module, tokens, context)
+
+    fuse, observe, finish = SABWFusion.__call__, Evaluation.observe, RoutingRun.finish
+
+    def timed_fusion(*args):
+        before = meter.seconds["recording"]
+        with meter("aggregators"):
+            features = fuse(*args)
+        meter.seconds["aggregators"] -= meter.seconds["recording"] - before
+        return features
+
+    with ExitStack() as stack:
+        for owner, name, replacement in (
+            (evaluation, "unet_stream", timed_stream),
+            (sabw.Attention, "forward", timed_attention),
+            (SABWFusion, "__call__", timed_fusion),
+            (Evaluation, "observe", meter.timed("recording", observe)),
+            (RoutingRun, "finish", meter.timed("recording", finish)),
+        ):
+            stack.enter_context(patch.object(owner, name, replacement))
+        yield
