@@ -2,12 +2,13 @@
 #   make demo     the quick start, through a live ComfyUI server, on the pocket experts
 #   make test     linter, unit tests of the front end, and all tests against a real ComfyUI
 #   make bench    speed and memory
+#   make tables   the paper's tables on the pocket experts; a second run goes on where the first was stopped
 #   make pocket   trains the pocket experts again
 # COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements are installed into .venv, not there.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo test bench pocket
+.PHONY: setup demo test bench tables pocket
 
 PYTHON := .venv/bin/python
 # A stamp for each host, since each has requirements of its own.
@@ -41,6 +42,10 @@ test: setup
 
 bench: setup
 	$(PYTHON) -m tests.bench
+
+tables: setup
+	$(PYTHON) -m pip install --quiet -r tests/tables/requirements.txt
+	$(PYTHON) -m tests.tables $(TABLES)
 
 pocket: setup
 	$(PYTHON) -m tests.pocket.train

@@ -1,0 +1,43 @@
+"""How much is measured: enough for the document, or just enough to see that everything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.pocket import common
+
+
+@dataclass(frozen=True)
+class Budget:
+    """looks:        draws of noise and timestep for every picture
+    hands:           in which a name is painted; losses are measured in all three
+    subjects:        of each domain; 0 takes all
+    steps, cfg:      sampling steps and guidance of every row; step_counts: those of the table of fewer steps
+    training_steps:  of every ablation, and of every number of experts
+    merges:          candidates of a search for block weights, each judged on merge_subjects names a domain
+    """
+
+    looks: int = 4
+    hands: tuple[str, ...] = ("twemoji",)
+    subjects: int = 0
+    steps: int = 20
+    cfg: float = 3.0
+    step_counts: tuple[int, ...] = (5, 10, 20, 50)
+    training_steps: int = 300
+    merges: int = 30
+    merge_subjects: int = 2
+    merge_steps: int = 10
+    name: str = "full"
+
+    def of_each_domain(self, domains: list[str]) -> list[int]:
+        """The places of the first `subjects` of every domain, or of all."""
+        if not self.subjects:
+            return list(range(len(domains)))
+        places = [[i for i, d in enumerate(domains) if d == domain] for domain in common.DOMAINS]
+        return sorted(i for group in places for i in group[: self.subjects])
+
+
+QUICK = Budget(
+    looks=1, subjects=3, steps=2, step_counts=(2, 3), training_steps=2, merges=3, merge_subjects=1,
+    merge_steps=2, name="quick",
+)  # fmt: skip

@@ -1,0 +1,87 @@
+"""Aggregators trained briefly and alike through the trainer node: the ablations, and other numbers of experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tests.pocket import aggregator, assemble, folder
+
+from .store import file_digest, fingerprint
+from .world import BASE, EXPERTS, World
+
+
+@dataclass(frozen=True)
+class Training:
+    """digest: of the experts, the pictures and the settings; the trainer's files bear it."""
+
+    experts: tuple[str, ...]
+    ablation: str
+    digest: str
+
+    @property
+    def file(self) -> str:
+        """What it ended with, not what was best on the held-out pictures: those judge the rows."""
+        return f"{self.name}-last.safetensors"
+
+    @property
+    def name(self) -> str:
+        return f"brief_{self.digest}"
+
+
+FULL = "AFA, trained briefly"
+ABLATIONS = {
+    "only the last block": "only the last fusion point",
+    "without spatial location": "without spatial location",
+    "without timestep": "without the timestep",
+    "without text": "without the text",
+    FULL: "none",
+}
+"""Rows by the trainer's own names."""
+ALL = (*EXPERTS, BASE)
+CHANGES = {"batch_size": 16, "flip": False}
+"""Of the shipped aggregator's settings: more and smaller steps in the same time, and a shorter preparation."""
+
+
+def ablations(world: World) -> dict[str, Training]:
+    return {title: _training(world, EXPERTS, ablation) for title, ablation in ABLATIONS.items()}
+
+
+def by_number(world: World) -> dict[int, Training]:
+    """For the first 2, 3 and 4 of the experts and the base."""
+    return {number: _training(world, ALL[:number], "none") for number in (2, 3, 4)}
+
+
+def train_all(world: World) -> None:
+    """Trains what is not trained yet, and goes on where a stopped run was."""
+    for title, training in {**ablations(world), **by_number(world)}.items():
+        world.store.row(f"training {title}", training.digest, lambda t=training: _train(world, t))
+
+
+def _train(world: World, training: Training) -> dict:
+    steps = world.budget.training_steps
+    report = aggregator.train(
+        world.running, steps, minutes=600, experts=training.experts, save_as=training.name, ablation=training.ablation,
+        evaluate_every=steps, save_every=50, resume="continue", **CHANGES,
+    )[2]  # fmt: skip
+    world.running.release()
+    return {"report": report}
+
+
+def _training(world: World, experts: tuple[str, ...], ablation: str) -> Training:
+    digest = fingerprint(
+        assemble.digest(),
+        _pictures(folder.training()),
+        aggregator.SETTINGS,
+        world.budget.training_steps,
+        experts,
+        ablation,
+    )
+    return Training(experts, ablation, digest)
+
+
+@cache
+def _pictures(source: Path) -> str:
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    return fingerprint([[str(path.relative_to(source)), file_digest(path)] for path in files])
