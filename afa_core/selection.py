@@ -7,7 +7,7 @@ one block comes back at the next as if it had never been away, and what it costs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,7 @@ def routing_table(routing: dict[str, Any], points: list[FusionPoint], experts: i
     one that has: what they compute is of use there alone.
     """
     names = [point.name for point in points]
-    measured = routing.get("points")
+    measured: Any = routing.get("points")
     try:
         shares = torch.tensor(routing.get("shares"), dtype=torch.float32)
         rows = [measured.index(next(n for n in names[index:] if n in measured)) for index in range(len(names))]
@@ -88,7 +88,7 @@ class KeptRouting:
     gone: LeftOut | None = None
 
     def keep(self, point: FusionPoint, shares: Shares) -> None:
-        self.maps[point.index] = shares
+        self.maps[point.index] = torch.as_tensor(shares)
 
     def left_out(self, points: int, skip_below: float) -> LeftOut:
         """Found once: on a GPU this waits for the queue."""
@@ -97,7 +97,7 @@ class KeptRouting:
             self.gone = left_out(torch.stack([self.maps[i].mean((0, 2, 3)) for i in fused]), skip_below)
         return self.gone
 
-    def __call__(self, point: FusionPoint, features: list[Feature], state: FusionState) -> list[Feature]:
+    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.index not in self.maps:
             return features
         shares = self.maps[point.index]
@@ -128,8 +128,8 @@ class Selector:
 
     def choose(self, noise_level: float, timestep: float, batch: Hashable) -> Choice:
         """timestep: of the noise level, as a fraction of all; batch: which conditionings are evaluated together."""
-        if self.selection.decide_every == 1:
-            table = self.selection.table
+        table = self.selection.table
+        if self.selection.decide_every == 1 and table is not None:
             level = min(max(int(timestep * len(table)), 0), len(table) - 1)
             return Choice(self.fusion, left_out(table[level], self.selection.skip_below))
         step = self.steps.setdefault(noise_level, len(self.steps))
@@ -145,7 +145,8 @@ class Selector:
 class ExpertDropout:
     """Training: a fusion that loses experts at random, so that the aggregator learns to do without.
 
-    At every fusion point each expert is lost with probability `rate`, but never all of them.
+    At every fusion point each expert is lost with probability `rate`, but never all of them, and at the
+    prediction two stay, so that there is always a decision to learn from.
     """
 
     def __init__(self, fusion: Fusion, rate: float, random: torch.Generator):
@@ -153,7 +154,8 @@ class ExpertDropout:
         self.rate = rate
         self.random = random
 
-    def __call__(self, point: FusionPoint, features: list[Feature], state: FusionState) -> list[Feature]:
+    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         chances = torch.rand(len(features), generator=self.random)
-        lost = (chances < self.rate) & (chances < chances.max())
+        lost = chances < self.rate
+        lost[chances.topk(2 if point.is_prediction else 1).indices] = False
         return self.fusion(point, [None if gone else f for gone, f in zip(lost, features, strict=True)], state)

@@ -10,10 +10,12 @@ from afa_core.fusion import FusionError, FusionState, SABWFusion
 from afa_core.lockstep import absent, lockstep
 from afa_core.points import FusionPoint
 from afa_core.selection import ExpertDropout, KeptRouting, Selection, Selector, left_out, routing_table
+from afa_core.training.loop import Stop
 from tests.ensembles import certain_aggregator, ensemble, random_aggregator
 from tests.graphs import control_net, freeu_v2, ip_adapter, sample
 from tests.shop import Shop
 from tests.test_fusion import POINTS, tiny_aggregator, tiny_state, toy_stream, toy_weights
+from tests.toy_training import run as train_toy
 
 
 # ------------------------------------------------------------------ whom to leave out
@@ -137,8 +139,8 @@ def test_kept_maps_without_an_expert():
     assert torch.allclose(seen.maps[2], kept.maps[2])
 
 
-@pytest.mark.parametrize("rate, fewest, most", [(0.0, 3, 3), (0.5, 1, 3), (1.0, 1, 1)])
-def test_dropout_never_loses_everyone(rate, fewest, most):
+@pytest.mark.parametrize("point, rate, fewest, most", [(0, 0.0, 3, 3), (0, 0.5, 1, 3), (0, 1.0, 1, 1), (2, 1.0, 2, 2)])
+def test_dropout_never_loses_everyone(point, rate, fewest, most):
     counts = []
 
     def fusion(point, features, state):
@@ -147,7 +149,7 @@ def test_dropout_never_loses_everyone(rate, fewest, most):
 
     dropout = ExpertDropout(fusion, rate, torch.Generator().manual_seed(0))
     for _ in range(50):
-        dropout(POINTS[0], [torch.zeros(1)] * 3, None)
+        dropout(POINTS[point], [torch.zeros(1)] * 3, None)
     assert (min(counts), max(counts)) == (fewest, most)
 
 
@@ -158,6 +160,20 @@ def test_gradients_while_experts_are_lost():
         streams = [toy_stream(toy_weights()) for _ in range(3)]
         lockstep(streams, POINTS, fusion, tiny_state(3)).square().sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in aggregator.parameters())
+
+
+def test_a_training_that_loses_experts_goes_on_to_the_same_numbers(tmp_path):
+    def stop(report, aggregator):
+        if report.state.step == 5:
+            raise Stop
+
+    folders = [tmp_path / name for name in ("whole", "stopped", "without")]
+    for folder in folders:
+        folder.mkdir()
+    _, whole = train_toy(folders[0], 8, expert_dropout=0.5)
+    train_toy(folders[1], 8, stop, expert_dropout=0.5)
+    assert train_toy(folders[1], 8, expert_dropout=0.5)[1].losses == whole.losses
+    assert train_toy(folders[2], 8)[1].losses != whole.losses
 
 
 # ------------------------------------------------------------------ in the host
