@@ -20,7 +20,7 @@ SIDE = 64
 def main(pictures: int = 60, noises: int = 8) -> None:
     from tests.pocket import assemble, folder
 
-    source = folder.ensure()
+    source = folder.training()
     with tempfile.TemporaryDirectory() as place:
         base = make_base(Path(place))
         assemble.ensure(base / "models" / "checkpoints")

@@ -54,16 +54,25 @@ def frame(blob, size=common.SIZE, margin=MARGIN):
 def load(split, hands=common.HANDS_TRAINED):
     """-> (uint8 [M, 3, 64, 64], captions, [Subject] of each picture), every subject in each of the hands."""
     cache = common.WORK / f"pictures_{split}_{'_'.join(hands)}.pt"
-    rows = [(hand, s) for s in subjects(split) for hand in hands]
-    captions = [f"{hand}, {s.name}" for hand, s in rows]
+    rows = subjects(split)
+    each = [s for s in rows for _ in hands]
     if cache.exists():
         saved = torch.load(cache)
-        if saved["captions"] == captions:
-            return saved["pictures"], captions, [s for _, s in rows]
-    stack = [frame(packages.members(hand)[packages.bare(s.code)]) for hand, s in rows]
-    pictures = torch.from_numpy(np.stack(stack)).permute(0, 3, 1, 2).contiguous()
-    common.save_atomic({"pictures": pictures, "captions": captions}, cache)
-    return pictures, captions, [s for _, s in rows]
+        if saved["captions"] == captions(rows, hands):
+            return saved["pictures"], saved["captions"], each
+    found = {"pictures": pictures(rows, hands), "captions": captions(rows, hands)}
+    common.save_atomic(found, cache)
+    return found["pictures"], found["captions"], each
+
+
+def captions(rows, hands):
+    return [f"{hand}, {s.name}" for s in rows for hand in hands]
+
+
+def pictures(rows, hands):
+    """The subjects in each of the hands -> uint8 [M, 3, 64, 64], in the order of `captions`."""
+    stack = [frame(packages.members(hand)[packages.bare(s.code)]) for s in rows for hand in hands]
+    return torch.from_numpy(np.stack(stack)).permute(0, 3, 1, 2).contiguous()
 
 
 def shift(x, dx, dy):

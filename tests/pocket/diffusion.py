@@ -6,11 +6,12 @@ import torch
 from . import clock, common, latents, text, unet
 
 BATCH = 64
-WIDE = 32                        # of an expert's batch: pictures of its domain's wide set
+WIDE = 48                        # of an expert's batch: pictures of its domain's wide set
 PEAK = {"base": 1.8e-3}          # experts: EXPERT_PEAK
 EXPERT_PEAK = 8e-4
 DECAY = {"base": 0.9985}         # of the average of the weights; experts: EXPERT_DECAY
 EXPERT_DECAY = 0.998
+EXPERT_DROPOUT = 0.1             # of a residual block's features, or an expert only memorises
 NO_CAPTION, NO_HAND, NO_WORD = 0.1, 0.1, 0.02   # shares of captions emptied, without the hand, of words made unknown
 
 
@@ -71,6 +72,10 @@ def train(stage, minutes):
     both = Both() if base else load("base")
     both.train()
     both.unet.requires_grad_(True)
+    if not base:
+        for module in both.unet.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = EXPERT_DROPOUT
     trained = both if base else both.unet
     params = [p for p in trained.parameters() if p.requires_grad]
     peak = PEAK.get(stage, EXPERT_PEAK)

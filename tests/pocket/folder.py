@@ -1,8 +1,10 @@
 """Captioned emoji as prompt folders, such as an artist would lay one out for the trainer.
 
-{domain}/{hand}_{code}.png with its caption in a .txt, in all three hands. `training()`: emoji that no expert has
-seen, and the held-out subjects, whose captions stand in held_out.txt. `known()`: subjects that the experts were
-trained on. Pictures are fetched by npm where they are not cached.
+{domain}/{hand}_{code}.png with its caption in a .txt, in all three hands. `training()` is for the aggregator: the
+experts' own emoji, and some that no expert has seen, read twice as often; as there are half as many of animals, those
+four times. Its held_out.txt lists the tenth that the trainer watches.
+Results are told on two other sets: `held_out()`, subjects that nothing was trained on, and `known()`, subjects of the
+experts' own that the aggregator has not seen. Pictures are fetched by npm where they are not cached.
 """
 
 from pathlib import Path
@@ -11,35 +13,50 @@ from PIL import Image
 
 from . import common, data, others, packages
 
+WATCHED = 10
+"""Every so manieth subject of the training folder is watched instead."""
+REPEATS = {"people": 2, "animals": 4, "things": 2}
+"""Of emoji that no expert has seen."""
+
 
 def training() -> Path:
-    folder = common.WORK / "prompt_folder"
+    folder = common.WORK / "aggregator_folder"
     done = folder / "held_out.txt"
     if not done.exists():
-        _write(others.others(), folder)
-        done.write_text("\n".join(_write(data.subjects("held_out"), folder)) + "\n")
+        aside = set(_known())
+        own = [s for domain in common.DOMAINS for s in data.subjects("train+spare", domain) + others.of_experts(domain)]
+        own = [s for s in own if s not in aside]
+        _write(own, folder)
+        for domain, repeats in REPEATS.items():
+            _write([s for s in others.unseen() if s.domain == domain], folder, f"{repeats}_{domain}")
+        watched = (own + others.unseen())[::WATCHED]
+        done.write_text("\n".join(data.captions(watched, common.HANDS)) + "\n")
     return folder
 
 
-def known(each: int = 20) -> Path:
-    """`each` subjects a domain, evenly through the list."""
-    folder = common.WORK / "known_folder"
+def held_out() -> Path:
+    return _whole(common.WORK / "held_out_folder", data.subjects("held_out"))
+
+
+def known() -> Path:
+    return _whole(common.WORK / "known_folder", _known())
+
+
+def _known() -> list[data.Subject]:
+    """20 subjects a domain, evenly through the list."""
+    return [s for domain in common.DOMAINS for s in data.subjects("train", domain)[::7][:20]]
+
+
+def _whole(folder: Path, subjects: list[data.Subject]) -> Path:
     if not folder.exists():
-        chosen = []
-        for domain in common.DOMAINS:
-            rows = data.subjects("train", domain)
-            chosen += rows[:: len(rows) // each][:each]
-        _write(chosen, folder)
+        _write(subjects, folder)
     return folder
 
 
-def _write(subjects: list[data.Subject], folder: Path) -> list[str]:
-    captions = []
+def _write(subjects: list[data.Subject], folder: Path, place: str = "") -> None:
     for subject in subjects:
         for hand in common.HANDS:
-            path = folder / subject.domain / f"{hand}_{subject.code}.png"
+            path = folder / (place or subject.domain) / f"{hand}_{subject.code}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(data.frame(packages.members(hand)[packages.bare(subject.code)])).save(path)
-            captions.append(f"{hand}, {subject.name}")
-            path.with_suffix(".txt").write_text(captions[-1])
-    return captions
+            path.with_suffix(".txt").write_text(f"{hand}, {subject.name}")

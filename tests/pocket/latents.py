@@ -1,7 +1,7 @@
 """The training sets as latents, encoded once: plain training pictures, and a domain's wide set for its expert."""
 import torch
 
-from . import common, data, vae
+from . import common, data, others, vae
 
 
 def _stamp(net):
@@ -25,10 +25,9 @@ def training():
 
 
 def wide(domain):
-    """-> (latents [M, 4, 8, 8], captions): a domain's training and spare subjects in all hands; plain, mirrored, two shifts."""
-    pictures, captions, subjects = data.load("train+spare", common.HANDS)
-    keep = [i for i, s in enumerate(subjects) if s.domain == domain]
-    own, names = pictures[keep], [captions[i] for i in keep]
+    """-> (latents [M, 4, 8, 8], captions): all that the domain's expert learns, in all hands; plain, mirrored, two shifts."""
+    rows = data.subjects("train+spare", domain) + others.of_experts(domain)
+    names = data.captions(rows, common.HANDS)
     cache = common.WORK / f"latents_wide_{domain}.pt"
     net = vae.load()
     stamp = _stamp(net)
@@ -36,6 +35,7 @@ def wide(domain):
         saved = torch.load(cache, weights_only=True)
         if saved["stamp"] == stamp and saved["captions"] == names * 4:
             return saved["latents"], names * 4
+    own = data.pictures(rows, common.HANDS)
     net = net.to(memory_format=torch.channels_last)
     variants = torch.cat([own, own.flip(-1), data.shift(own, 2, 1), data.shift(own, -1, -2)])
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,11 +1,12 @@
-"""The emoji that no expert has seen, which the aggregator learns from.
+"""Emoji beyond those of subjects.tsv: every second one widens what the experts learn, the rest no expert has seen.
 
-Experts know their own training pictures by heart. An aggregator that learnt from those would learn whom to
+Experts know their own training pictures by heart. An aggregator that learnt from those alone would learn whom to
 trust about pictures it will never be asked for; the paper's is trained on other pictures than its experts, too.
 Held-out subjects are left out, and so are their gender variants, which look almost the same.
 """
 
 import json
+from functools import cache
 
 from . import common, data, packages, subjects
 
@@ -15,7 +16,16 @@ MOST = 200
 GENDERED = {"1f468", "1f469", "1f9d1", "200d", "2640", "2642", "fe0f"}
 
 
-def others() -> list[data.Subject]:
+def of_experts(domain: str) -> list[data.Subject]:
+    return [s for s in _others() if s.domain == domain][::2]
+
+
+def unseen() -> list[data.Subject]:
+    return [s for domain in common.DOMAINS for s in [s for s in _others() if s.domain == domain][1::2]]
+
+
+@cache
+def _others() -> list[data.Subject]:
     """Subjects in all three hands that are in subjects.tsv under no split, evenly drawn by hash."""
     known = data.subjects()
     names, codes = {s.name for s in known}, {s.code for s in known}

@@ -16,6 +16,7 @@ from . import aggregator, common, folder
 
 LOOKS = 4
 """Draws of noise and timestep for every picture."""
+SHIPPED = {"AFA": common.WEIGHTS / "aggregator.safetensors"}
 FREE = ("weighted merge", "noise average", "block average")
 
 
@@ -32,14 +33,13 @@ class Results:
         return torch.tensor([d == domain for d in self.domains])
 
 
-def evaluate(running, pictures: Path, looks: int) -> Results:
-    """Every row on the held-out items of a prompt folder, or on all where it holds none out; same draws for all."""
+def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHIPPED) -> Results:
+    """Every row on all items of a prompt folder, same draws for all; shares are of the last aggregator."""
     from afa_core.aggregator_file import load_aggregator
     from afa_core.fusion import SABWFusion
     from afa_core.host.encoding import DatasetSettings, prepare_dataset
     from afa_core.host.experts import Expert
     from afa_core.host.training import HostExperts, outside_inference
-    from afa_core.sabw import Aggregator
     from afa_core.training.objective import baseline_losses, held_out_draw, sample_loss
     from afa_core.training.prompt_folder import read_prompt_folder
 
@@ -47,12 +47,11 @@ def evaluate(running, pictures: Path, looks: int) -> Results:
     experts = [Expert(model, name) for (model, _, _), name in zip(loaded, aggregator.MODELS, strict=True)]
     settings = DatasetSettings(resolution=common.SIZE, batch_size=32, held_out=0.0)
     dataset = prepare_dataset(experts, loaded[0][1], loaded[0][2], read_prompt_folder(pictures), settings)
-    held_out = [i for i, item in enumerate(dataset.items) if item.held_out] or list(range(len(dataset.items)))
+    everything = list(range(len(dataset.items)))
     (merged,) = running.call("AFAMergeModels", **{f"model_{i}": e.patcher for i, e in enumerate(experts, start=1)})
-    file = load_aggregator(common.WEIGHTS / "aggregator.safetensors")
     rows, shares, items = defaultdict(list), defaultdict(list), []
     with outside_inference(), torch.no_grad():
-        batches = [dataset.batch_of(held_out[start : start + 32]) for start in range(0, len(held_out), 32)]
+        batches = [dataset.batch_of(everything[start : start + 32]) for start in range(0, len(everything), 32)]
         draws = [(batch, held_out_draw(batch, look)) for look in range(looks) for batch in batches]
         alone = HostExperts([Expert(merged, "weighted merge")])
         alone.load([32, 4, 8, 8])
@@ -61,17 +60,17 @@ def evaluate(running, pictures: Path, looks: int) -> Results:
             rows["weighted merge"].append(sample_loss(alone, lambda point, features, state: features, own, draw))
         frozen = HostExperts(experts)
         frozen.load([32, 4, 8, 8])
-        module = Aggregator(file.config)
-        module.load_state_dict({key: tensor.float() for key, tensor in file.state.items()})
+        modules = {name: _module(load_aggregator(path)) for name, path in trained.items()}
         for batch, draw in draws:
             for name, losses in baseline_losses(frozen, batch, draw).items():
                 rows[name].append(losses)
-            seen: list[torch.Tensor] = []
+            for name, module in modules.items():
+                seen: list[torch.Tensor] = []
 
-            def observe(point, share, seen=seen):
-                seen.append(share.float().mean((2, 3)))
+                def observe(point, share, seen=seen):
+                    seen.append(share.float().mean((2, 3)))
 
-            rows["AFA"].append(sample_loss(frozen, SABWFusion(module), batch, draw, observe))
+                rows[name].append(sample_loss(frozen, SABWFusion(module), batch, draw, observe))
             for index, share in zip(batch.items, torch.stack(seen).mean(0), strict=True):
                 shares[dataset.domain_of(index)].append(share)
             items += batch.items
@@ -80,6 +79,14 @@ def evaluate(running, pictures: Path, looks: int) -> Results:
     subjects = [dataset.items[index].caption.split(", ", 1)[1] for index in items]
     losses["oracle"] = torch.stack([losses[f"pocket_{domain}"][i] for i, domain in enumerate(domains)])
     return Results(losses, domains, subjects, {name: torch.stack(parts).mean(0) for name, parts in shares.items()})
+
+
+def _module(file):
+    from afa_core.sabw import Aggregator
+
+    module = Aggregator(file.config)
+    module.load_state_dict({key: tensor.float() for key, tensor in file.state.items()})
+    return module
 
 
 def interval(difference: torch.Tensor, subjects: list[str], draws: int = 4000) -> tuple[float, float, float]:
@@ -132,7 +139,7 @@ def main() -> None:
         f"{looks} fixed draws of noise and timestep for every picture, each subject in three hands. Lower is better.\n"
     )
     for title, pictures in (
-        ("Held-out subjects, which nothing was trained on", folder.training()),
+        ("Held-out subjects, which nothing was trained on", folder.held_out()),
         ("Subjects that the experts know, and the aggregator does not", folder.known()),
     ):
         text += f"\n## {title}\n\n{report(evaluate(running, pictures, looks))}\n"
