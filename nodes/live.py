@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-import json
 import math
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-import folder_paths
 from server import PromptServer
 
-from ..afa_core.atomic_file import replacing
+from ..afa_core.atomic_file import SavingError
 from ..afa_core.routing import Evaluation, RoutingRun
 from ..afa_core.routing_wire import wire_header, wire_run, wire_step
+from .kept import keep, kept
 
 ROUTING, TRAINING = "afa.routing", "afa.training"
 MESSAGES_A_SECOND = 4
 CURVE_POINTS = 2000
 SAMPLE_SIDE = 256
+SAMPLES = 4
 MEASURED = ("held_out", "best_single", "block_average", "shares")
 
 
@@ -42,18 +41,9 @@ def routing_listener(node_id: str | None) -> Callable[[RoutingRun, int, list[Eva
     return tell
 
 
-def routing_file(workflow: str, node_id: str) -> Path:
-    """Where the last result of a viewer lies until ComfyUI ends; one file a node, so that they do not pile up."""
-    key = hashlib.sha256(json.dumps([workflow, node_id]).encode()).hexdigest()[:24]
-    return Path(folder_paths.get_temp_directory(), f"afa_routing_{key}.json")
-
-
-def keep_routing(run: RoutingRun, picture, extra_pnginfo: dict | None, node_id: str) -> dict[str, str]:
+def keep_routing(run: RoutingRun, picture, workflow: str, node_id: str) -> dict[str, str]:
     """Keeps a run, and the decoded picture [H, W, 3] or None, for the viewer; gives the address it asks for."""
-    workflow = str(((extra_pnginfo or {}).get("workflow") or {}).get("id", ""))
-    data = {**wire_run(run), "picture": None if picture is None else data_url(picture, 768)}
-    with replacing(routing_file(workflow, node_id)) as draft:
-        draft.write_text(json.dumps(data))
+    keep(ROUTING, workflow, node_id, {**wire_run(run), "picture": None if picture is None else data_url(picture, 768)})
     return {"workflow": workflow, "node": node_id, "run": uuid.uuid4().hex}
 
 
@@ -74,13 +64,14 @@ def data_url(picture, side: int) -> str:
 class TrainingFeed:
     """One training run as its node's view sees it: messages, the curve so far, and the Stop button."""
 
-    def __init__(self, node_id: str | None, experts: list[str], steps: int):
+    def __init__(self, node_id: str | None, experts: list[str], steps: int, workflow: str = ""):
         self.node_id = str(node_id)
+        self.workflow = workflow
         self.header = {"node": self.node_id, "run": uuid.uuid4().hex, "experts": list(experts), "steps": steps}
         self.state = "training"
         self.latest: dict[str, Any] = {}
         self.history: list[list[Any]] = []
-        self.sample: str | None = None
+        self.samples: list[dict[str, Any]] = []
         self.stop_requested = False
         self._sent = -math.inf
         FEEDS[self.node_id] = self
@@ -97,11 +88,14 @@ class TrainingFeed:
                     row for i, row in enumerate(self.history) if i % 2 or any(v is not None for v in row[2:])
                 ]
         if sample is not None:
-            self.sample = values["sample"] = data_url(sample, SAMPLE_SIDE)
+            values["sample"] = data_url(sample, SAMPLE_SIDE)
+            self.samples = [*self.samples, {"step": step, "sample": values["sample"]}][-SAMPLES:]
         rare = sample is not None or "message" in values or any(name in values for name in MEASURED)
         if rare or time.monotonic() - self._sent >= 1 / MESSAGES_A_SECOND:
             self._sent = time.monotonic()
             send(TRAINING, {**self.header, "state": self.state, "step": step, **values})
+        if "held_out" in values:
+            self._keep()
 
     def stop(self) -> bool:
         """Asks the loop to end after this step; False where it has ended already."""
@@ -114,15 +108,31 @@ class TrainingFeed:
     def finish(self, message: str | None = None) -> None:
         if self.state != "done":
             self.state = "done"
-            self.send(self.latest.get("step", 0), message=message or "finished")
+            self.send(self.latest.get("step", 0), message=message or "ended early; queue the graph again to go on")
+            self._keep()
 
     def snapshot(self) -> dict[str, Any]:
         """Everything a view needs that was not there from the start."""
-        return {**self.header, **self.latest, "state": self.state, "history": self.history, "sample": self.sample}
+        return {**self.header, **self.latest, "state": self.state, "history": self.history, "samples": self.samples}
+
+    def _keep(self) -> None:
+        with suppress(SavingError):  # a view is not worth a training; its own files say when the disk is full
+            keep(TRAINING, self.workflow, self.node_id, self.snapshot())
 
 
 FEEDS: dict[str, TrainingFeed] = {}
 """The last training of each node, for views that are opened later; a handful, since so few nodes train."""
+
+
+def last_training(workflow: str, node_id: str) -> dict[str, Any] | None:
+    """The training that a node of a workflow runs or ran last, also before ComfyUI was started again."""
+    feed = FEEDS.get(node_id)
+    if feed is not None and feed.workflow == workflow:
+        return feed.snapshot()
+    snapshot = kept(TRAINING, workflow, node_id)
+    if snapshot and snapshot["state"] != "done":
+        snapshot |= {"state": "done", "message": "ComfyUI was closed; queue the graph again to go on"}
+    return snapshot
 
 
 def _finite(value: Any) -> Any:

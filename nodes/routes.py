@@ -7,7 +7,8 @@ from server import PromptServer
 
 from ..afa_core.aggregator_summary import read_summary
 from ..afa_core.host.files import aggregator_names, aggregator_path
-from .live import FEEDS, routing_file
+from .kept import kept
+from .live import FEEDS, ROUTING, last_training
 
 
 def register_routes() -> None:
@@ -31,15 +32,17 @@ async def aggregator(request: web.Request) -> web.Response:
 
 async def routing(request: web.Request) -> web.Response:
     """The last result of a viewer; null where there is none."""
-    path = routing_file(request.query.get("workflow", ""), request.query.get("node", ""))
-    text = path.read_text() if path.is_file() else "null"
-    return web.Response(text=text, content_type="application/json")
+    return web.json_response(kept(ROUTING, *_place(request)))
 
 
 async def training(request: web.Request) -> web.Response:
     """The training that a node runs or ran last; null where it has not trained."""
-    feed = FEEDS.get(request.query.get("node", ""))
-    return web.json_response(feed and feed.snapshot())
+    return web.json_response(last_training(*_place(request)))
+
+
+def _place(request: web.Request) -> tuple[str, str]:
+    """The workflow and the node that are asked for."""
+    return request.query.get("workflow", ""), request.query.get("node", "")
 
 
 async def stop_training(request: web.Request) -> web.Response:

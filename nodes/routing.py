@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..afa_core.plots import routing_panels
 from ..afa_core.routing import RoutingRecord
+from .kept import workflow_id
 from .live import keep_routing
 from .sockets import RoutingType, schema
 
@@ -45,7 +46,7 @@ class AFARoutingMaps(io.ComfyNode):
                 "ensemble's start and end percent cover some of its steps."
             )
         picture = None if image is None else image[0]
-        kept = keep_routing(run, picture, cls.hidden.extra_pnginfo, cls.hidden.unique_id)
+        kept = keep_routing(run, picture, workflow_id(cls.hidden.extra_pnginfo), cls.hidden.unique_id)
         return io.NodeOutput(
             routing_panels(run, picture), json.dumps(run.summary()), samples, ui={"afa_routing": [kept]}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -30,6 +31,7 @@ from ..afa_core.training.loop import Report, Stop, TrainingSettings
 from ..afa_core.training.prompt_folder import read_prompt_folder
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import TrainingError, fit
+from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import AggregatorType, experts, schema, source_file
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
@@ -52,7 +54,7 @@ class AFATrainer(io.ComfyNode):
                 io.Image.Output(display_name="loss_plot"),
                 io.String.Output(display_name="report"),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             is_output_node=True,
             is_input_list=True,
         )
@@ -71,12 +73,14 @@ class AFATrainer(io.ComfyNode):
         path = aggregator_folder() / f"{_file_name(widgets['save_as'])}.safetensors"
         check_writable(path.parent)
         settings = TrainingSettings(**{name: widgets[name] for name in TrainingSettings.__dataclass_fields__})
-        feed = TrainingFeed(cls.hidden.unique_id, [model.label for model in models], settings.steps)
+        labels, workflow = [model.label for model in models], workflow_id(cls.hidden.extra_pnginfo)
+        feed = TrainingFeed(cls.hidden.unique_id, labels, settings.steps, workflow)
         try:
             source = _source(widgets, latents, conditioning)
             dataset = _dataset(models, widgets, source, feed)
             identity = {"experts": [_identity(cls, model) for model in models], "data": dataset.digest}
-            size = tuple(dataset.train_batch(0).latents.shape[1:])
+            channels, height, width = dataset.train_batch(0).latents.shape[1:]
+            size = (channels, height, width)
             sample_texts = _sample_texts(models, widgets, size)
             with outside_inference(), naming_what_ran("Training", TRAINING):
                 frozen = HostExperts(models, widgets["gradient_checkpointing"])
@@ -165,14 +169,16 @@ def _listener(feed: TrainingFeed, frozen: HostExperts, widgets: dict, texts: lis
 
     def listen(report: Report, aggregator) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        state, fields = report.state, {}
+        state = report.state
+        fields: dict[str, Any] = {}
         if state.losses:
             fields = {"loss": state.losses[-1], "seconds_per_step": report.seconds_per_step}
         if report.evaluation:
-            fields |= _evaluation_fields(report, frozen.labels)
+            fields |= _evaluation_fields(report.evaluation, state.baselines, frozen.labels)
         if texts and report.evaluation and state.step % widgets["sample_every"] == 0:
+            prompt, negative = texts
             fields["sample"] = sample_picture(
-                frozen, SABWFusion(aggregator), widgets["vae"], *texts, size, widgets["seed"]
+                frozen, SABWFusion(aggregator), widgets["vae"], prompt, negative, size, widgets["seed"]
             )
             frozen.load([widgets["batch_size"], *size])  # decoding may have moved the experts out
         feed.send(step=state.step, **fields)
@@ -183,11 +189,10 @@ def _listener(feed: TrainingFeed, frozen: HostExperts, widgets: dict, texts: lis
     return listen
 
 
-def _evaluation_fields(report: Report, labels: list[str]) -> dict:
-    shares = torch.tensor(report.evaluation["shares"]).mean(0).tolist()
-    baselines = report.state.baselines
+def _evaluation_fields(evaluation: dict, baselines: dict[str, float], labels: list[str]) -> dict:
+    shares = torch.tensor(evaluation["shares"]).mean(0).tolist()
     return {
-        "held_out": report.evaluation["held_out"],
+        "held_out": evaluation["held_out"],
         "best_single": min(baselines[label] for label in labels),
         "block_average": baselines["block average"],
         "shares": shares,

@@ -39,11 +39,12 @@ function foldAdvanced(node) {
   }
 }
 
-/** After a reload: the training that this node runs, or ran last. */
+/** After a reload: the training that this node of this workflow runs, or ran last. */
 async function restore(node, state) {
   const id = executionOf(app.rootGraph, node);
   if (id === null) return;
-  const answer = await api.fetchApi(`/afa/training?node=${encodeURIComponent(id)}`, { cache: "no-store" });
+  const address = new URLSearchParams({ workflow: app.rootGraph.id ?? "", node: id });
+  const answer = await api.fetchApi(`/afa/training?${address}`, { cache: "no-store" });
   const snapshot = answer.ok ? await answer.json() : null;
   if (!snapshot || state.progress) return;
   state.progress = restored(snapshot);

@@ -20,8 +20,9 @@ export function advance(progress, message) {
 
 /** The progress of a snapshot of GET /afa/training. */
 export function restored(snapshot) {
-  const { history, ...message } = snapshot;
+  const { history, samples, ...message } = snapshot;
   const progress = advance(null, { ...message, ...Object.fromEntries(["loss", ...MEASURES].map((name) => [name, null])) });
+  progress.samples = samples;
   progress.curve = history.map(([step, loss, held_out, best_single, block_average]) => ({
     step,
     ...pick({ loss, held_out, best_single, block_average }),

@@ -30,7 +30,9 @@ test("only the last few samples are kept", () => {
 
 test("a snapshot restores the curves", () => {
   const history = [[1, 0.5, null, null, null, null], [2, 0.4, 0.45, 0.5, 0.6, [0.5, 0.5]]];
-  const progress = restored({ ...base, step: 2, state: "done", history, shares: [0.5, 0.5], loss: 0.4, sample: null });
+  const samples = [{ step: 1, sample: "data:image/1" }];
+  const progress = restored({ ...base, step: 2, state: "done", history, shares: [0.5, 0.5], loss: 0.4, samples });
+  assert.deepEqual(progress.samples, samples);
   assert.deepEqual(series(progress, "loss"), [[1, 0.5], [2, 0.4]]);
   assert.deepEqual(series(progress, "block_average"), [[2, 0.6]]);
   assert.equal(secondsLeft(progress), null);

@@ -1,0 +1,45 @@
+"""The last results of the viewers, which outlive a reload of the page and a restart of ComfyUI."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ..afa_core.atomic_file import replacing
+
+MOST = 32
+"""Results that are kept, the newest; one of a routing viewer has half a megabyte."""
+
+
+def workflow_id(extra_pnginfo: dict | None) -> str:
+    """The id of the workflow that was queued; empty where a graph came without one."""
+    return str(((extra_pnginfo or {}).get("workflow") or {}).get("id", ""))
+
+
+def keep(kind: str, workflow: str, node_id: str, data: dict[str, Any]) -> None:
+    """Replaces the last result of a node. Raises SavingError where it cannot be written."""
+    path = _file(kind, workflow, node_id)
+    with replacing(path, durable=False) as draft:
+        draft.write_text(json.dumps(data))
+    with suppress(OSError):  # the browser may be reading one
+        newest = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in newest[MOST:]:
+            old.unlink()
+
+
+def kept(kind: str, workflow: str, node_id: str) -> dict[str, Any] | None:
+    """The last result of a node, or None."""
+    try:
+        return json.loads(_file(kind, workflow, node_id).read_text())
+    except (OSError, ValueError):  # a power cut can leave a torn file: nothing is lost but a view
+        return None
+
+
+def _file(kind: str, workflow: str, node_id: str) -> Path:
+    key = hashlib.sha256(json.dumps([workflow, node_id]).encode()).hexdigest()[:24]
+    return Path(folder_paths.get_system_user_directory("afa"), "results", f"{kind}_{key}.json")

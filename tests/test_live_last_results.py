@@ -1,0 +1,61 @@
+"""What the viewers showed last outlives a restart of ComfyUI, a crash in the middle of a training included."""
+
+import urllib.parse
+
+import pytest
+
+from tests.browser.graphs import put_aggregator, routing_graph
+from tests.host.bootstrap import make_base
+from tests.host.checkpoints import ensure_checkpoints
+from tests.host.events import Events
+from tests.host.server import LiveServer
+from tests.stand_ins import pictures
+from tests.test_live_training import workflow
+
+EXPERTS = ["tiny_sd15_a.safetensors", "tiny_sd15_b.safetensors"]
+MANY = 32
+
+
+@pytest.fixture
+def server(tmp_path):
+    ensure_checkpoints()
+    with LiveServer(make_base(tmp_path)) as server:
+        yield server
+
+
+def last(server, kind: str, node: str, workflow: str = ""):
+    return server.get(f"/afa/{kind}?" + urllib.parse.urlencode({"workflow": workflow, "node": node}))
+
+
+def test_last_results_after_a_crash(server):
+    put_aggregator(server.base, "two.safetensors", EXPERTS)
+    server.run(routing_graph("two.safetensors", EXPERTS, size=64))
+    routing = last(server, "routing", "r")
+    assert len(routing["steps"]) == 3
+    assert last(server, "routing", "r", workflow="another") is None
+
+    pictures(server.base / "input" / "live_training")
+    graph = workflow(server, "kept", steps=1000, evaluate_every=2, sample_prompt="a fox", sample_every=2)
+    with Events(server) as events:
+        server.queue(graph)
+        while events.wait("afa.training", timeout=120)["step"] < 5:
+            pass
+    server.kill()
+    server.start()
+    assert last(server, "routing", "r") == routing
+    training = last(server, "training", "3")
+    assert training["state"] == "done" and training["message"] == "ComfyUI was closed; queue the graph again to go on"
+    assert training["steps"] == 1000 and training["step"] >= 4
+    assert {row[0] for row in training["history"]} == set(range(training["step"] + 1))
+    assert [sample["step"] for sample in training["samples"]] == list(range(2, training["step"], 2))[-4:]
+    assert last(server, "training", "3", workflow="another") is None
+
+
+def test_only_the_newest_are_kept(pack, comfy_host):
+    from importlib import import_module
+
+    kept = import_module(pack.__name__ + ".nodes.kept")
+    for number in range(MANY + 3):
+        kept.keep("test", "workflow", str(number), {"number": number})
+    assert [kept.kept("test", "workflow", str(number)) is None for number in range(4)] == [True] * 3 + [False]
+    assert kept.kept("test", "workflow", str(MANY + 2)) == {"number": MANY + 2}
