@@ -12,7 +12,7 @@ export function growSockets(node, prefix) {
   const descriptions = new Map(); // of every socket the node may show, by name
   let scheduled = false;
   let gap = false;
-  let loaded = false;
+  let saved = null; // the size in the workflow that the node has just come from
 
   function sockets() {
     return node.inputs
@@ -51,7 +51,7 @@ export function growSockets(node, prefix) {
     for (let number = 1; number <= wanted; number++) if (!present.has(number)) add(`${prefix}_${number}`);
     const change = node.inputs.length - count;
     if (change) fit(change, height);
-    loaded = false;
+    saved = null;
   }
 
   function connections() {
@@ -91,11 +91,15 @@ export function growSockets(node, prefix) {
     for (const { index, ...link } of moved) attach(link, index + 1);
   }
 
-  /** The height follows the sockets: the host sees to more of them, not to fewer. What a saved workflow says stays. */
+  /**
+   * The height follows the sockets: the host sees to more of them, not to fewer. A loaded node, for which the host has
+   * made room for all its sockets, gets the size back that its workflow says.
+   */
   function fit(change, height) {
-    if (change < 0 && !loaded) {
+    if (change < 0) {
       const least = node.computeSize();
-      node.setSize([Math.max(node.size[0], least[0]), Math.max(least[1], height + change * SLOT_HEIGHT)]);
+      const [wide, tall] = saved ?? [node.size[0], height + change * SLOT_HEIGHT];
+      node.setSize([Math.max(wide, least[0]), Math.max(tall, least[1])]);
     }
     const [last] = sockets().slice(-1);
     // Nodes 2.0 of older front ends keeps a copy of the sockets, which this renews.
@@ -114,9 +118,9 @@ export function growSockets(node, prefix) {
     onAdded?.apply(this, args);
     schedule();
   };
-  node.onConfigure = function (...args) {
-    onConfigure?.apply(this, args);
-    loaded = true;
+  node.onConfigure = function (info, ...rest) {
+    onConfigure?.call(this, info, ...rest);
+    saved = info.size ? [info.size[0], info.size[1]] : null;
     schedule();
   };
   node.onConnectionsChange = function (side, index, connected, ...rest) {
