@@ -1,9 +1,8 @@
 """The quick start on the pocket experts, through a live ComfyUI: pictures, routing panels, time per step.
 
-    python -m tests.demo [--prompt TEXT] [--steps N] [--seed N] [--thumbnail]
+    python -m tests.demo [--prompt TEXT] [--steps N] [--seed N]
 
-Saves the ensemble's picture, each expert's own with the same seed, and the panels in output/demo. --thumbnail draws
-workflows/quick_start.jpg again from them.
+Saves the ensemble's picture, each expert's own with the same seed, and the panels in output/demo.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from tests.aggregators import random_aggregator, write_authors_layout
 from tests.host.bootstrap import CACHE, REPOSITORY, make_base
 from tests.host.events import Events
 from tests.host.server import LiveServer
-from tests.host.templates import FOLDER, Prompt, alone, find, template, with_aggregator, with_checkpoints, with_values
+from tests.host.templates import Prompt, alone, find, template, with_aggregator, with_checkpoints, with_values
 from tests.pocket import assemble
 
 EXPERTS = ["pocket_people", "pocket_animals", "pocket_things"]
@@ -35,13 +34,10 @@ def main() -> None:
     ask.add_argument("--prompt", default="twemoji, red apple")
     ask.add_argument("--steps", type=int, default=20)
     ask.add_argument("--seed", type=int, default=1)
-    ask.add_argument("--thumbnail", action="store_true", help="draw workflows/quick_start.jpg again")
     args = ask.parse_args()
     base = prepare(CACHE / "demo")
     with LiveServer(base) as server:
-        pictures = run(server, OUTPUT, args.prompt, args.steps, args.seed)
-    if args.thumbnail:
-        print(f"{'thumbnail':>24}: {draw_thumbnail(pictures)}")
+        run(server, OUTPUT, args.prompt, args.steps, args.seed)
 
 
 def prepare(base: Path) -> Path:
@@ -115,18 +111,6 @@ def save(server: LiveServer, history: dict, node_ids: list[str], path: Path) -> 
         sheet.paste(picture, (left, 0))
         left += picture.width
     sheet.save(path)
-    return path
-
-
-def draw_thumbnail(pictures: dict[str, Path]) -> Path:
-    """The ensemble's picture, large, above the experts' own."""
-    large, small = 384, 128
-    sheet = Image.new("RGB", (large, large + small), "white")
-    place = [("ensemble", large, (0, 0)), *((e, small, (i * small, large)) for i, e in enumerate(EXPERTS))]
-    for name, size, corner in place:
-        sheet.paste(Image.open(pictures[name]).convert("RGB").resize((size, size), Image.Resampling.LANCZOS), corner)
-    path = FOLDER / "quick_start.jpg"
-    sheet.save(path, quality=88)
     return path
 
 

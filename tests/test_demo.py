@@ -43,8 +43,3 @@ def test_the_ensemble_is_none_of_its_experts(printed):
     contents = [Image.open(pictures[name]).tobytes() for name in ("ensemble", *demo.EXPERTS)]
     assert len(set(contents)) > 1
     assert contents[0] not in contents[1:]
-
-
-def test_the_thumbnail_is_drawn_from_the_pictures(printed, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "FOLDER", tmp_path)
-    assert Image.open(demo.draw_thumbnail(printed[1])).size == (384, 512)
