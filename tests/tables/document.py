@@ -12,7 +12,7 @@ from .picture_tables import EACH, picture_table
 from .questions import PictureSet, picture_sets
 from .search import METHODS, searched, subjects
 from .systems import AFA, System, systems
-from .trainings import ABLATIONS, FULL
+from .trainings import ABLATIONS, CHANGES, FULL
 from .world import World
 
 
@@ -38,12 +38,12 @@ def document(world: World) -> str:
 
 def _by_set(world: World, rows: list[System], losses: list[Rows], painted: list[Rows], sets: list[PictureSet]):
     """(title, words, table) of the systems, the ablations and the paper's claims, on each set."""
-    steps = world.budget.training_steps
+    brief = words.ABLATIONS.format(steps=world.budget.training_steps, batch=CHANGES["batch_size"])
     for s, found in zip(sets, losses, strict=True):
         yield f"Noise loss: {s.title}", words.LOSS, loss_table(found, s, AFA)
     for s, found in zip(sets, losses, strict=True):
-        brief = {name: found[name] for name in (*ABLATIONS, "block average", "noise average")}
-        yield f"Ablations: {s.title}", words.ABLATIONS.format(steps=steps), loss_table(brief, s, FULL)
+        parts = {name: found[name] for name in (*ABLATIONS, "block average", "noise average")}
+        yield f"Ablations: {s.title}", brief, loss_table(parts, s, FULL)
     for s, found in zip(sets, painted, strict=True):
         yield f"Pictures: {s.title}", words.PICTURES, picture_table(rows, found, s)
     for s, by_loss, by_picture in zip(sets, losses, painted, strict=True):

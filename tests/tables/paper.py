@@ -1,8 +1,7 @@
 """What the paper says of its tables, beside ours.
 
-Its claims are those of its abstract and of its sections 4.2 and 4.3 (arXiv 2405.17082): AFA before the base models and
-before every baseline, every ablation behind the full method, and quality that holds with fewer steps. Its digits are of
-other pictures, checkpoints and networks, and nothing here could be compared with them.
+In words: AFA before the base models and before every baseline, by every metric; every ablation behind the full method
+(arXiv 2405.17082). Its digits are of other pictures, checkpoints and networks: nothing here compares with them.
 """
 
 from __future__ import annotations

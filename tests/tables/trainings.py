@@ -55,8 +55,9 @@ def by_number(world: World) -> dict[int, Training]:
 
 def train_all(world: World) -> None:
     """Trains what is not trained yet, and goes on where a stopped run was."""
-    for title, training in {**ablations(world), **by_number(world)}.items():
-        world.store.row(f"training {title}", training.digest, lambda t=training: _train(world, t))
+    for training in dict.fromkeys((*ablations(world).values(), *by_number(world).values())):
+        title = f"training of {len(training.experts)} experts, ablation {training.ablation}"
+        world.store.row(title, training.digest, lambda t=training: _train(world, t))
 
 
 def _train(world: World, training: Training) -> dict:

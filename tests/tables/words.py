@@ -17,8 +17,8 @@ from .world import World
 
 HEAD = """# The paper's tables, on the pocket experts
 
-Printed by `make tables` on {today}: {machine}, {cores} cores, no GPU; measuring took {minutes:.0f} minutes in all, on a machine that did
-other work beside it. Every row is made of nodes, as an artist would make it:
+Printed by `make tables` on {today}: {machine}, {cores} cores, no GPU. Measuring took {minutes:.0f} minutes; times are of a clock on the
+wall, whatever else the machine did. Every row is made of nodes, as an artist would make it:
 
 {nodes}
 
@@ -44,8 +44,8 @@ Intervals are 95 % bootstrap intervals over subjects of paired differences.
 
 LOSS = "The difference is negative where AFA is better."
 ABLATIONS = (
-    "Each aggregator trained through the trainer node with the same seed, pictures and {steps} steps; the two averages need no "
-    "training. What is shipped (AFA above) was trained longer."
+    "Each aggregator was trained through the trainer node for {steps} steps of {batch} pictures, from the same seed, and is taken as it "
+    "was at the end; the two averages need no training. What is shipped (AFA above) was trained longer."
 )
 PICTURES = "Networks: U-Nets evaluated a step for the prompt, and as many again for the negative prompt."
 FEWER = (
@@ -57,7 +57,10 @@ SEARCH = (
     "The node's own reports: {merges} merges each, judged by likeness to the real pictures of {names} names that the experts were trained "
     "on. A search that is stopped goes on from its journal."
 )
-PAPER = "Each claim by the interval of the paired differences."
+PAPER = (
+    "The paper (arXiv 2405.17082) has AFA before the base models and before every baseline by every metric, and every ablation behind "
+    "the full method. Here each of these claims is judged by the intervals of paired differences."
+)
 
 
 def head(world: World, rows: list[System], sets: list[PictureSet]) -> str:
