@@ -37,7 +37,7 @@ from .sockets import AggregatorType, experts, schema, source_file
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
 
 FEWEST = 10
-"""Pictures below which none can be held out, and nothing would tell whether training helps."""
+"""Pictures, or prompts, below which none can be held out, and nothing would tell whether training helps."""
 
 
 class AFATrainer(io.ComfyNode):
@@ -144,8 +144,9 @@ def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):
 
     dataset = prepare_dataset(models, widgets.get("clip"), widgets.get("vae"), source, settings, progress)
     if not dataset.held_out_count:
+        usable = len({item.key for item in dataset.items})
         raise TrainingError(
-            f"The prompt folder has {dataset.train_count} usable pictures, and training needs at least {FEWEST}, so that "
+            f"The prompt folder has {usable} usable pictures or prompts, and training needs at least {FEWEST}, so that "
             "some can be held out to tell whether it helps."
         )
     return dataset

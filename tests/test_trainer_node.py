@@ -100,7 +100,7 @@ def test_errors_are_sentences(train, tmp_path, folder):
         train(save_as="../outside")
     for picture in sorted(folder.rglob("*.png"))[3:]:
         picture.unlink()
-    with pytest.raises(ValueError, match="3 usable pictures, and training needs at least 10"):
+    with pytest.raises(ValueError, match="3 usable pictures or prompts, and training needs at least 10"):
         train()
     with pytest.raises(ValueError, match="hidden_size should be a multiple of 32"):
         train(hidden_size=100)
