@@ -12,11 +12,27 @@ OPEN = "await app.loadGraphData(argument); await new Promise((done) => setTimeou
 PROMPT = "return (await app.graphToPrompt()).output;"
 
 
+def alerts(canvas) -> list[str]:
+    """What the front end says beside the graph, such as that a workflow is not of its format."""
+    return canvas.run("return [...document.querySelectorAll('.p-toast-message')].map((e) => e.textContent);")
+
+
+@either
+def test_an_odd_workflow_is_complained_of(canvas):
+    """So that the test below would notice."""
+    workflow = json.loads((FOLDER / "quick_start.json").read_text())
+    canvas.run(OPEN, {**workflow, "id": "no uuid"})
+    assert any("Invalid" in alert for alert in alerts(canvas))
+    canvas.run("document.querySelectorAll('.p-toast-close-button').forEach((button) => button.click());")
+    canvas.until("!document.querySelector('.p-toast-message')")
+
+
 @either
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_a_template_opens_whole_and_is_queued_as_the_tests_run_it(canvas, path):
     workflow = json.loads(path.read_text())
     canvas.run(OPEN, workflow)
+    assert alerts(canvas) == []
     shown = canvas.run("return app.graph.nodes.map((node) => [String(node.id), node.type]);")
     assert sorted(shown) == sorted([str(node["id"]), node["type"]] for node in workflow["nodes"])
     queued = canvas.run(PROMPT)
