@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .bootstrap import ensure_host, host_arguments
 
-START_SECONDS = 180
+START_SECONDS = 600
 
 
 @dataclass(eq=False)
