@@ -10,3 +10,9 @@ export function colourOf(index) {
 export function rgb(colour) {
   return [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
 }
+
+/** Black or white, whichever is read better on this colour. */
+export function inkOn(colour) {
+  const [red, green, blue] = rgb(colour).map((value) => (value / 255) ** 2.2);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 ? "#000" : "#fff";
+}

@@ -1,7 +1,7 @@
 // The training view: how the loss goes, who is followed, how long it takes, and a button that stops and keeps the work.
 
 import { drawLines, shortNumber } from "../charts.mjs";
-import { COLOURS, colourOf } from "../colours.mjs";
+import { COLOURS, colourOf, inkOn } from "../colours.mjs";
 import { element } from "../dom.mjs";
 import { shortExpert } from "../face_rows.mjs";
 import { latest, secondsLeft, series, smoothed, spoken } from "./progress.mjs";
@@ -101,10 +101,10 @@ export class TrainingView {
     const { shares, experts } = this.progress;
     this.shares.replaceChildren(
       ...(shares ?? []).map((share, index) => {
-        const part = element("span", "afa-share", `${(share * 100).toFixed(0)} %`);
-        part.style.background = colourOf(index);
-        part.style.width = `${share * 100}%`;
-        part.title = `${shortExpert(experts[index])}: ${(share * 100).toFixed(1)} %`;
+        const name = shortExpert(experts[index]);
+        const part = element("span", "afa-share", `${(share * 100).toFixed(0)} %   ${name}`);
+        Object.assign(part.style, { background: colourOf(index), color: inkOn(colourOf(index)), width: `${share * 100}%` });
+        part.title = `${name}: ${(share * 100).toFixed(1)} %`;
         return part;
       }),
     );

@@ -33,7 +33,7 @@ def test_the_view_shows_how_a_training_goes(canvas):
     legend = texts(canvas, ".afa-entry")
     assert legend[1:] == ["held out 0.0925", "best single expert 0.1000", "block average 0.0960"]
     assert legend[0].startswith("training 0.0")
-    assert texts(canvas, ".afa-share") == ["36 %", "64 %"]
+    assert texts(canvas, ".afa-share") == ["36 %   1  a", "64 %   2  b"]
     assert texts(canvas, ".afa-sample figcaption") == ["step 40", "step 80", "step 120"]
     assert texts(canvas, ".afa-message") == ["encoding 12 of 40 pictures"]
     colours = canvas.run(

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
+import { COLOURS, inkOn } from "../../js/colours.mjs";
 import { faceRemark, faceRows, faceTitle, shortExpert, shortName } from "../../js/face_rows.mjs";
 
 const summary = { num_experts: 2, experts: [{ file: "anime/dream.safetensors" }, { file: "photo.ckpt" }] };
@@ -31,4 +32,8 @@ test("the title warns of too many models, and of files that tell nothing", () =>
   assert.match(faceTitle(summary, 3), /2 experts, and 3/);
   assert.match(faceTitle({ num_experts: 3, experts: [] }, 1), /does not name/);
   assert.equal(faceTitle({ error: "x is not an aggregator" }, 2), "x is not an aggregator");
+});
+
+test("text on an expert's colour can be read", () => {
+  assert.deepEqual(COLOURS.map(inkOn), ["#fff", "#000", "#000", "#000", "#000", "#000", "#000", "#fff"]);
 });
