@@ -82,6 +82,8 @@ def make_ensemble(
                 "set skip_below to 0 and decide_every to 1, and disconnect the models that should not count."
             )
 
+    # The other experts keep their options, and with them the models that patches bring along.
+    companions = [*run.models_of_patches(experts[0].patcher.model_options["transformer_options"]), *companions]
     patchers = own_weights([expert.patcher for expert in experts])
     main = experts[0].patcher.clone()
     options = [patcher.model_options["transformer_options"] for patcher in patchers]

@@ -6,6 +6,9 @@ the patcher at hand.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import comfy.hooks
 import comfy.model_management
 import torch
@@ -35,6 +38,16 @@ def set_companions(main: ModelPatcher, patchers: list[ModelPatcher], others: lis
         if not any(patcher.is_clone(other) for other in (main, *distinct)):
             distinct.append(patcher)
     main.set_additional_models(KEY, [*distinct, *others])
+
+
+def models_of_patches(options: dict[str, Any]) -> list[ModelPatcher]:
+    """The models that patches in an expert's own transformer options bring along, as IP-Adapters do."""
+    return ModelPatcher.model_patches_models(_holding(options))
+
+
+def _holding(options: dict[str, Any]) -> SimpleNamespace:
+    """What the host's methods on a patcher's transformer options look at."""
+    return SimpleNamespace(model_options={"transformer_options": options})
 
 
 def experts_of(main: ModelPatcher) -> list[Expert]:
@@ -132,6 +145,10 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
 
 
 def pre_run(main: ModelPatcher) -> None:
+    for options in ensemble_of(main).own_options:
+        # As the host's loader does with the options of a model, of which these have been taken out.
+        ModelPatcher.model_patches_to(_holding(options), main.load_device)
+        ModelPatcher.model_patches_to(_holding(options), main.model_dtype())
     for expert in experts_of(main)[1:]:
         if expert.patcher is not main:
             expert.patcher.pre_run()
