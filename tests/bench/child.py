@@ -34,15 +34,21 @@ def main(kind: str, count: int, size: int, base) -> dict[str, int]:
     empty = resident()
     experts = [Expert(sd15(seed, torch.bfloat16), f"model_{seed + 1}") for seed in range(count)]
     weights = sum(p.numel() * p.element_size() for e in experts for p in e.patcher.model.parameters())
+    figures = {}
     if kind == "sample":
+        from afa_core.host.run import activation_factor
         from tests.bench.step import call
 
+        latent, factor = [1, 4, size, size], 1.0
         patcher = experts[0].patcher
         if count > 1:
             patcher = make_ensemble(random_aggregator(experts), experts)
             weights += sum(
                 p.numel() * p.element_size() for m in patcher.get_additional_models()[-1:] for p in m.model.parameters()
             )
+            factor = activation_factor(patcher, latent)
+        # As the host asks its memory manager: for the prompt and the negative prompt at once.
+        figures["estimate"] = round(patcher.memory_required([2 * factor, *latent[1:]]))
         before = resident()
         with torch.inference_mode():
             call(patcher, size)()
@@ -52,7 +58,7 @@ def main(kind: str, count: int, size: int, base) -> dict[str, int]:
         run = training_pass(experts, size, checkpointing=kind.endswith("checkpointed"))
         before = resident()
         run()
-    return {"empty": empty, "weights": weights, "before": before, "peak": peak()}
+    return {**figures, "empty": empty, "weights": weights, "before": before, "peak": peak()}
 
 
 if __name__ == "__main__":

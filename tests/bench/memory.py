@@ -19,8 +19,8 @@ def child(kind: str, count: int, size: int) -> dict[str, int]:
 def bench_memory(size: int = 64) -> list[str]:
     """Peak of an ensemble's evaluation against weights + aggregator + the activations of one expert."""
     lines = [
-        "| experts | weights and aggregator, GiB | one expert's activations, GiB | peak, GiB | peak / sum |",
-        "|---|---|---|---|---|",
+        "| experts | weights and aggregator, GiB | one expert's activations, GiB | peak, GiB | peak / sum | host's estimate / used |",
+        "|---|---|---|---|---|---|",
     ]
     one = child("sample", 1, size)
     activations = one["peak"] - one["before"]
@@ -29,7 +29,8 @@ def bench_memory(size: int = 64) -> list[str]:
         peak = figures["peak"] - figures["empty"]
         total = figures["weights"] + activations
         lines.append(
-            f"| {count} | {figures['weights'] / GIB:.2f} | {activations / GIB:.2f} | {peak / GIB:.2f} | {peak / total:.3f} |"
+            f"| {count} | {figures['weights'] / GIB:.2f} | {activations / GIB:.2f} | {peak / GIB:.2f} | {peak / total:.3f} | "
+            f"{figures['estimate'] / (figures['peak'] - figures['before']):.2f} |"
         )
     plain, checkpointed = (child(kind, 2, size) for kind in ("train", "train checkpointed"))
     plain, checkpointed = (f["peak"] - f["before"] for f in (plain, checkpointed))
