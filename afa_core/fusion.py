@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from .points import FusionPoint
-from .sabw import Aggregator
+from .sabw import SABW, Aggregator
 
 Shares = Tensor | Sequence[float]
 """Each expert's share: a map [B, N, H, W], or one number an expert. They sum to 1 over the experts."""
@@ -54,7 +54,7 @@ Feature = Tensor | None
 
 
 class Fusion(Protocol):
-    def __call__(self, point: FusionPoint, features: list[Feature], state: FusionState) -> list[Feature]: ...
+    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]: ...
 
 
 def blend(features: list[Tensor], shares: Shares) -> Tensor:
@@ -65,11 +65,10 @@ def blend(features: list[Tensor], shares: Shares) -> Tensor:
     """
     dtype = features[0].dtype
     full = torch.promote_types(dtype, torch.float32)
-    if isinstance(shares, Tensor):
-        shares = list(shares.to(full).split(1, dim=1))
-    total = shares[0]
+    each = shares.to(full).split(1, dim=1) if isinstance(shares, Tensor) else shares
+    total = each[0]
     fused = features[0].to(full)
-    for feature, share in zip(features[1:], shares[1:], strict=True):
+    for feature, share in zip(features[1:], each[1:], strict=True):
         total = total + share
         fused = _towards(fused, feature.to(full), share, total)
     return fused.to(dtype)
@@ -81,12 +80,12 @@ class SABWFusion:
     def __init__(self, aggregator: Aggregator):
         self.aggregator = aggregator
 
-    def __call__(self, point: FusionPoint, features: list[Feature], state: FusionState) -> list[Feature]:
+    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.index not in self.aggregator.config.fused_points:
             return features
         if len(present(features)) == 1:
             return fuse(point, features, certain(features), state)
-        sabw = self.aggregator.aggregators[str(point.index)]
+        sabw = cast(SABW, self.aggregator.aggregators[str(point.index)])
         dtype = sabw.conv_in.weight.dtype
         inputs = [feature if feature is None else feature.to(dtype) for feature in features]
         shares = sabw(inputs, state.mean_time.to(dtype), state.mean_text.to(dtype), point.stride)
@@ -129,33 +128,33 @@ class StaticFusion:
         first = {"block average": 0, "noise average": -1, "last block average": -2}[self.method]
         fused = set(points[first:])
 
-        def fusion(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+        def fusion(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
             return fuse(point, features, shares, state) if point in fused else features
 
         return fusion
 
 
-def fuse(point: FusionPoint, features: list[Feature], shares: Shares, state: FusionState) -> list[Tensor]:
+def fuse(point: FusionPoint, features: Sequence[Feature], shares: Shares, state: FusionState) -> list[Tensor]:
     """The features by their shares, for every expert. An expert that was left out has a share of 0."""
     if state.observe is not None:
         state.observe(point, shares)
     there = present(features)
     if len(there) < len(features):
-        shares = shares[:, there]
-    fused = blend([features[index] for index in there], shares)
+        shares = torch.as_tensor(shares)[:, there]
+    fused = blend([feature for feature in features if feature is not None], shares)
     # A view: one expert's own feature may have come through as it is, and now all of them hold it.
     return [fused.view_as(fused)] * len(features)
 
 
-def present(features: list[Feature]) -> list[int]:
+def present(features: Sequence[Feature]) -> list[int]:
     """Which experts were not left out."""
     return [index for index, feature in enumerate(features) if feature is not None]
 
 
-def certain(features: list[Feature]) -> Tensor:
+def certain(features: Sequence[Feature]) -> Tensor:
     """Shares [B, N, 1, 1] where only one expert was not left out."""
-    (chosen,) = present(features)
-    shares = features[chosen].new_zeros(len(features[chosen]), len(features), 1, 1, dtype=torch.float32)
+    ((chosen, feature),) = ((index, feature) for index, feature in enumerate(features) if feature is not None)
+    shares = feature.new_zeros(len(feature), len(features), 1, 1, dtype=torch.float32)
     shares[:, chosen] = 1
     return shares
 
@@ -163,7 +162,7 @@ def certain(features: list[Feature]) -> Tensor:
 def _towards(there: Tensor, newcomer: Tensor, share: Tensor | float, total: Tensor | float) -> Tensor:
     if isinstance(share, Tensor):
         # A total of 0 is an expert without a share after others without one: 0 of 0 goes nowhere.
-        return torch.lerp(there, newcomer, share / total.clamp_min(torch.finfo(torch.float32).tiny))
+        return torch.lerp(there, newcomer, share / torch.as_tensor(total).clamp_min(torch.finfo(torch.float32).tiny))
     return torch.lerp(there, newcomer, share / total if total else 0.0)
 
 

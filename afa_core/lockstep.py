@@ -24,7 +24,7 @@ def lockstep(streams: list[BlockStream], points: list[FusionPoint], fusion: Fusi
     for point in points[:-1]:
         inputs = fusion(point, features, state)
         features = [stream.send(x) for stream, x in zip(streams, inputs, strict=True)]
-    return fusion(points[-1], features, state)[0]
+    return next(x for x in fusion(points[-1], features, state) if x is not None)
 
 
 def absent() -> BlockStream:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fusion import FusionError, FusionState
+from .fusion import Feature, FusionError, FusionState
 from .points import FusionPoint
 
 MODES = ("fuse throughout", "model_1 first, then fuse", "fuse first, then model_1")
@@ -63,7 +63,7 @@ class MagicFusion:
             )
         return replace(self, temperatures=temperatures)
 
-    def __call__(self, point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         """Inside the networks nothing is fused."""
         return features
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from .fusion import Fusion, FusionState
+from .fusion import Feature, Fusion, FusionState
 from .points import FusionPoint
 
 
@@ -22,7 +21,7 @@ def finding_the_culprit(fusion: Fusion, labels: Sequence[str], when: str) -> Fus
     labels: one an expert that runs; when: the end of "... in block input 3 " in the artist's words.
     """
 
-    def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+    def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         for label, feature in zip(labels, features, strict=True):
             if feature is not None and not torch.isfinite(feature).all():
                 raise NotFinite(
@@ -30,7 +29,7 @@ def finding_the_culprit(fusion: Fusion, labels: Sequence[str], when: str) -> Fus
                     "to see whether it is sound, or start ComfyUI with --force-upcast-attention or --fp32-unet."
                 )
         inputs = fusion(point, features, state)
-        if not torch.isfinite(inputs[0]).all():
+        if not all(torch.isfinite(x).all() for x in inputs if x is not None):
             raise NotFinite(
                 f"The aggregator produced NaN or infinite numbers at {point.name} {when}: load another aggregator, or "
                 "train this one again."

@@ -7,6 +7,8 @@ is loaded and offloaded by the host.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,7 +136,7 @@ class SABW(nn.Module):
         )
         self.conv_out = operations.Conv2d(hidden, config.num_experts, 1, bias=False, **factory)
 
-    def forward(self, features: list[Tensor | None], time: Tensor, text: Tensor, stride: int = 1) -> Tensor:
+    def forward(self, features: Sequence[Tensor | None], time: Tensor, text: Tensor, stride: int = 1) -> Tensor:
         """features: N of [B, C, H, W]; time [B, T]; text [B, L, D] -> shares [B, N, H, W], float32 at least.
 
         An expert that was left out has None for a feature and gets a share of 0; the mean of the others stands
@@ -145,10 +147,11 @@ class SABW(nn.Module):
         if "text" in self.ablations:
             text = torch.zeros_like(text)
         missing = [index for index, feature in enumerate(features) if feature is None]
+        inputs = [feature for feature in features if feature is not None]
         if missing:
-            stand_in = torch.stack([feature for feature in features if feature is not None]).mean(0)
-            features = [stand_in if feature is None else feature for feature in features]
-        h = self.conv_in(torch.cat(features, dim=1))
+            stand_in = torch.stack(inputs).mean(0)
+            inputs = [stand_in if feature is None else feature for feature in features]
+        h = self.conv_in(torch.cat(inputs, dim=1))
         pool = max(1, self.attention_stride // stride)
         logits = self.conv_out(self.transformer(self.res_block(h, time), text, pool))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

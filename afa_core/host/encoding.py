@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import folder_paths
@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int, str], None]
+Entry = tuple[PromptItem, int | None, list[str]]
+"""An item, the expert that painted it where one did, and the cache's entries of its variants."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings, plan: Batch
     items = _chosen(folder, settings.limit)
     skipped = list(folder.skipped)
     digest = [folder.digest, settings.resolution, asdict(settings.augmentation), encoder.digests]
+    entries: Sequence[Entry] = []
     if folder.has_pictures:
         if vae is None:
             raise ExpertError("No VAE is connected, and the pictures need one: connect the checkpoint's VAE.")
@@ -192,13 +195,13 @@ def _encode_pictures(
     cache: Cache,
     skipped: list[tuple[str, str]],
     progress: Progress,
-) -> list[tuple[PromptItem, None, list[str]]]:
-    """(item, no painter, the cache's entries of its variants) of every sound picture; the others are reported."""
+) -> list[Entry]:
+    """The entry of every sound picture, made by no expert; the others are reported."""
     shapes, how = buckets(settings.resolution), settings.augmentation
     fixed = [vae_digest(vae), *latent_space(expert)]
     entries, jobs = [], []
     for item in items:
-        shape = assign(item.size, shapes)
+        shape = assign(cast(tuple[int, int], item.size), shapes)  # where there are pictures, every item has one
         names = [
             cache_key("picture", *fixed, item.content, shape, [*asdict(how).values()] if variant else [], variant)
             for variant in range(how.count)
@@ -232,9 +235,10 @@ def _unchanged(item: PromptItem) -> torch.Tensor:
 
     Raises PictureError where the file is gone, or is another one by now.
     """
+    path = cast(Path, item.path)
     try:
-        picture = read_picture(item.path)
-        if picture_digest(item.path) == item.content:
+        picture = read_picture(path)
+        if picture_digest(path) == item.content:
             return picture
     except OSError as error:
         raise PictureError("cannot be read") from error

@@ -6,6 +6,7 @@ DIFFUSION_MODEL runs all experts in lockstep in place of the first one's forward
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 
-from ..fusion import Fusion, FusionState, Shares
+from ..fusion import Feature, Fusion, FusionState, Shares
 from ..lockstep import BlockStream, absent, lockstep
 from ..magic_fusion import MagicFusion
 from ..not_finite import finding_the_culprit
@@ -175,7 +176,7 @@ def _named(stream: BlockStream, label: str) -> BlockStream:
 
 
 def _in_memory(fusion: Fusion) -> Fusion:
-    def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+    def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         with naming_what_ran("The aggregator", SAMPLING):
             return fusion(point, features, state)
 

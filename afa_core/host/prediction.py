@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..fusion import Fusion, FusionState
+from ..fusion import Feature, Fusion, FusionState
 from ..points import FusionPoint
 
 
-def speaks_like(sampling: torch.nn.Module, first: torch.nn.Module) -> bool:
+def speaks_like(sampling: Any, first: Any) -> bool:
     """Whether two of the host's model samplings read a prediction alike."""
     return type(sampling).calculate_denoised is type(first).calculate_denoised
 
@@ -35,7 +38,7 @@ def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tenso
     if all(speaks_like(sampling, first) for sampling in samplings):
         return fusion
 
-    def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+    def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.is_prediction:
             features = [
                 feature

@@ -7,7 +7,7 @@ inference mode (host.md section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embe
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..fusion import Fusion, FusionState
+from ..fusion import Feature, Fusion, FusionState
 from ..lockstep import lockstep
 from ..points import FusionPoint
 from .experts import Expert, check_experts, compute_dtype, fusion_points, own_weights
@@ -109,8 +109,8 @@ class HostExperts:
         if self.compute_dtype == torch.float32:
             return fusion
 
-        def fuse(point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
-            with torch.autocast(features[0].device.type, self.compute_dtype):
+        def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+            with torch.autocast(self.device.type, self.compute_dtype):
                 return fusion(point, features, state)
 
         return fuse

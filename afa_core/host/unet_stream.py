@@ -20,6 +20,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
 )
 from torch import Tensor
 
+from ..fusion import Feature
 from ..lockstep import BlockStream
 from ..points import FusionPoint, unet_points
 
@@ -64,10 +65,10 @@ def unet_stream(
     patches = options.get("patches", {})
     writes = control is not None or any(patches.values())
 
-    def keep(sent: Tensor, own: Tensor) -> Tensor:
+    def keep(sent: Feature, own: Feature) -> Any:
         """What this stream may write into: control and patches do, and another expert may hold `sent` too."""
-        if sent is own:
-            return own
+        if sent is None or sent is own:
+            return sent
         return sent.to(x.dtype, copy=writes)
 
     points = count()
@@ -89,7 +90,7 @@ def unet_stream(
     if unet.num_classes is not None:
         emb = emb + unet.label_emb(y)
 
-    h = x
+    h: Any = x
     skips = []
     for i, block in enumerate(unet.input_blocks):
         options["block"] = ("input", i)

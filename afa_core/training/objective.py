@@ -7,14 +7,14 @@ so that a resumed training draws what an uninterrupted one would have drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..fusion import Fusion, FusionState, Shares, StaticFusion
+from ..fusion import Feature, Fusion, FusionState, Shares, StaticFusion
 from ..points import FusionPoint
 from .dataset import Batch
 
@@ -118,9 +118,9 @@ class Predictions:
     def __init__(self) -> None:
         self.predictions: list[Tensor] = []
 
-    def __call__(self, point: FusionPoint, features: list[Tensor], state: FusionState) -> list[Tensor]:
+    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.is_prediction:
-            self.predictions = features
+            self.predictions = [feature for feature in features if feature is not None]
         return features
 
 

@@ -111,7 +111,7 @@ def routing_table(
             shares: list[torch.Tensor] = []
 
             def observe(point: FusionPoint, share: Shares, shares=shares) -> None:
-                shares.append(share.mean((2, 3)).float().cpu())
+                shares.append(torch.as_tensor(share).mean((2, 3)).float().cpu())
 
             sample_loss(experts, SABWFusion(aggregator), batch.to(experts.device), draw, observe)
             levels = draw.timesteps * NOISE_LEVELS // TIMESTEPS
