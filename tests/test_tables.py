@@ -8,13 +8,14 @@ from tests.tables.budget import QUICK, Budget
 from tests.tables.markdown import columns, table
 from tests.tables.noise_loss import noise_losses
 from tests.tables.paint import paint
-from tests.tables.paper import claims
+from tests.tables.paper import AVERAGES, beside_ours, claims
 from tests.tables.picture_scores import reciprocal_ranks
 from tests.tables.questions import Picture, Question
 from tests.tables.statistics import difference
 from tests.tables.store import Store
 from tests.tables.systems import systems
-from tests.tables.world import EXPERTS, World
+from tests.tables.trainings import ABLATIONS
+from tests.tables.world import BASE, EXPERTS, World
 
 
 @pytest.fixture
@@ -159,6 +160,19 @@ def test_every_system_of_the_paper_is_a_row(world):
         assert any(name.startswith(part) for name in names), part
     claimed = {row for claim in claims(names) for row in claim.rows}
     assert claimed == {name for name in names if not name.startswith("AFA")}
+
+
+def test_a_claim_holds_only_where_every_interval_says_so():
+    subjects = ["x", "y", "z"]
+    names = [BASE, *EXPERTS, "weighted merging", *AVERAGES, *ABLATIONS, "AFA"]
+    rows = {name: {"losses": [0.5, 0.6, 0.7]} for name in names}
+    rows["AFA"] = {"losses": [0.4, 0.5, 0.6]}
+    rows["weighted merging"] = {"losses": [0.4, 0.5, 0.6]}
+    rows["block average"] = {"losses": [0.3, 0.4, 0.5]}
+    verdicts = [line.split(" | ")[1] for line in beside_ours(rows, "losses", True, subjects).splitlines()[2:]]
+    assert verdicts == ["holds", "undecided", "disagrees", "undecided"]
+    higher = [line.split(" | ")[1] for line in beside_ours(rows, "losses", False, subjects).splitlines()[2:]]
+    assert higher == ["disagrees", "undecided", "disagrees", "undecided"]
 
 
 def test_few_subjects_are_of_every_domain():

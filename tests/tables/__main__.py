@@ -1,7 +1,7 @@
-"""make tables: every system of the paper on the pocket experts. python -m tests.tables [--quick]
+"""make tables: every system of the paper on the pocket experts. python -m tests.tables [--budget full|short|quick]
 
 Goes on where a stopped run was: every finished row is on disk, under a fingerprint of the weights and settings that
-it depends on. --quick measures next to nothing and writes beside docs/tables.md, to see that all of it runs.
+it depends on. `quick` writes beside docs/tables.md.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import argparse
 
 from tests.host.bootstrap import REPOSITORY
 
-from .budget import QUICK, Budget
+from .budget import BUDGETS, QUICK
 from .document import document
 from .world import FOLDER, start
 
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--quick", action="store_true")
-    quick = ask.parse_args().quick
-    text = document(start(QUICK if quick else Budget()))
-    path = FOLDER / "quick.md" if quick else REPOSITORY / "docs" / "tables.md"
+    ask.add_argument("--budget", choices=BUDGETS, default="full")
+    budget = BUDGETS[ask.parse_args().budget]
+    text = document(start(budget))
+    path = FOLDER / "quick.md" if budget is QUICK else REPOSITORY / "docs" / "tables.md"
     path.write_text(text)
     print(f"{text}\nwritten to {path.relative_to(REPOSITORY)}")
 

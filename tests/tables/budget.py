@@ -11,6 +11,7 @@ from tests.pocket import common
 class Budget:
     """looks:        draws of noise and timestep for every picture
     hands:           in which a name is painted; losses are measured in all three
+    painted_sets:    1 paints held-out names alone, 2 those that the experts know as well
     subjects:        of each domain; 0 takes all
     steps, cfg:      sampling steps and guidance of every row; step_counts: those of the table of fewer steps
     training_steps:  of every ablation, and of every number of experts
@@ -19,6 +20,7 @@ class Budget:
 
     looks: int = 4
     hands: tuple[str, ...] = ("twemoji",)
+    painted_sets: int = 2
     subjects: int = 0
     steps: int = 20
     cfg: float = 3.0
@@ -37,7 +39,12 @@ class Budget:
         return sorted(i for group in places for i in group[: self.subjects])
 
 
-QUICK = Budget(
-    looks=1, subjects=3, steps=2, step_counts=(2, 3), training_steps=2, merges=3, merge_subjects=1,
-    merge_steps=2, name="quick",
+FULL = Budget()
+SHORT = Budget(
+    looks=2, painted_sets=1, steps=8, step_counts=(4, 8, 16), training_steps=60, merges=10, merge_steps=6, name="short",
 )  # fmt: skip
+QUICK = Budget(
+    looks=1, subjects=3, steps=2, step_counts=(2, 3), training_steps=2, merges=3, merge_subjects=1, merge_steps=2, name="quick",
+)  # fmt: skip
+BUDGETS = {budget.name: budget for budget in (FULL, SHORT, QUICK)}
+"""full: about 45 minutes of one idle core. short: a fifth of that. quick: says nothing but that all of it runs."""

@@ -33,7 +33,7 @@ def claims(names: list[str]) -> list[Claim]:
     baselines = tuple(name for name in names if name not in (*base, *AVERAGES, *ABLATIONS, AFA))
     return [
         Claim("AFA is better than every base model", AFA, base),
-        Claim("AFA is better than merging, MBW, autoMBW and MagicFusion", AFA, baselines),
+        Claim("AFA is better than every baseline", AFA, baselines),
         Claim("averaging noise or blocks is worse than AFA", AFA, AVERAGES),
         Claim("AFA without one of its parts is worse, trained alike", FULL, ablations),
     ]
@@ -47,7 +47,7 @@ def beside_ours(rows: Rows, metric: str, lower: bool, subjects: list[str]) -> st
         signs = {name: -d.sign if lower else d.sign for name, d in found.items()}
         kinds = [[name for name, sign in signs.items() if sign == kind] for kind in (1, 0, -1)]
         verdict = "holds" if not kinds[1] + kinds[2] else "disagrees" if kinds[2] else "undecided"
-        lines.append([claim.text, verdict, *(", ".join(kind) or "-" for kind in kinds)])
+        lines.append([claim.text, verdict, *("; ".join(kind) or "-" for kind in kinds)])
     return table(
         ["the paper says", "ours", "surely better than", "no sure difference from", "surely worse than"], lines
     )

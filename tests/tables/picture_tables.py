@@ -32,4 +32,4 @@ def picture_table(systems: list[System], rows: Rows, pictures: PictureSet) -> st
         )
         against = ["", ""] if system.name == AFA else [str(difference(ours, theirs, subjects)), f"{wins} : {losses}"]
         lines.append([system.name, *text, *against, str(system.networks)])
-    return table(["system", *SETS, *EACH, "CLIP-I*: AFA minus it (95 %)", "wins", "networks"], lines)
+    return table(["system", *SETS, *EACH, "CLIP-I*: AFA minus it (95 %)", "wins : losses", "networks"], lines)

@@ -17,7 +17,7 @@ from .world import World
 
 HEAD = """# The paper's tables, on the pocket experts
 
-Printed by `make tables` on {today}: {machine}, {cores} cores, no GPU. Measuring took {minutes:.0f} minutes; times are of a clock on the
+Printed by `make tables`{short} on {today}: {machine}, {cores} cores, no GPU. Measuring took {minutes:.0f} minutes; times are of a clock on the
 wall, whatever else the machine did. Every row is made of nodes, as an artist would make it:
 
 {nodes}
@@ -72,7 +72,8 @@ def head(world: World, rows: list[System], sets: list[PictureSet]) -> str:
         today=date.today(), machine=platform.machine(), cores=os.cpu_count(), minutes=world.store.minutes,
         nodes="\n".join(f"- {node}: {', '.join(names)}" for node, names in nodes.items()), looks=budget.looks,
         painted=len(sets[0].painted), hands=" and ".join(budget.hands), steps=budget.steps, sampler=SAMPLER,
-        scheduler=SCHEDULER, cfg=budget.cfg, scales="\n".join(_scale(s) for s in sets),
+        scheduler=SCHEDULER, cfg=budget.cfg, scales="\n".join(_scale(s) for s in sets[: budget.painted_sets]),
+        short="" if budget.name == "full" else f" with `TABLES='--budget {budget.name}'`",
     )  # fmt: skip
 
 
