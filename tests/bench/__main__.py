@@ -1,4 +1,4 @@
-"""make bench: measures, prints, and writes docs/performance.md. `python -m tests.bench step` renews one part of it."""
+"""make bench: measures, prints, and writes docs/performance.md. `python -m tests.bench step64` renews one part of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from .training import bench_training
 REPORT = REPOSITORY / "docs" / "performance.md"
 HEAD = """# Performance
 
-Printed by `make bench` (one part: `python -m tests.bench step`), which writes this page. Times are those that the processor
+Printed by `make bench` (one part: `python -m tests.bench step64`), which writes this page. Times are those that the processor
 spent on one thread of the process, not wall time, since the machine is shared; what is compared runs in turns in
 one process, and a ratio is the median over the rounds, with its range. There is no GPU here, so nothing on this page
 says anything about one. "SD1.5 size" is the real network with random weights.
@@ -34,12 +35,13 @@ PARTS = {
     "startup": ("Start-up", bench_startup),
     "loading": ("Loading an ensemble", bench_loading),
     "memory": ("Memory, SD1.5 size, bf16, latent 64x64", bench_memory),
-    "step": ("A step of an ensemble, SD1.5 size, bf16, batch 2", bench_step),
-    "training": ("A training step", bench_training),
+    "step32": ("A step of an ensemble, SD1.5 size, latent 32x32, bf16, batch 2", partial(bench_step, 32, rounds=3)),
+    "step64": ("A step of an ensemble, SD1.5 size, latent 64x64, bf16, batch 2", partial(bench_step, 64, rounds=1)),
+    "training": ("A training step, SD1.5 size, 2 experts, bf16, batch 1", bench_training),
     "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
-IN_PROCESS = ("loading", "step", "training")
+IN_PROCESS = ("loading", "step32", "step64", "training")
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 

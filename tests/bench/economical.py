@@ -11,7 +11,7 @@ from .pocket import Pocket
 from .selective import by_table
 
 LOOKS = 2
-STEPS = 80
+STEPS = 40
 SKIP = 0.3
 VARIANTS = {
     "faithful": ({}, 0.0),

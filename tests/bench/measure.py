@@ -4,6 +4,7 @@ this hardly. Every candidate runs once a round, so that what still drifts moves 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -18,11 +19,12 @@ def cpu_seconds(run: Callable[[], object]) -> float:
 
 
 def interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every candidate in each round."""
+    """Seconds of every candidate in each round, told as they come: a round may take long."""
     seconds: dict[str, list[float]] = defaultdict(list)
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, run in candidates.items():
             seconds[name].append(cpu_seconds(run))
+            print(f"round {number + 1}, {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
     return seconds
 
 

@@ -13,10 +13,10 @@ from .pocket import Pocket
 LOOKS = 1
 STEPS = 20
 """Steps of the sampler; a kept map is from one to decide_every - 1 of them earlier."""
-TABLE = (0.2, 0.25, 0.3, 0.35)
-KEPT = {2: (0.0, 0.2, 0.25, 0.3, 0.35, 1.0), 4: (0.0, 0.25, 0.3, 1.0)}
-RANGES = ((0.0, 0.5), (0.2, 0.8), (0.5, 1.0), (0.2, 1.0), (0.0, 0.8))
-PROMPTS = ("twemoji, hot dog", "twemoji, grinning face", "twemoji, house")
+TABLE = (0.25, 0.3, 0.35)
+KEPT = {2: (0.0, 0.3, 1.0), 4: (0.0, 0.3, 1.0)}
+RANGES = ((0.0, 0.5), (0.5, 1.0), (0.2, 1.0), (0.0, 0.8))
+PROMPTS = ("twemoji, hot dog", "twemoji, grinning face")
 
 
 @dataclass(frozen=True)

@@ -13,61 +13,60 @@ from .measure import Meter, interleaved, ratios, spread
 from .models import random_aggregator, sd15
 
 ECONOMICAL = {"layers": 1, "attention_stride": 4}
-SIZES = {32: 3, 64: 2}
-"""Rounds by side of the latent."""
+ENSEMBLES = {
+    "3 experts": (3, {}),
+    "3 experts, 1 layer, attention_stride 4": (3, ECONOMICAL),
+    "2 experts": (2, {}),
+}
+AVERAGE = "3 experts, noise average"
 
 
 @torch.inference_mode()
-def bench_step() -> list[str]:
-    """Two tables in Markdown, bf16, batch 2 (cond and uncond), the host's attention by PyTorch's kernel."""
+def bench_step(size: int, rounds: int) -> list[str]:
+    """Two tables in Markdown, bf16, batch 2 (cond and uncond), the experts' attention by PyTorch's kernel."""
     from comfy.ldm.modules import attention
 
-    patchers = [sd15(seed, torch.bfloat16) for seed in range(3)]
-    costs, parts = [], []
-    with patch.object(attention, "optimized_attention", attention.attention_pytorch):
-        for size, rounds in SIZES.items():
-            _measure(patchers, size, rounds, costs, parts)
-    return [
-        "| latent | model | time / sum of the experts' own steps | the same in multiplications |",
-        "|---|---|---|---|",
-        *costs,
-        "",
-        "Where the time of the ensemble's step goes, as parts of the sum of the experts' own steps:",
-        "",
-        "| latent | model | experts | aggregators | of which self-attention | recording | the rest |",
-        "|---|---|---|---|---|---|---|",
-        *parts,
-        "",
-        "N samplings one after the other cost 1 by definition.",
-    ]
-
-
-def _measure(patchers: list, size: int, rounds: int, costs: list[str], parts: list[str]) -> None:
     from afa_core.fusion import StaticFusion
     from afa_core.host.ensemble import make_ensemble
     from afa_core.host.experts import Expert
 
-    experts = [Expert(patcher, f"model_{i}") for i, patcher in enumerate(patchers, start=1)]
-    shapes = {"2 experts, faithful": (2, {}), "3 experts, faithful": (3, {}), "3 experts, economical": (3, ECONOMICAL)}
-    candidates = {f"expert {i}": call(patcher, size) for i, patcher in enumerate(patchers)}
-    meters = {name: Meter() for name in shapes}
-    for name, (count, economy) in shapes.items():
+    experts = [Expert(sd15(seed, torch.bfloat16), f"model_{seed + 1}") for seed in range(3)]
+    candidates = {f"expert {i}": call(expert.patcher, size) for i, expert in enumerate(experts)}
+    meters = {name: Meter() for name in ENSEMBLES}
+    for name, (count, economy) in ENSEMBLES.items():
         ensemble = make_ensemble(random_aggregator(experts[:count], **economy), experts[:count])
         candidates[name] = metered(call(ensemble, size, record=True), meters[name])
-    candidates["3 experts, noise average"] = call(make_ensemble(StaticFusion("noise average"), experts), size)
-    seconds = interleaved(candidates, rounds)
-    alone = [seconds[f"expert {i}"] for i in range(3)]
-    for name in list(candidates)[3:]:
-        count = int(name[0])
-        arithmetic = f"{overhead(size, count, **shapes[name][1]):.3f}" if name in shapes else "1.000"
-        costs.append(f"| {size}x{size} | {name} | {spread(ratios(seconds[name], *alone[:count]))} | {arithmetic} |")
+    candidates[AVERAGE] = call(make_ensemble(StaticFusion("noise average"), experts), size)
+    with patch.object(attention, "optimized_attention", attention.attention_pytorch):
+        seconds = interleaved(candidates, rounds)
+    return [*_costs(seconds, size), "", *_parts(seconds, meters)]
+
+
+def _costs(seconds: dict[str, list[float]], size: int) -> Iterator[str]:
+    yield "| model | time / sum of the experts' own steps | the same in multiplications |"
+    yield "|---|---|---|"
+    for name in (*ENSEMBLES, AVERAGE):
+        count, economy = ENSEMBLES.get(name, (3, {}))
+        arithmetic = 1.0 if name == AVERAGE else overhead(size, count, **economy)
+        yield f"| {name} | {spread(ratios(seconds[name], *_alone(seconds, count)))} | {arithmetic:.3f} |"
+    yield "| N samplings, one after the other | 1 | 1 |"
+
+
+def _parts(seconds: dict[str, list[float]], meters: dict[str, Meter]) -> Iterator[str]:
+    yield "Where the time of such a step goes, in parts of the sum of the experts' own steps:"
+    yield ""
+    yield "| model | experts | aggregators | of which self-attention | recording | the rest |"
+    yield "|---|---|---|---|---|---|"
     for name, meter in meters.items():
-        total, own = sum(seconds[name]), sum(map(sum, alone[: shapes[name][0]]))
+        own = sum(map(sum, _alone(seconds, ENSEMBLES[name][0])))
         spent = meter.seconds
-        rest = total - spent["experts"] - spent["aggregators"] - spent["recording"]
+        rest = sum(seconds[name]) - spent["experts"] - spent["aggregators"] - spent["recording"]
         cells = [spent["experts"], spent["aggregators"], spent["self-attention"], spent["recording"], rest]
-        parts.append(f"| {size}x{size} | {name} | " + " | ".join(f"{cell / own:.4f}" for cell in cells) + " |")
-    print("\n".join([*costs, *parts]), flush=True)
+        yield f"| {name} | " + " | ".join(f"{cell / own:.4f}" for cell in cells) + " |"
+
+
+def _alone(seconds: dict[str, list[float]], count: int) -> list[list[float]]:
+    return [seconds[f"expert {i}"] for i in range(count)]
 
 
 def call(patcher, size: int, record: bool = False):
