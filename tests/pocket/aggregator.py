@@ -18,7 +18,7 @@ MODELS = [f"pocket_{domain}" for domain in common.DOMAINS]
 NAME = "pocket"
 SETTINGS = {
     "resolution": common.SIZE, "batch_size": 32, "hidden_size": 64, "num_layers": 1, "num_heads": 4,
-    "learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 50, "caption_dropout": 0.1, "ema": 0.998,
+    "learning_rate": 3e-4, "weight_decay": 0.01, "warmup_steps": 50, "caption_dropout": 0.1, "ema": 0.998,
     "evaluate_every": 100, "save_every": 100, "gradient_checkpointing": False, "flip": True, "seed": 1,
 }  # fmt: skip
 
@@ -72,7 +72,7 @@ def _stop_after(running: Host, minutes: float) -> None:
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--minutes", type=float, default=35.0)
-    ask.add_argument("--steps", type=int, default=3000)
+    ask.add_argument("--steps", type=int, default=1000)
     args = ask.parse_args()
     running = host()
     _, plot, report = train(running, args.steps, args.minutes)
