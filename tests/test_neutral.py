@@ -31,6 +31,7 @@ def family(request, comfy_host, pack):
     shop.host = comfy_host
     a, shop.clip = shop.load(f"{request.param}_a")
     shop.positive, shop.negative = shop.encode("a cat"), shop.encode("blurry")
+    shop.lora = shop.control_net = ""  # no graph here uses them
     return a, shop.load(f"{request.param}_a")[0], shop.load(f"{request.param}_b")[0], shop.wires(a)
 
 
