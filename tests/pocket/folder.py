@@ -2,9 +2,9 @@
 
 {domain}/{hand}_{code}.png with its caption in a .txt, in all three hands. `training()` is for the aggregator: the
 experts' own emoji, and some that no expert has seen, read twice as often; as there are half as many of animals, those
-four times. Its held_out.txt lists the tenth that the trainer watches.
-Results are told on two other sets: `held_out()`, subjects that nothing was trained on, and `known()`, subjects of the
-experts' own that the aggregator has not seen. Pictures are fetched by npm where they are not cached.
+four times. Its held_out.txt lists the tenth that the trainer watches, which is `watched()`.
+Results are also told on `held_out()`, subjects that nothing was trained on, and `known()`, subjects of the experts'
+own that the aggregator has not seen. Pictures are fetched by npm where they are not cached.
 """
 
 from pathlib import Path
@@ -23,15 +23,15 @@ def training() -> Path:
     folder = common.WORK / "aggregator_folder"
     done = folder / "held_out.txt"
     if not done.exists():
-        aside = set(_known())
-        own = [s for domain in common.DOMAINS for s in data.subjects("train+spare", domain) + others.of_experts(domain)]
-        own = [s for s in own if s not in aside]
-        _write(own, folder)
+        _write(_own(), folder)
         for domain, repeats in REPEATS.items():
             _write([s for s in others.unseen() if s.domain == domain], folder, f"{repeats}_{domain}")
-        watched = (own + others.unseen())[::WATCHED]
-        done.write_text("\n".join(data.captions(watched, common.HANDS)) + "\n")
+        done.write_text("\n".join(data.captions(_watched(), common.HANDS)) + "\n")
     return folder
+
+
+def watched() -> Path:
+    return _whole(common.WORK / "watched_folder", _watched())
 
 
 def held_out() -> Path:
@@ -40,6 +40,17 @@ def held_out() -> Path:
 
 def known() -> Path:
     return _whole(common.WORK / "known_folder", _known())
+
+
+def _own() -> list[data.Subject]:
+    """What the experts learnt from, without `known()`."""
+    aside = set(_known())
+    own = [s for domain in common.DOMAINS for s in data.subjects("train+spare", domain) + others.of_experts(domain)]
+    return [s for s in own if s not in aside]
+
+
+def _watched() -> list[data.Subject]:
+    return (_own() + others.unseen())[::WATCHED]
 
 
 def _known() -> list[data.Subject]:

@@ -17,6 +17,7 @@ from . import aggregator, common, folder
 LOOKS = 4
 """Draws of noise and timestep for every picture."""
 SHIPPED = {"AFA": common.WEIGHTS / "aggregator.safetensors"}
+WATCHED = "The tenth of the training folder that was watched in training"
 FREE = ("weighted merge", "noise average", "block average")
 
 
@@ -140,6 +141,7 @@ def main() -> None:
     )
     for title, pictures in (
         ("Held-out subjects, which nothing was trained on", folder.held_out()),
+        (WATCHED, folder.watched()),
         ("Subjects that the experts know, and the aggregator does not", folder.known()),
     ):
         text += f"\n## {title}\n\n{report(evaluate(running, pictures, looks))}\n"
