@@ -175,7 +175,8 @@ def test_a_claim_holds_only_where_every_interval_says_so():
     assert higher == ["disagrees", "undecided", "disagrees", "undecided"]
 
 
-def test_few_subjects_are_of_every_domain():
-    domains = ["animals"] * 4 + ["people"] * 4 + ["things"] * 4
-    assert QUICK.of_each_domain(domains) == [0, 1, 2, 4, 5, 6, 8, 9, 10]
-    assert Budget().of_each_domain(domains) == list(range(12))
+def test_few_subjects_are_of_every_domain_and_in_every_hand():
+    domains = ["animals"] * 8 + ["people"] * 8
+    subjects = ["a", "b", "c", "d"] * 2 + ["e", "f", "g", "h"] * 2  # in one hand, then in the other
+    assert QUICK.of_each_domain(domains, subjects) == [0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14]
+    assert Budget().of_each_domain(domains, subjects) == list(range(16))

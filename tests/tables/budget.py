@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.pocket import common
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -31,12 +29,13 @@ class Budget:
     merge_steps: int = 10
     name: str = "full"
 
-    def of_each_domain(self, domains: list[str]) -> list[int]:
-        """The places of the first `subjects` of every domain, or of all."""
-        if not self.subjects:
-            return list(range(len(domains)))
-        places = [[i for i, d in enumerate(domains) if d == domain] for domain in common.DOMAINS]
-        return sorted(i for group in places for i in group[: self.subjects])
+    def of_each_domain(self, domains: list[str], subjects: list[str]) -> list[int]:
+        """The places of all pictures of the first `subjects` subjects of every domain, or of all."""
+        chosen: dict[str, list[str]] = {}
+        for domain, subject in dict.fromkeys(zip(domains, subjects, strict=True)):
+            chosen.setdefault(domain, []).append(subject)
+        few = {(d, s) for d, names in chosen.items() for s in names[: self.subjects or None]}
+        return [i for i, pair in enumerate(zip(domains, subjects, strict=True)) if pair in few]
 
 
 FULL = Budget()

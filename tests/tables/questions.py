@@ -49,8 +49,9 @@ class PictureSet:
         self.short, self.title, self.hands, self.budget = short, title, hands, world.budget
         self.dataset = _dataset(world, source)
         items = self.dataset.items
-        self.places = world.budget.of_each_domain([item.domain for item in items])
-        self.pictures = [Picture(items[i].caption, items[i].domain, source / items[i].name) for i in self.places]
+        pictures = [Picture(item.caption, item.domain, source / item.name) for item in items]
+        self.places = world.budget.of_each_domain([p.domain for p in pictures], [p.subject for p in pictures])
+        self.pictures = [pictures[place] for place in self.places]
 
     @cached_property
     def questions(self) -> list[Question]:
