@@ -215,12 +215,19 @@ def _same_weights(one: ModelPatcher, other: ModelPatcher) -> bool:
 
 
 def _copied(patcher: ModelPatcher) -> ModelPatcher:
-    """A patcher over a copy of the unpatched network, with the same patches still to be applied."""
-    patcher.unpatch_model(patcher.offload_device)
-    n = patcher.clone()
-    n.model = copy.deepcopy(patcher.model)
-    n.backup, n.object_patches_backup, n.hook_backup, n.pinned = {}, {}, {}, set()
+    """A patcher over an unpatched network of its own, with the same patches still to be applied."""
+    if hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
+        # Its weights lie in virtual memory of the host's, which a copy would share: the host reads the file again.
+        n = patcher.clone(force_deepcopy=True)
+    else:
+        patcher.unpatch_model(patcher.offload_device)
+        n = patcher.clone()
+        config = patcher.model.model_config
+        n.model = copy.deepcopy(patcher.model, {id(config): config})  # newer hosts' cannot be copied, and is read only
+        n.backup, n.object_patches_backup, n.hook_backup, n.pinned = {}, {}, {}, set()
     n.parent = None
+    if hasattr(n, "clone_base_uuid"):  # by which a host with several GPUs tells networks apart
+        n.clone_base_uuid = uuid.uuid4()
     return n
 
 
