@@ -5,15 +5,14 @@ import ast
 import pytest
 
 from tests.host import surface
-from tests.host.surface import Known, check_source, host_objects
+from tests.host.uses import Known, check_source
 
 
 @pytest.fixture(scope="module")
 def check(comfy_host):
     """check(source) -> [what is wrong with it], for the text of a file of ours."""
-    samples = host_objects(comfy_host)
-    model = next(thing for kind, thing in samples.items() if kind.__name__ == "ModelPatcher")
-    fields = {"patcher": Known("ModelPatcher", model)}
+    samples = surface.host_objects(comfy_host)
+    fields = {"patcher": Known("ModelPatcher", samples[0])}
 
     def run(source):
         uses = check_source(ast.parse(source), "ours.py", samples, fields)
@@ -74,6 +73,7 @@ def test_what_is_missing_or_changed_is_said(check, what):
 
 RIGHT = {
     "guarded": "import comfy.utils\nif hasattr(comfy.utils, 'no_such'):\n    comfy.utils.no_such()",
+    "for other hosts": MODEL + "def f(m: ModelPatcher):\n    if hasattr(m, 'no_such'):\n        m.clone(no_such=1)",
     "of our own class": MODEL + "def f(m: ModelPatcher):\n    return m.no_such if isinstance(m, Ours) else m.model",
     "another thing of that name": MODEL + "def f(m: ModelPatcher):\n    m = make()\n    m.no_such",
     "not of the host": "import json\njson.no_such",
