@@ -1,33 +1,37 @@
 # Everything a fresh machine needs is set up by `make setup`, on which every other target depends.
 #   make demo     the quick start, through a live ComfyUI server, on the pocket experts
-#   make test     linter, unit tests of the front end, and all tests against a real ComfyUI
+#   make test     linter, type checker, unit tests of the front end, and all tests against a real ComfyUI
 #   make bench    speed and memory
 #   make tables   the paper's tables on the pocket experts; a second run goes on where the first was stopped
 #   make pocket   trains the pocket experts again
-# COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements are installed into .venv, not there.
+# COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements go into an environment beside .venv.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: setup demo test bench tables pocket
 
-PYTHON := .venv/bin/python
-# A stamp for each host, since each has requirements of its own.
-READY := .venv/ready$(subst /,_,$(COMFYUI_PATH))
+# An environment for each host: they pin different versions of the same packages, the front end first of all.
+VENV := .venv$(subst /,_,$(COMFYUI_PATH))
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/ready
 REQUIREMENTS := requirements.txt tests/requirements.txt tests/host/requirements.txt
 JS_TESTS := $(wildcard tests/js/*.test.js tests/js/*.test.mjs)
 
 setup: $(READY)
 
 $(PYTHON):
-	python3 -m venv .venv
+	python3 -m venv $(VENV)
 
-# torch comes pinned from our list, and nothing that we run needs torchaudio.
+# torch comes pinned from our list. Newer hosts do not start without torchaudio, whose own pin of torch is left out.
 $(READY): $(REQUIREMENTS) tests/host/bootstrap.py | $(PYTHON)
 	set -euo pipefail; host=$$($(PYTHON) -m tests.host.bootstrap); \
-	  grep -vxE 'torch(audio|vision)?' "$$host/requirements.txt" > .venv/host-requirements.txt
-	$(PYTHON) -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS)) -r .venv/host-requirements.txt
+	  grep -vxE 'torch(audio|vision)?' "$$host/requirements.txt" > $(VENV)/host-requirements.txt
+	$(PYTHON) -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS)) -r $(VENV)/host-requirements.txt
+	$(if $(COMFYUI_PATH),$(PYTHON) -m pip install --quiet --no-deps torchaudio)
+	# An artist has no compiler: what the pack requires must be there as wheels.
+	$(PYTHON) -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: -r requirements.txt
 	# torch-fidelity's wheel drops its own `tests` there, which would stand before ours.
-	rm -rf .venv/lib/python*/site-packages/tests
+	rm -rf $(VENV)/lib/python*/site-packages/tests
 	touch $@
 
 demo: setup
@@ -35,6 +39,7 @@ demo: setup
 
 test: setup
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m basedpyright --pythonpath $(PYTHON)
 	$(if $(JS_TESTS),node --test $(JS_TESTS))
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile --ignore=tests/browser
 	# By themselves: a browser's event loop runs on in its process, and the host in process needs one of its own.
