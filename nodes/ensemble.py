@@ -72,6 +72,7 @@ class AFAEnsembleModel(io.ComfyNode):
             ],
             outputs=[io.Model.Output(display_name="model"), RoutingType.Output(display_name="routing")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            not_idempotent=True,
         )  # fmt: skip
 
     @classmethod
@@ -124,6 +125,7 @@ class LoadAFAEnsemble(io.ComfyNode):
                 RoutingType.Output(display_name="routing"),
             ],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

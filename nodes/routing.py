@@ -35,6 +35,7 @@ class AFARoutingMaps(io.ComfyNode):
             ],
             is_output_node=True,
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            not_idempotent=True,
         )
 
     @classmethod

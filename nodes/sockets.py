@@ -20,7 +20,11 @@ LOADER_NAMES = ("ckpt_name", "unet_name", "model_name")
 
 
 def schema(**settings: Any) -> io.Schema:
-    """A node's schema without the fields that this host does not know yet."""
+    """A node's schema without the fields that this host does not know yet.
+
+    A node that tells the browser of its doings is `not_idempotent`: else the host answers for a twin of it, in this
+    graph or in the next, with what it has kept of the first, and the twin's viewer stays empty.
+    """
     known = {field.name for field in fields(io.Schema)}
     return io.Schema(category=CATEGORY, **{name: value for name, value in settings.items() if name in known})
 

@@ -55,6 +55,7 @@ class AFATrainer(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            not_idempotent=True,
             is_output_node=True,
             is_input_list=True,
         )

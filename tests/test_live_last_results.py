@@ -1,5 +1,6 @@
 """What the viewers showed last outlives a restart of ComfyUI, a crash in the middle of a training included."""
 
+import json
 import urllib.parse
 
 import pytest
@@ -47,8 +48,24 @@ def test_last_results_after_a_crash(server):
     assert training["state"] == "done" and training["message"] == "ComfyUI was closed; queue the graph again to go on"
     assert training["steps"] == 1000 and training["step"] >= 4
     assert {row[0] for row in training["history"]} == set(range(training["step"] + 1))
-    assert [sample["step"] for sample in training["samples"]] == list(range(2, training["step"], 2))[-4:]
+    assert [sample["step"] for sample in training["samples"]] == list(range(0, training["step"] + 1, 2))[-4:]
     assert last(server, "training", "3", workflow="another") is None
+
+
+def test_a_copy_of_a_graph_has_results_of_its_own(live_server):
+    """The host keeps what a node has made by its inputs, and copies have the same ones."""
+    put_aggregator(live_server.base, "two.safetensors", EXPERTS)
+    graph = routing_graph("two.safetensors", EXPERTS, size=64, seed=77)
+    copy = json.loads(json.dumps({f"copy of {name}": node for name, node in graph.items()}))
+    for node in copy.values():
+        for name, value in node["inputs"].items():
+            node["inputs"][name] = [f"copy of {value[0]}", value[1]] if isinstance(value, list) else value
+    for prompt, ensemble, viewer in ((graph, "e", "r"), (copy, "copy of e", "copy of r")):
+        with Events(live_server) as events:
+            live_server.run(prompt)
+            sources = {event["data"]["source"] for event in events.seen if event["type"] == "afa.routing"}
+        assert sources == {ensemble}
+        assert last(live_server, "routing", viewer)["steps"]
 
 
 def test_only_the_newest_are_kept(pack, comfy_host):
