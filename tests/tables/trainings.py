@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.pocket import aggregator, assemble, folder
+from tests.pocket import aggregator, assemble, common, folder
 
 from .store import file_digest, fingerprint
-from .world import BASE, EXPERTS, World
+from .world import BASE, EXPERTS, FOLDER, World
 
 
 @dataclass(frozen=True)
@@ -64,25 +66,38 @@ def _train(world: World, training: Training) -> dict:
     steps = world.budget.training_steps
     report = aggregator.train(
         world.running, steps, minutes=600, experts=training.experts, save_as=training.name, ablation=training.ablation,
-        evaluate_every=steps, save_every=50, resume="continue", **CHANGES,
+        evaluate_every=steps, save_every=50, resume="continue", prompt_folder=str(_pictures()), **CHANGES,
     )[2]  # fmt: skip
     world.running.release()
     return {"report": report}
 
 
 def _training(world: World, experts: tuple[str, ...], ablation: str) -> Training:
+    settings = {**aggregator.SETTINGS, **CHANGES}
     digest = fingerprint(
-        assemble.digest(),
-        _pictures(folder.training()),
-        aggregator.SETTINGS,
-        world.budget.training_steps,
-        experts,
-        ablation,
+        assemble.digest(), _digest(_pictures()), settings, world.budget.training_steps, experts, ablation
     )
     return Training(experts, ablation, digest)
 
 
 @cache
-def _pictures(source: Path) -> str:
+def _pictures() -> Path:
+    """Every fifth subject of the folder that the shipped aggregator was trained on: brief trainings see no more."""
+    source, place = folder.training(), FOLDER / "brief_folder"
+    if not place.exists():
+        with tempfile.TemporaryDirectory(dir=FOLDER) as draft:
+            whole = Path(draft, "pictures")
+            for domain in common.DOMAINS:
+                (whole / domain).mkdir(parents=True)
+                codes = sorted({path.stem.split("_", 1)[1] for path in (source / domain).glob("*.png")})
+                for path in (p for code in codes[::5] for p in (source / domain).glob(f"*_{code}.*")):
+                    shutil.copy(path, whole / domain)
+            shutil.copy(source / "held_out.txt", whole)
+            whole.rename(place)
+    return place
+
+
+@cache
+def _digest(source: Path) -> str:
     files = sorted(path for path in source.rglob("*") if path.is_file())
     return fingerprint([[str(path.relative_to(source)), file_digest(path)] for path in files])
