@@ -23,15 +23,14 @@ def document(world: World) -> str:
         loss_rows(world, [s for s in rows if not s.trained or s.name == AFA], pictures)
     trainings.train_all(world)
     losses = [loss_rows(world, rows, pictures) for pictures in sets]
-    painted = [
-        picture_rows(world, rows, pictures, world.budget.steps) for pictures in sets[: world.budget.painted_sets]
-    ]
+    painted = [picture_rows(world, rows, sets[0], world.budget.steps)]
     racing = contenders(rows, losses[0], sets[0])
     last = [
         ("Fewer steps, held-out names", words.FEWER, fewer_steps(world, racing, sets[0])),
         ("Number of experts", words.NUMBERS, numbers_of_experts(world, sets)),
         ("What autoMBW found", _about_searches(world), _searches(world)),
     ]
+    painted += [picture_rows(world, rows, s, world.budget.steps) for s in sets[1 : world.budget.painted_sets]]
     parts = [words.head(world, rows, sets)]
     parts += [_section(*section) for section in _by_set(world, rows, losses, painted, sets)]
     parts += [_section(*section) for section in last]

@@ -12,7 +12,6 @@ from torch import Tensor
 from tests.pocket import common, data, folder
 
 from . import features
-from .store import fingerprint
 from .world import World
 
 METHODS = {"autoMBW (binary mid)": "binary mid (autoMBW)", "autoMBW (CMA-ES)": "CMA-ES"}
@@ -60,5 +59,5 @@ def searched(world: World, method: str) -> tuple:
     return world.call(
         "AFAAutoMerge", **world.sockets(), clip=world.clip, vae=world.vae, latent_image=latent, scorer=SCORER, method=method,
         prompts="\n".join(data.captions(rows, (HAND,))), budget=budget.merges, steps=budget.merge_steps,
-        cfg=budget.cfg, save_as=f"tables_{fingerprint(budget.name)}",
+        cfg=budget.cfg, save_as="tables",
     )  # fmt: skip
