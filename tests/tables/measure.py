@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .features import features
 from .noise_loss import noise_losses
 from .paint import SAMPLER, SCHEDULER, SEED, paint
 from .picture_scores import picture_scores
-from .questions import PictureSet, real
+from .questions import PictureSet
 from .systems import System
 from .world import World
 
@@ -43,7 +42,7 @@ def _picture_row(world: World, system: System, pictures: PictureSet, steps: int)
         started = time.perf_counter()
         painted = paint(world, models, pictures, steps)
         seconds = time.perf_counter() - started
-        scores = picture_scores(painted, pictures.painted, features(real(pictures.painted)))
+        scores = picture_scores(painted, pictures.painted, pictures.real_features)
         return {**scores, "paint_seconds": seconds / len(painted)}
 
     how = [steps, world.budget.cfg, SAMPLER, SCHEDULER, SEED]

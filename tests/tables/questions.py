@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.pocket import common, folder
 
+from .features import features
 from .world import EXPERTS, World
 
 BATCH = 60
@@ -74,6 +75,11 @@ class PictureSet:
 
     def of_hands(self, hands: tuple[str, ...]) -> list[Picture]:
         return [picture for picture in self.pictures if picture.hand in hands]
+
+    @cached_property
+    def real_features(self) -> Tensor:
+        """Those of the real pictures of what is painted, [n, 1280]."""
+        return features(real(self.painted))
 
     @property
     def identity(self) -> list[str]:

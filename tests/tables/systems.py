@@ -66,20 +66,19 @@ def _fusions(world: World) -> list[System]:
 
         return make
 
-    def magic(names: tuple[str, ...]) -> System:
+    def magic(title: str, names: tuple[str, ...]) -> System:
         # Temperatures and guidance multiply, so the temperature stands in where there is no guidance.
         sharp = ", ".join([str(world.budget.cfg)] * len(names))
-        makes = (fuse(names, method="magic fusion", temperatures=t) for t in ("", sharp))
-        title = (
-            f"MagicFusion, {' and '.join(_short(n) for n in names)}" if len(names) == 2 else "MagicFusion, all three"
-        )
-        return System(title, "AFA Training-Free Fusion", len(names), next(makes), None, next(makes))
+        plain, unguided = (fuse(names, method="magic fusion", temperatures=t) for t in ("", sharp))
+        return System(title, node, len(names), plain, unguided=unguided)
 
+    node = "AFA Training-Free Fusion"
+    pair = " and ".join(_short(name) for name in EXPERTS[:2])
     averages = ("noise average", "block average", "last block average")
     return [
-        magic(EXPERTS[:2]),
-        magic(EXPERTS),
-        *(System(name, "AFA Training-Free Fusion", len(EXPERTS), fuse(method=name)) for name in averages),
+        magic(f"MagicFusion, {pair}", EXPERTS[:2]),
+        magic("MagicFusion, all three", EXPERTS),
+        *(System(name, node, len(EXPERTS), fuse(method=name)) for name in averages),
     ]
 
 

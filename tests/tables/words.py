@@ -81,7 +81,7 @@ def _scale(pictures: PictureSet) -> str:
     """What the scores by picture would be of real pictures: the right name in another hand, and another name."""
     ours = pictures.painted
     other = next(hand for hand in common.HANDS if hand not in pictures.hands)
-    theirs, found = features(real(ours)), features(real(pictures.of_hands((other,))))
+    theirs, found = pictures.real_features, features(real(pictures.of_hands((other,))))
     ranks = reciprocal_ranks(found, theirs, [p.hand for p in ours])
     n = len(ours)
     chance = sum(1 / rank for rank in range(1, n + 1)) / n
