@@ -1,7 +1,8 @@
-"""The probe on the pocket experts and their own captioned emoji: python -m tests.probe_pocket [PICTURES] [NOISES]
+"""The probe on the pocket experts and captioned emoji: python -m tests.probe_pocket [PICTURES] [NOISES]
 
-Prints the node's verdict and table for the three experts, and for one expert beside a copy with a little noise. The
-numbers of docs/probe.md come from here. Needs the emoji, which npm fetches once.
+Prints the node's verdict and table for the three experts on the two sets of pictures on which tests.pocket.results
+tells what training realised, and for one expert beside a copy with a little noise. The numbers of docs/probe.md come
+from here. Needs the emoji, which npm fetches once.
 """
 
 import json
@@ -20,7 +21,6 @@ SIDE = 64
 def main(pictures: int = 60, noises: int = 8) -> None:
     from tests.pocket import assemble, folder
 
-    source = folder.training()
     with tempfile.TemporaryDirectory() as place:
         base = make_base(Path(place))
         assemble.ensure(base / "models" / "checkpoints")
@@ -30,7 +30,7 @@ def main(pictures: int = 60, noises: int = 8) -> None:
         def load(name):
             return host.call("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors")[:3]
 
-        def probed(models, clip, vae, count):
+        def probed(models, clip, vae, source, count):
             sockets = {f"model_{i}": model for i, model in enumerate(models, start=1)}
             widgets = {"prompt_folder": str(source), "resolution": SIDE, "pictures": count, "noises": noises}
             started = time.perf_counter()
@@ -41,12 +41,14 @@ def main(pictures: int = 60, noises: int = 8) -> None:
         parts = [load(name) for name in EXPERTS]
         _, clip, vae = parts[0]
         print(", ".join(f"model_{i} is {name}" for i, name in enumerate(EXPERTS, start=1)), "\n")
-        report = probed([model for model, _, _ in parts], clip, vae, pictures)
-        for row in report["by_level"]:
-            gains = ", ".join(f"{name} {100 * gain:+.1f} %" for name, gain in row["gains"].items())
-            print(f"timestep {row['timestep']:3}: fixed mix {100 * row['fixed_mix_gain']:+.1f} %; beyond it {gains}")
+        for source in (folder.watched(), folder.held_out()):
+            print(f"{source.name}:\n")
+            report = probed([model for model, _, _ in parts], clip, vae, source, pictures)
+            for row in report["by_level"]:
+                gains = ", ".join(f"{name} {100 * gain:+.1f} %" for name, gain in row["gains"].items())
+                print(f"timestep {row['timestep']:3}: fixed mix {100 * row['fixed_mix_gain']:+.1f} %; beyond it {gains}")
         print("\nOne expert beside a copy with noise of 1e-4 on every weight:\n")
-        probed([parts[0][0], noisy(load(EXPERTS[0])[0], 1e-4)], clip, vae, min(pictures, 6))
+        probed([parts[0][0], noisy(load(EXPERTS[0])[0], 1e-4)], clip, vae, folder.held_out(), min(pictures, 6))
 
 
 def noisy(model, scale: float):

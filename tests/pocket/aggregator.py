@@ -18,7 +18,7 @@ MODELS = [f"pocket_{domain}" for domain in common.DOMAINS]
 NAME = "pocket"
 SETTINGS = {
     "resolution": common.SIZE, "batch_size": 32, "hidden_size": 64, "num_layers": 1, "num_heads": 4,
-    "learning_rate": 3e-4, "weight_decay": 0.01, "warmup_steps": 50, "caption_dropout": 0.1, "ema": 0.998,
+    "learning_rate": 3e-4, "weight_decay": 0.01, "warmup_steps": 50, "caption_dropout": 0.1, "ema": 0.998, "load_balance": 0.2,
     "evaluate_every": 100, "save_every": 100, "gradient_checkpointing": False, "flip": True, "seed": 1,
 }  # fmt: skip
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from . import aggregator, folder, results
 
-STEPS = 400
+STEPS = 300
+PLAIN = {"ema": 0.0, "flip": False, "load_balance": 0.0}
 RECIPE = "the published recipe"
 CHANGES = {
     RECIPE: {},
-    "averaged weights, 0.99": {"ema": 0.99},
+    "averaged weights, 0.998": {"ema": 0.998},
     "min-SNR, gamma 5": {"min_snr_gamma": 5.0},
-    "load balance 0.01": {"load_balance": 0.01},
+    "load balance 0.2": {"load_balance": 0.2},
     "mirrored pictures": {"flip": True},
 }
 
@@ -30,7 +31,7 @@ def main() -> None:
     trained = {}
     for number, (title, changes) in enumerate(CHANGES.items()):
         name = f"option_{number}"
-        aggregator.train(running, steps, minutes=60, save_as=name, **{"ema": 0.0, "flip": False, **changes})
+        aggregator.train(running, steps, minutes=60, save_as=name, **{**PLAIN, **changes})
         # What the last step left, so that the choice of the best one does not mix with what is compared.
         trained[title] = Path(running.base, "models", "afa", f"{name}-last.safetensors")
     for title, pictures in (("Held-out subjects", folder.held_out()), ("Subjects that the experts know", folder.known())):
