@@ -55,6 +55,12 @@ def forbidden(*args, **kwargs):
     raise AssertionError("was encoded again")
 
 
+def loaded_by_host(host, path):
+    """Newer hosts load pictures from their input folder only."""
+    shutil.copy(path, host.base / "input")
+    return host.call("LoadImage", image=path.name)[0]
+
+
 def test_batches_hold_what_the_sampler_would_see(encoding, checkpoint, encode, comfy_host, pictures):
     experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")
     told = []
@@ -70,7 +76,7 @@ def test_batches_hold_what_the_sampler_would_see(encoding, checkpoint, encode, c
     batch = dataset.batch_of([0, 3])
     assert not batch.latents.is_inference() and batch.latents.dtype == torch.float32
     for place, item in enumerate(batch.items):
-        pixels = comfy_host.call("LoadImage", image=str(pictures / dataset.items[item].name))[0]
+        pixels = loaded_by_host(comfy_host, pictures / dataset.items[item].name)
         latent = comfy_host.call("VAEEncode", pixels=pixels, vae=vae)[0]["samples"]
         expected = experts[0].patcher.model.process_latent_in(latent)
         torch.testing.assert_close(batch.latents[place], expected[0].clone(), rtol=1e-4, atol=1e-4)
@@ -221,7 +227,7 @@ def test_the_hosts_own_training_dataset_takes_the_place_of_a_folder(encoding, ch
     folder = read_prompt_folder(pictures)
     own = encoding.prepare_dataset(experts, clip, vae, folder, small(encoding))
     names = [item.name for item in own.items]
-    images = [comfy_host.call("LoadImage", image=str(pictures / name))[0] for name in names[:4]]
+    images = [loaded_by_host(comfy_host, pictures / name) for name in names[:4]]
     captions = [item.caption for item in own.items[:4]]
     made = comfy_host.call("MakeTrainingDataset", images=images, vae=[vae], clip=[clip], texts=captions)
     theirs = encoding.prepare_dataset(experts, clip, None, encoding.HostDataset(*made), small(encoding))
