@@ -17,13 +17,13 @@ def pocket(comfy_host, pack):
 
 @pytest.fixture(scope="module")
 def report(comfy_host, pocket):
-    """On 24 held-out emoji, 8 a domain."""
+    """On 60 held-out emoji, 20 a domain."""
     domains = ("people", "animals", "things")
     loaded = [pocket(domain) for domain in domains]
     sockets = {f"model_{i}": model for i, (model, _, _) in enumerate(loaded, start=1)}
     folder = str(REPOSITORY / "tests" / "emoji")
     _, clip, vae = loaded[0]
-    widgets = {"prompt_folder": folder, "resolution": 64, "pictures": 24, "noises": 4}
+    widgets = {"prompt_folder": folder, "resolution": 64, "pictures": 60, "noises": 4}
     return json.loads(comfy_host.call("AFAProbe", clip=clip, vae=vae, **sockets, **widgets)[2])
 
 
