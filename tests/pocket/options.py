@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import aggregator, folder, results
 
-STEPS = 300
+STEPS = 150
 PLAIN = {"ema": 0.0, "flip": False, "load_balance": 0.0}
 RECIPE = "the published recipe"
 CHANGES = {
