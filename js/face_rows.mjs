@@ -17,7 +17,7 @@ export function shortExpert(name) {
 
 /**
  * Rows {socket, expected, found, state} for what /afa/aggregator answered and the files on the sockets (null: unknown).
- * state: "right", "empty" (nothing connected), "unknown" (no loader found), "other" (another file name: perhaps
+ * state: "right", "empty" (nothing connected), "unknown" (no loader found, or the aggregator does not know its file), "other" (another file name: perhaps
  * the same checkpoint renamed) and "wrong" (the file of another socket: surely a mistake).
  */
 export function faceRows(summary, sockets) {
@@ -25,7 +25,10 @@ export function faceRows(summary, sockets) {
   return names.map((expected, index) => {
     const { connected = false, file = null } = sockets[index] ?? {};
     const found = file && shortName(file);
-    return { socket: `model_${index + 1}`, expected, found, state: stateOf(expected, found, connected, names) };
+    const socket = `model_${index + 1}`;
+    // Trained with a model that came from no loader: the file then has the socket's name in its place.
+    if (expected === socket) return { socket, expected: found ?? expected, found: null, state: connected ? "unknown" : "empty" };
+    return { socket, expected, found, state: stateOf(expected, found, connected, names) };
   });
 }
 

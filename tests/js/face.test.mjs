@@ -21,6 +21,13 @@ test("each socket is judged by the file at the end of its wire", () => {
   assert.deepEqual(states(on("dream.safetensors")), ["right", "empty"]);
 });
 
+test("an aggregator that names no file judges none", () => {
+  const unnamed = { num_experts: 2, experts: [{ file: "model_1" }, { file: "model_2" }] };
+  const rows = faceRows(unnamed, [on("a/dream.safetensors")]);
+  assert.deepEqual(rows.map(({ expected, state }) => [expected, state]), [["dream", "unknown"], ["model_2", "empty"]]);
+  assert.equal(faceRemark(rows[0]), "");
+});
+
 test("the remark tells what was found", () => {
   const [row] = faceRows(summary, [on("photo.safetensors"), on("dream.safetensors")]);
   assert.equal(row.expected, "dream");
