@@ -75,7 +75,7 @@ class Browser:
     def open(self, server, **settings) -> "Canvas":
         """A fresh page, as of a new user with these settings, once the graph can be worked on."""
         page = self._chromium.new_context(viewport={"width": 1500, "height": 1000}).new_page()
-        page.set_default_timeout(120_000)  # the machine may be busy
+        page.set_default_timeout(300_000)  # the machine may be busy
         canvas = Canvas(page, server, {**QUIET, **settings})
         canvas.load()
         return canvas
