@@ -1,0 +1,139 @@
+"""The README's pictures, from the browser, on the pocket experts: python -m tests.browser.pictures
+
+docs/images/ensemble.jpg: the template sd15_ensemble after it has run; routing.jpg: its viewer.
+"""
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from tests.browser.page import Browser, Canvas
+from tests.demo import EXPERTS, SAMPLING, TRAINED
+from tests.host.bootstrap import REPOSITORY, make_base
+from tests.host.server import LiveServer
+from tests.host.templates import FOLDER
+from tests.pocket import assemble
+
+IMAGES = REPOSITORY / "docs" / "images"
+PROMPT = "twemoji, red apple"
+EXPERT_FILES = {f"Checkpoint {i}": {"ckpt_name": f"{name}.safetensors"} for i, name in enumerate(EXPERTS, start=1)}
+ENSEMBLE = {
+    **EXPERT_FILES,
+    "LoadAFAAggregator": {"aggregator_name": "pocket.safetensors"},
+    "Prompt": {"text": PROMPT},
+    "Negative prompt": {"text": ""},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+    "KSampler": {**SAMPLING, "steps": 20, "seed": 1},
+}
+OPEN = """
+const [workflow, values] = argument;
+await app.loadGraphData(workflow);
+for (const node of app.graph.nodes)
+  for (const [name, value] of Object.entries({ ...values[node.type], ...values[node.title] })) {
+    const widget = node.widgets.find((each) => each.name === name);
+    widget.value = value;
+    widget.callback?.(value);
+  }
+"""
+BOUNDS = """
+const shown = app.graph.nodes.filter((node) => node.type !== "MarkdownNote");
+const [left, top] = [0, 1].map((i) => Math.min(...shown.map((node) => node.pos[i])));
+const [right, bottom] = [0, 1].map((i) => Math.max(...shown.map((node) => node.pos[i] + node.size[i])));
+return [left, top - 30, right, bottom];
+"""
+PLACE = """
+const [left, top, scale, x, y] = argument;
+app.canvas.ds.scale = scale;
+app.canvas.ds.offset = [x / scale - left, y / scale - top];
+app.canvas.setDirty(true, true);
+"""
+CONTRAST = """
+const row = [...document.querySelectorAll(".afa-viewer .afa-slider")].find((each) => each.textContent.startsWith("contrast"));
+const input = row.querySelector("input");
+input.value = argument;
+input.dispatchEvent(new Event("input", { bubbles: true }));
+"""
+ENDED = "window.afaEnded"
+WATCH = """
+window.afaEnded = false;
+app.api.addEventListener("execution_success", () => (window.afaEnded = true));
+"""
+CORNER = (80, 190)
+"""Where the graph begins on the page: below and beside the front end's own bars."""
+
+
+def run_template(page: Canvas, name: str, values: dict, seconds: float) -> None:
+    page.clear()
+    page.run(OPEN, [json.loads((FOLDER / f"{name}.json").read_text()), values])
+    page.run(WATCH)
+    page.settle(500)
+    page.run("await app.queuePrompt(0, 1);")
+    page.until(ENDED, seconds=seconds)
+    page.settle(1500)
+
+
+def graph_picture(page: Canvas, scale: float, width: int) -> Image.Image:
+    """The whole graph but its note, cut out of the page."""
+    left, top, right, bottom = page.run(BOUNDS)
+    wide, tall = (round((b - a) * scale) for a, b in ((left, right), (top, bottom)))
+    page.page.set_viewport_size({"width": wide + CORNER[0] + 40, "height": tall + CORNER[1] + 160})
+    page.settle(500)
+    page.run(PLACE, [left, top, scale, *CORNER])
+    page.settle(1500)
+    shot = Image.open(io.BytesIO(page.page.screenshot())).convert("RGB")
+    box = page.run(
+        "const { left, top } = document.querySelector('#graph-canvas').getBoundingClientRect(); return [left, top];"
+    )
+    x, y = box[0] + CORNER[0] - 12, box[1] + CORNER[1] - 12
+    cut = shot.crop((round(x), round(y), round(x + wide + 24), round(y + tall + 24)))
+    cut.thumbnail((width, width), Image.Resampling.LANCZOS)
+    return cut
+
+
+def element_picture(page: Canvas, selector: str) -> Image.Image:
+    """One element at full zoom."""
+    left, top, *_ = page.run(
+        "const { left, top } = document.querySelector(argument).getBoundingClientRect(); return [left, top];", selector
+    )
+    scale, (x, y) = page.run("return [app.canvas.ds.scale, app.canvas.ds.offset];")
+    page.page.set_viewport_size({"width": 1100, "height": 1200})
+    page.settle(300)
+    canvas = page.run(
+        "const { left, top } = document.querySelector('#graph-canvas').getBoundingClientRect(); return [left, top];"
+    )
+    page.run(PLACE, [(left - canvas[0]) / scale - x, (top - canvas[1]) / scale - y, 1.5, 300, 220])
+    page.settle(1000)
+    data = page.page.locator(selector).first.screenshot()
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def keep(picture: Image.Image, name: str) -> None:
+    path = IMAGES / f"{name}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=88)
+    print(
+        f"{path.relative_to(REPOSITORY)}  {picture.width} x {picture.height}  {path.stat().st_size / 1000:.0f} kB",
+        flush=True,
+    )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        base = make_base(Path(place))
+        assemble.ensure(base / "models" / "checkpoints")
+        (base / "models" / "afa" / "pocket.safetensors").write_bytes(TRAINED.read_bytes())
+        with LiveServer(base) as server, Browser() as browser:
+            page = browser.open(server, **{"Comfy.ColorPalette": "dark", "Comfy.Minimap.Visible": False})
+            run_template(page, "sd15_ensemble", ENSEMBLE, seconds=900)
+            keep(graph_picture(page, 0.8, 1600), "ensemble")
+            page.run(CONTRAST, 4)
+            keep(element_picture(page, ".afa-viewer"), "routing")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
