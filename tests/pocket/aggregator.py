@@ -4,9 +4,9 @@ Through the node, in a real ComfyUI in this process, from the captioned emoji; b
 """
 
 import argparse
-import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.host.bootstrap import make_base
@@ -77,9 +77,17 @@ def main() -> None:
     running = host()
     _, plot, report = train(running, args.steps, args.minutes)
     print(report)
-    trained = Path(running.base, "models", "afa", f"{NAME}.safetensors")
-    shutil.copy(trained, common.WEIGHTS / "aggregator.safetensors")
+    ship(Path(running.base, "models", "afa", f"{NAME}.safetensors"))
     _save(plot, common.WORK / "aggregator_loss.png")
+
+
+def ship(trained: Path) -> None:
+    """Beside the experts' weights, with their names, which a graph in ComfyUI would have told the trainer."""
+    from afa_core.aggregator_file import load_aggregator, save_aggregator
+
+    file = load_aggregator(trained)
+    named = [{**expert, "file": f"{name}.safetensors"} for expert, name in zip(file.experts, MODELS, strict=True)]
+    save_aggregator(replace(file, experts=named), common.WEIGHTS / "aggregator.safetensors")
 
 
 def _save(image, path: Path) -> None:
