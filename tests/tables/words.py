@@ -71,7 +71,7 @@ def head(world: World, rows: list[System], sets: list[PictureSet]) -> str:
         nodes.setdefault(system.node, []).append(system.name)
     return HEAD.format(
         today=date.today(), machine=platform.machine(), cores=os.cpu_count(), minutes=world.store.minutes,
-        nodes="\n".join(f"- {node}: {', '.join(names)}" for node, names in nodes.items()), looks=budget.looks,
+        nodes="\n".join(f"- {node}: {'; '.join(names)}" for node, names in nodes.items()), looks=budget.looks,
         painted=len(sets[0].painted), hands=" and ".join(budget.hands), steps=budget.steps, sampler=SAMPLER,
         scheduler=SCHEDULER, cfg=budget.cfg, scales="\n".join(_scale(s) for s in sets[: budget.painted_sets]),
         short="" if budget.name == "full" else f" with `TABLES='--budget {budget.name}'`",
