@@ -55,8 +55,9 @@ def _side(evaluations: list[Evaluation], guided: bool) -> dict[str, dict[int, Te
         chosen = [i for i, side in enumerate(evaluation.guided) if side == guided]
         if not chosen:
             continue
-        for point, shares in evaluation.shares.items():
-            rows.setdefault(point, []).append(shares[chosen])
+        picked = torch.stack(list(evaluation.shares.values()))[:, chosen] if evaluation.shares else []
+        for point, shares in zip(evaluation.shares, picked, strict=True):
+            rows.setdefault(point, []).append(shares)
         for point, tensor in evaluation.maps.items():
             maps.setdefault(point, tensor[chosen[0]])
     return {"shares": {point: torch.cat(rows[point]).mean(0) for point in sorted(rows)}, "maps": maps}
@@ -72,22 +73,27 @@ def _map_side(sizes: list[tuple[int, int]], copies: int, budget: int) -> int:
 
 def _packed(side: dict[str, dict[int, Tensor]], limit: int) -> dict[str, Any]:
     points = list(side["shares"])
-    sizes, flat = [], []
-    for point in points:
-        tensor = side["maps"].get(point)
-        if tensor is None:
-            sizes.append([0, 0])
-            continue
-        height, width = (min(length, limit) for length in tensor.shape[-2:])
-        small = F.adaptive_avg_pool2d(tensor[None, :-1].float(), (height, width))
-        sizes.append([height, width])
-        flat.append((small * 255).round().clamp(0, 255).to(torch.uint8).flatten())
+    small = _shrunk(side["maps"], limit)
     # One copy from the device for all maps, and one for all shares.
+    flat = [small[point].flatten() for point in points if point in small]
     data = torch.cat(flat).cpu().numpy().tobytes() if flat else b""
     shares = torch.stack([side["shares"][point].float() for point in points]).tolist()
     return {
         "points": points,
         "shares": [[round(share, 4) for share in row] for row in shares],
-        "sizes": sizes,
+        "sizes": [list(small[point].shape[-2:]) if point in small else [0, 0] for point in points],
         "maps": base64.b64encode(data).decode(),
     }
+
+
+def _shrunk(maps: dict[int, Tensor], limit: int) -> dict[int, Tensor]:
+    """All but the last expert's maps [N - 1, h, w] as bytes, at most `limit` a side; those of one size at once."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for point, tensor in maps.items():
+        by_size.setdefault(tuple(tensor.shape), []).append(point)
+    small = {}
+    for (_, *size), points in by_size.items():
+        stacked = torch.stack([maps[point][:-1] for point in points]).float()
+        pooled = F.adaptive_avg_pool2d(stacked, [min(length, limit) for length in size])
+        small |= zip(points, (pooled * 255).round().clamp(0, 255).to(torch.uint8), strict=True)
+    return small
