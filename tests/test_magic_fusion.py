@@ -256,5 +256,5 @@ def test_as_many_temperatures_as_models(checkpoint, magic):
     models = [checkpoint("tiny_sd15_a")[0], checkpoint("tiny_sd15_b")[0]]
     with pytest.raises(FusionError, match="3 temperatures, but 2 models"):
         magic(models, temperatures="1, 1, 2")
-    with pytest.raises(FusionError, match="should be numbers"):
+    with pytest.raises(ValueError, match="should be numbers"):
         magic(models, temperatures="warm")
