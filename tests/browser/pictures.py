@@ -100,7 +100,7 @@ def element_picture(page: Canvas, selector: str) -> Image.Image:
         "const { left, top } = document.querySelector(argument).getBoundingClientRect(); return [left, top];", selector
     )
     scale, (x, y) = page.run("return [app.canvas.ds.scale, app.canvas.ds.offset];")
-    page.page.set_viewport_size({"width": 1100, "height": 1200})
+    page.page.set_viewport_size({"width": 1100, "height": 1600})
     page.settle(300)
     canvas = page.run(
         "const { left, top } = document.querySelector('#graph-canvas').getBoundingClientRect(); return [left, top];"
