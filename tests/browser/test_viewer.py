@@ -36,6 +36,8 @@ def sampled(canvas, seed=1, viewers=1):
     canvas.run("await app.refreshComboInNodes();")
     canvas.run(LAY_OUT, graph)
     canvas.settle()
+    if canvas.nodes_2:  # a run on loaded models is over in a moment, and a viewer not yet there hears nothing of it
+        canvas.until("document.querySelectorAll('.afa-viewer').length >= argument", viewers)
     canvas.run("await app.queuePrompt(0, 1);")
     canvas.until("[...window.afaLive].length", seconds=120)
     canvas.until(FINISHED, viewers * len(EXPERTS), seconds=120)
