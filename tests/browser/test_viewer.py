@@ -20,6 +20,8 @@ app.graph.nodes.forEach((node, i) => { node.pos = [40 + 340 * (i % 2), 2000 + 40
 of("AFARoutingMaps").forEach((node, i) => { node.pos = [80 + 460 * i, 120]; });
 app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; app.canvas.setDirty(true, true);
 window.afaLive = new Set();
+window.afaRuns = 0;
+app.api.addEventListener("execution_success", () => { window.afaRuns += 1; }, { once: true });
 new MutationObserver(() => {
   for (const status of document.querySelectorAll(".afa-status")) if (status.textContent) window.afaLive.add(status.textContent);
 }).observe(document.body, { subtree: true, childList: true, characterData: true });
@@ -39,7 +41,7 @@ def sampled(canvas, seed=1, viewers=1):
     if canvas.nodes_2:  # a run on loaded models is over in a moment, and a viewer not yet there hears nothing of it
         canvas.until("document.querySelectorAll('.afa-viewer').length >= argument", viewers)
     canvas.run("await app.queuePrompt(0, 1);")
-    canvas.until("[...window.afaLive].length", seconds=120)
+    canvas.until("window.afaRuns", seconds=120)
     canvas.until(FINISHED, viewers * len(EXPERTS), seconds=120)
     canvas.settle(300)
 
