@@ -88,12 +88,12 @@ def _packed(side: dict[str, dict[int, Tensor]], limit: int) -> dict[str, Any]:
 
 def _shrunk(maps: dict[int, Tensor], limit: int) -> dict[int, Tensor]:
     """All but the last expert's maps [N - 1, h, w] as bytes, at most `limit` a side; those of one size at once."""
-    by_size: dict[tuple[int, ...], list[int]] = {}
+    by_size: dict[torch.Size, list[int]] = {}
     for point, tensor in maps.items():
-        by_size.setdefault(tuple(tensor.shape), []).append(point)
+        by_size.setdefault(tensor.shape, []).append(point)
     small = {}
-    for (_, *size), points in by_size.items():
+    for (_, height, width), points in by_size.items():
         stacked = torch.stack([maps[point][:-1] for point in points]).float()
-        pooled = F.adaptive_avg_pool2d(stacked, [min(length, limit) for length in size])
+        pooled = F.adaptive_avg_pool2d(stacked, (min(height, limit), min(width, limit)))
         small |= zip(points, (pooled * 255).round().clamp(0, 255).to(torch.uint8), strict=True)
     return small
