@@ -9,6 +9,7 @@ own that the aggregator has not seen. Pictures are fetched by npm where they are
 
 from pathlib import Path
 
+from filelock import FileLock
 from PIL import Image
 
 from . import common, data, others, packages
@@ -22,12 +23,19 @@ REPEATS = {"people": 2, "animals": 4, "things": 2}
 def training() -> Path:
     folder = common.WORK / "aggregator_folder"
     done = folder / "held_out.txt"
-    if not done.exists():
-        _write(_own(), folder)
-        for domain, repeats in REPEATS.items():
-            _write([s for s in others.unseen() if s.domain == domain], folder, f"{repeats}_{domain}")
-        done.write_text("\n".join(data.captions(_watched(), common.HANDS)) + "\n")
+    with one_at_a_time():
+        if not done.exists():
+            _write(_own(), folder)
+            for domain, repeats in REPEATS.items():
+                _write([s for s in others.unseen() if s.domain == domain], folder, f"{repeats}_{domain}")
+            done.write_text("\n".join(data.captions(_watched(), common.HANDS)) + "\n")
     return folder
+
+
+def one_at_a_time() -> FileLock:
+    """Two test workers may want the same folder, and neither may see it half written."""
+    common.WORK.mkdir(exist_ok=True)
+    return FileLock(common.WORK / "folders.lock")
 
 
 def watched() -> Path:
@@ -59,8 +67,9 @@ def _known() -> list[data.Subject]:
 
 
 def _whole(folder: Path, subjects: list[data.Subject]) -> Path:
-    if not folder.exists():
-        _write(subjects, folder)
+    with one_at_a_time():
+        if not folder.exists():
+            _write(subjects, folder)
     return folder
 
 

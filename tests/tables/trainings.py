@@ -84,8 +84,9 @@ def _training(world: World, experts: tuple[str, ...], ablation: str) -> Training
 def _pictures() -> Path:
     """Every fifth subject of the folder that the shipped aggregator was trained on: brief trainings see no more."""
     source, place = folder.training(), FOLDER / "brief_folder"
-    if not place.exists():
-        with tempfile.TemporaryDirectory(dir=FOLDER) as draft:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with folder.one_at_a_time(), tempfile.TemporaryDirectory(dir=FOLDER) as draft:
+        if not place.exists():
             whole = Path(draft, "pictures")
             for domain in common.DOMAINS:
                 (whole / domain).mkdir(parents=True)
