@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from textwrap import indent
 
 import comfy.samplers
 import comfy.utils
@@ -105,14 +106,14 @@ def report(journal: Journal, space: SearchSpace, prompts: list[str], scorer: str
     """The best recipe, ready for AFA Merge Models, and how sure it is to be better than equal shares."""
     uniform, best = (journal.tried[vector] for vector in (space.uniform, journal.best))
     found = compare(by_prompt(prompts, best), by_prompt(prompts, uniform))
-    lines = [
+    paragraphs = [
         f"{scorer} {journal.score(journal.best):.4f} after {len(journal.tried)} merges; equal shares {journal.score(space.uniform):.4f}",
         f"better on {found.wins} of {found.difference.n} prompts, worse on {found.losses}; the mean difference is {found.difference}",
         f"kept in {journal.path.name}; shares of {', '.join(labels)}:",
-        "",
-        space.recipe(journal.best).table(),
+        # Set in, so that front ends that show Markdown keep the lines.
+        indent(space.recipe(journal.best).table(), "    "),
     ]
-    return "\n".join(lines)
+    return "\n\n".join(paragraphs)
 
 
 def _journal_path(name: str, identity: dict) -> Path:

@@ -236,9 +236,7 @@ def test_the_search_improves_its_scorer_and_the_model_is_the_best_merge(
     assert file.name in report
 
     (a, clip, _), b = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")[0]
-    by_hand = comfy_host.call(
-        "AFAMergeModels", model_1=a, model_2=b, block_weights="\n".join(saved["best"]["block_weights"])
-    )[0]
+    by_hand = comfy_host.call("AFAMergeModels", model_1=a, model_2=b, block_weights=report.rsplit("\n\n", 1)[1])[0]
     text = encode(clip, "a red cat")
     torch.testing.assert_close(sample(model, text, text), sample(by_hand, text, text), rtol=1e-3, atol=1e-3)
 

@@ -234,7 +234,7 @@ def test_plot_table_and_json():
     assert plot.ndim == 4 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
     table = probe_table(report)
     assert table.splitlines()[0] == report["sentence"]
-    assert "loss by sub-folder" in table
+    assert "\n\nLoss by sub-folder:\n\n- a: " in table
     assert [row["timestep"] for row in report["by_level"]] == list(LEVELS)
 
 

@@ -18,36 +18,39 @@ NAMES = {
 
 
 def probe_table(report: dict[str, Any]) -> str:
-    """The verdict, and what it rests on."""
-    experts = report["experts"]
-    width = max(map(len, [*experts, *NAMES.values()])) + 2
-    lines = [
+    """The verdict, and what it rests on: paragraphs and lists, which some front ends show as Markdown."""
+    mix = report["fixed_mix"]
+    parts = [
         report["sentence"],
-        "",
         f"{report['pictures']} pictures, {report['noises']} noises, {len(report['by_level'])} noise levels.",
-        "",
-        f"{'loss of':<{width}}",
-        *(f"{name:<{width}}{loss:.5f}" for name, loss in report["losses"].items()),
-        f"{'best fixed mix':<{width}}{report['fixed_mix']['loss']:.5f}  ({100 * report['fixed_mix']['gain']:+.1f} %)",
-        "",
-        "less loss than the best fixed mix, if an aggregator learns the",
-        *(
-            f"{NAMES[name]:<{width}}{100 * row['gain']:+.1f} %  (95 %: {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+        "Loss:",
+        [
+            *(f"{name}: {loss:.5f}" for name, loss in report["losses"].items()),
+            f"best fixed mix: {mix['loss']:.5f} ({100 * mix['gain']:+.1f} %)",
+        ],
+        "Less loss than the best fixed mix, if an aggregator learns the",
+        [
+            f"{NAMES[name]}: {100 * row['gain']:+.1f} % (95 %: {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
             for name, row in report["routers"].items()
-        ),
-        "",
-        f"{'correlation of the errors':<{width}}{report['diversity']:.4f}  (1: nothing to gain)",
-        f"{'consistency (kappa)':<{width}}{report['kappa']:.3f}  (0: chance)",
-        "",
+        ],
+        "How much the experts differ:",
+        [
+            f"correlation of the errors: {report['diversity']:.4f} (1: nothing to gain)",
+            f"consistency (kappa): {report['kappa']:.3f} (0: chance)",
+        ],
         "A low loss is not yet a beautiful picture: compare pictures of the experts before training for hours.",
     ]
     if len(report["by_domain"]) > 1:
-        lines += ["", "loss by sub-folder"]
-        lines += [
-            f"{row['domain'] or '(top)':<{width}}{'  '.join(f'{loss:.5f}' for loss in row['losses'])}  best: {row['best']}"
-            for row in report["by_domain"]
+        rows = report["by_domain"]
+        losses = [", ".join(f"{loss:.5f}" for loss in row["losses"]) for row in rows]
+        parts += [
+            "Loss by sub-folder:",
+            [
+                f"{row['domain'] or '(top)'}: {loss}; best: {row['best']}"
+                for row, loss in zip(rows, losses, strict=True)
+            ],
         ]
-    return "\n".join(lines)
+    return "\n\n".join(part if isinstance(part, str) else "\n".join(f"- {line}" for line in part) for part in parts)
 
 
 def probe_plot(report: dict[str, Any]) -> Tensor:

@@ -12,23 +12,23 @@ GREY = "#666666"
 
 
 def report_text(file: AggregatorFile, state: TrainingState) -> str:
-    """The held-out loss beside what needs no training, and who is followed where."""
+    """The held-out loss beside what needs no training, and who is followed where; some front ends show it as Markdown."""
     best = state.best_loss
     rival, level = min(state.baselines.items(), key=lambda row: row[1])
+    shares = state.evaluations[-1]["shares"]
     lines = [
         f"{file.name}: {state.step} steps, {state.seconds:.0f} s, {state.finished}.",
         f"Held-out loss {best:.5f}, {(best / level - 1) * 100:+.2f} % against the best without training ({rival}, {level:.5f}).",
         "",
-        *(f"{name:<40} {loss:.5f}" for name, loss in sorted(state.baselines.items(), key=lambda row: row[1])),
-        f"{'this aggregator':<40} {best:.5f}",
+        *(f"- {name}: {loss:.5f}" for name, loss in sorted(state.baselines.items(), key=lambda row: row[1])),
+        f"- this aggregator: {best:.5f}",
         "",
         "Mean share of each expert on the held-out pictures:",
+        "",
+        *(f"- {e['file']}: {sum(point[i] for point in shares) / len(shares):.3f}" for i, e in enumerate(file.experts)),
     ]
-    shares = state.evaluations[-1]["shares"]
-    for i, expert in enumerate(file.experts):
-        lines.append(f"{expert['file']:<40} {sum(point[i] for point in shares) / len(shares):.3f}")
     if best >= level:
-        lines.append(f"Training has not paid yet: {rival} is as good. Train longer, or probe the experts first.")
+        lines += ["", f"Training has not paid yet: {rival} is as good. Train longer, or probe the experts first."]
     return "\n".join(lines)
 
 
