@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .points import FusionPoint
 from .sabw import SABW, Aggregator
@@ -90,6 +91,21 @@ class SABWFusion:
         inputs = [feature if feature is None else feature.to(dtype) for feature in features]
         shares = sabw(inputs, state.mean_time.to(dtype), state.mean_text.to(dtype), point.stride)
         return fuse(point, features, shares, state)
+
+
+class CheckpointedFusion:
+    """Training: a fusion that keeps the features alone, and is computed again in the backward pass."""
+
+    def __init__(self, fusion: Fusion):
+        self.fusion = fusion
+
+    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+        def run(*features: Feature) -> Sequence[Feature]:
+            nonlocal state
+            now, state = state, replace(state, observe=None)  # the second run tells nobody
+            return self.fusion(point, features, now)
+
+        return checkpoint(run, *features, use_reentrant=False)
 
 
 STATIC_METHODS = ("block average", "noise average", "last block average")

@@ -14,6 +14,7 @@ from afa_core.aggregator_file import AggregatorError, load_aggregator
 from afa_core.training.loop import Stop
 from afa_core.training.session import TrainingError
 from tests.toy_training import run
+from tests.training_toys import ToyExperts
 
 STEPS = 17
 SCRIPT = Path(__file__).with_name("toy_training.py")
@@ -39,6 +40,16 @@ def test_training_lowers_the_held_out_loss(whole):
     evaluations = whole[1].evaluations
     assert evaluations[0]["held_out"] == pytest.approx(whole[1].baselines["block average"], rel=1e-5)
     assert whole[1].best_loss < evaluations[0]["held_out"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"expert_dropout": 0.5, "load_balance": 0.1}])
+def test_checkpointed_aggregators_learn_the_same(tmp_path, monkeypatch, changes):
+    """Also where a second draw of lost experts, or a second look at the shares, would be another one."""
+    plain, told = run(tmp_path / "plain", 5, **changes)
+    monkeypatch.setattr(ToyExperts, "checkpointing", True)
+    saving, told_saving = run(tmp_path / "saving", 5, **changes)
+    assert same_weights(plain.state, saving.state)
+    assert told.losses == told_saving.losses
 
 
 class Interrupted(BaseException):

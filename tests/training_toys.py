@@ -37,6 +37,7 @@ class ToyExperts:
     labels = ["model_1", "model_2"]
     device = torch.device("cpu")
     compute_dtype = torch.float32
+    checkpointing = False
 
     def __init__(self):
         self.experts = [ToyExpert(1, 0.05), ToyExpert(2, 0.6)]

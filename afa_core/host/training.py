@@ -31,7 +31,8 @@ from .unet_stream import time_embedding, unet_stream
 class HostExperts:
     """Experts under the host's memory manager, evaluated together for training.
 
-    checkpointing: recompute every block in the backward pass instead of keeping its activations
+    checkpointing: recompute every block in the backward pass instead of keeping its activations; asks the training
+                   loop to do so with every aggregator
     """
 
     def __init__(self, experts: list[Expert], checkpointing: bool = False):
@@ -40,6 +41,7 @@ class HostExperts:
         self.experts = [Expert(p.clone(), e.label) for p, e in zip(patchers, experts, strict=True)]
         self.points = fusion_points(experts)
         self.labels = [expert.label for expert in experts]
+        self.checkpointing = checkpointing
         self.run_block = checkpointed_block if checkpointing else forward_timestep_embed
         first = self.experts[0].patcher
         self.device = first.load_device

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from ..fusion import Fusion, SABWFusion, StaticFusion
+from ..fusion import CheckpointedFusion, Fusion, SABWFusion, StaticFusion
 from ..not_finite import NotFinite, finding_the_culprit
 from ..sabw import Aggregator
 from ..selection import ExpertDropout
@@ -143,6 +143,8 @@ def training_step(
         draw = training_draw(batch.latents.shape, settings.seed, index)
         balance = Balance()
         fusion = SABWFusion(aggregator)
+        if experts.checkpointing:
+            fusion = CheckpointedFusion(fusion)
         if settings.expert_dropout:
             fusion = ExpertDropout(fusion, settings.expert_dropout, generator(settings.seed, index, 1))
         loss = sample_loss(experts, fusion, batch, draw, balance.observe, settings.min_snr_gamma).mean()

@@ -29,6 +29,7 @@ class FrozenExperts(Protocol):
     labels: list[str]
     device: torch.device
     compute_dtype: torch.dtype
+    checkpointing: bool
 
     def sigma(self, timesteps: Tensor) -> Tensor: ...
 

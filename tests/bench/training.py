@@ -12,7 +12,7 @@ from .models import random_aggregator, sd15
 
 def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[], None]:
     """A forward and backward pass of the trainer's loss, batch 1."""
-    from afa_core.fusion import SABWFusion
+    from afa_core.fusion import CheckpointedFusion, SABWFusion
     from afa_core.host.training import HostExperts, outside_inference
     from afa_core.sabw import Aggregator
     from afa_core.training.dataset import Batch
@@ -21,13 +21,16 @@ def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[],
     frozen = HostExperts(experts, checkpointing)
     frozen.load([1, 4, size, size])
     aggregator = Aggregator(random_aggregator(experts).config).initialise(torch.Generator().manual_seed(0))
+    fusion = SABWFusion(aggregator)
+    if checkpointing:
+        fusion = CheckpointedFusion(fusion)
     text = {"c_crossattn": torch.randn(1, 77, 768), "y": None}
     latents = torch.randn(1, 4, size, size)
     batch = Batch([0], latents, [text] * len(experts), torch.zeros(1, dtype=torch.bool))
 
     def run() -> None:
         with outside_inference():
-            loss = sample_loss(frozen, SABWFusion(aggregator), batch, training_draw(latents.shape, 0, 0))
+            loss = sample_loss(frozen, fusion, batch, training_draw(latents.shape, 0, 0))
             loss.mean().backward()
 
     return run
