@@ -53,25 +53,36 @@ function weights(length) {
 }
 
 /**
- * RGBA bytes of MAP x MAP to lay over the picture: every expert's colour by its share, to the power of `contrast`,
- * times its opacity. Where all opacities are 0 nothing covers the picture.
+ * How far each expert leads at place `i`, in 0..1: 0 at an even share or below, 1 at `full` and above.
+ * That of afa_core/plots.py.
  */
-export function overlay(maps, colours, opacities, contrast = 1) {
+export function leads(maps, i, full) {
+  const even = 1 / maps.length;
+  return maps.map((map) => Math.min(Math.max((map[i] - even) / (full - even), 0), 1));
+}
+
+/** The share at which colours are full when nobody has chosen: that of the clearest places, the uppermost 2 %. */
+export function clearest(maps) {
+  const highest = maps[0].map((_, i) => Math.max(...maps.map((map) => map[i]))).sort();
+  const even = 1 / maps.length;
+  // So near to an even share that it says nothing, colours stay faint.
+  return Math.max(highest[Math.round(0.98 * (highest.length - 1))], even + 0.05 * (1 - even));
+}
+
+/**
+ * RGBA bytes of MAP x MAP to lay over the picture: at every place the colour of the expert that leads, as strong as it
+ * leads, times its opacity. Where nobody is followed more than an even share nothing covers the picture.
+ */
+export function overlay(maps, colours, opacities, full) {
   const out = new Uint8ClampedArray(MAP * MAP * 4);
   const tones = colours.map(rgb);
   for (let i = 0; i < MAP * MAP; i++) {
-    const raised = maps.map((map) => Math.max(map[i], 0) ** contrast);
-    const total = raised.reduce((a, b) => a + b, 0) || 1;
-    let [red, green, blue, alpha] = [0, 0, 0, 0];
-    raised.forEach((value, expert) => {
-      const weight = (value / total) * opacities[expert];
-      red += weight * tones[expert][0];
-      green += weight * tones[expert][1];
-      blue += weight * tones[expert][2];
-      alpha += weight;
-    });
-    const visible = alpha || 1;
-    out.set([red / visible, green / visible, blue / visible, Math.min(alpha, 1) * 255], i * 4);
+    const strengths = leads(maps, i, full).map((lead, expert) => lead * opacities[expert]);
+    // Colours blend, since a hard edge would look like a decision, but only where two are nearly level: a mix is nobody's.
+    const weights = strengths.map((strength) => strength ** 4);
+    const total = weights.reduce((a, b) => a + b, 0) || 1;
+    const mixed = [0, 1, 2].map((part) => weights.reduce((sum, weight, expert) => sum + (weight / total) * tones[expert][part], 0));
+    out.set([...mixed, Math.max(...strengths) * 255], i * 4);
   }
   return out;
 }

@@ -23,22 +23,23 @@ export function paintPicture(canvas, size, view, maps) {
   paint(context, pictureBox(size, view), view, maps, themeColour(canvas, "--comfy-input-bg", "#333"));
 }
 
-export function paint(context, box, { picture, opacities, contrast, run }, maps, ground) {
+export function paint(context, box, { picture, opacities, full, run }, maps, ground) {
   const { x, y, width, height } = box;
-  const covered = maps && opacities.some((opacity) => opacity > 0);
+  const colours = run.experts.map((_, index) => COLOURS[index % COLOURS.length]);
+  const pixels = maps && overlay(maps, colours, opacities, full);
+  const covered = pixels?.some((value, i) => i % 4 === 3 && value > 0);
   context.fillStyle = ground;
   context.fillRect(x, y, width, height);
   if (picture) {
-    // In grey below the maps, so that every colour seen is an expert's.
-    context.filter = covered ? "grayscale(1)" : "none";
+    // In light grey below the maps, so that every colour seen is an expert's, and is clear over dark places, too.
+    context.filter = covered ? "grayscale(1) contrast(0.6) brightness(1.3)" : "none";
     context.drawImage(picture, x, y, width, height);
     context.filter = "none";
   }
   if (!covered) return;
   const layer = document.createElement("canvas");
   Object.assign(layer, { width: MAP, height: MAP });
-  const colours = run.experts.map((_, index) => COLOURS[index % COLOURS.length]);
-  layer.getContext("2d").putImageData(new ImageData(overlay(maps, colours, opacities, contrast), MAP, MAP), 0, 0);
+  layer.getContext("2d").putImageData(new ImageData(pixels, MAP, MAP), 0, 0);
   context.imageSmoothingQuality = "high";
   context.drawImage(layer, x, y, width, height);
 }

@@ -41,7 +41,7 @@ export function render(view) {
     context.fillText(`${shortExpert(name)}   ${view.readings[index].textContent}`, EDGE + 26, y);
     y += LINE;
   });
-  context.fillText(`${view.side}, step ${view.stepText}, block ${view.pointText}`, EDGE, y);
+  context.fillText(`${view.side}, step ${view.stepText}, block ${view.pointText}, colour from ${view.colourText}`, EDGE, y);
   y += EDGE;
   const half = (inner - EDGE) / 2;
   const charts = [

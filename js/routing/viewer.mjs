@@ -3,7 +3,7 @@
 import { colourOf } from "../colours.mjs";
 import { element, slider } from "../dom.mjs";
 import { shortExpert } from "../face_rows.mjs";
-import { meanMaps, MAP } from "./maps.mjs";
+import { clearest, leads, meanMaps, MAP } from "./maps.mjs";
 import { paintPicture, pictureBox } from "./picture.mjs";
 import { savePng } from "./save.mjs";
 import { ShareCharts } from "./share_charts.mjs";
@@ -18,7 +18,8 @@ export class RoutingViewer {
     this.side = "prompt";
     this.step = null; // null: all
     this.point = null;
-    this.contrast = 1;
+    this.chosenFull = null; // the share at which colours are full; null: as `clearest` says
+    this.clearest = null;
     this.opacities = [];
     this.frame = 0;
     this.build();
@@ -26,7 +27,9 @@ export class RoutingViewer {
 
   build() {
     this.root = element("div", "afa-viewer");
-    this.hint = element("div", "afa-hint", "Queue the graph: the maps appear while it samples.");
+    this.hint = element("span", "", "Queue the graph: the maps appear while it samples.");
+    const hint = element("div", "afa-hint");
+    hint.append(this.hint);
     this.tabs = element("div", "afa-tabs");
     this.status = element("span", "afa-status");
     this.save = element("button", "afa-button", "Save PNG");
@@ -36,10 +39,10 @@ export class RoutingViewer {
     this.stage = element("div", "afa-stage");
     this.canvas = element("canvas");
     this.tip = element("div", "afa-tip");
-    this.stage.append(this.canvas, this.hint, this.tip);
+    this.stage.append(this.canvas, hint, this.tip);
     this.steps = slider("step");
     this.points = slider("block");
-    this.contrasts = slider("contrast", { min: 1, max: 8, step: 0.5, value: 1 });
+    this.contrasts = slider("contrast", { min: 0, max: 0.98, step: 0.02 });
     this.experts = element("div", "afa-experts");
     this.charts = new ShareCharts(() => this.changed());
     const controls = element("div", "afa-controls");
@@ -50,7 +53,10 @@ export class RoutingViewer {
       const row = this.chosen(this.points);
       this.choose({ point: row === null ? null : fusedPoints(this.run)[row] });
     });
-    this.contrasts.input.addEventListener("input", () => this.choose({ contrast: Number(this.contrasts.input.value) }));
+    this.contrasts.input.addEventListener("input", () => {
+      this.choose({ chosenFull: 1 - Number(this.contrasts.input.value) * (1 - this.even) });
+    });
+    this.contrasts.row.addEventListener("dblclick", () => this.choose({ chosenFull: null }));
     this.canvas.addEventListener("pointermove", (event) => this.hover(event));
     this.canvas.addEventListener("pointerleave", () => (this.tip.textContent = ""));
     this.charts.onChoose = (choice) => this.choose(choice);
@@ -65,10 +71,12 @@ export class RoutingViewer {
     this.run = run;
     this.picture = picture;
     this.live = live;
+    this.clearest = null;
     if (!run.steps.some((step) => step[this.side])) this.side = this.side === "prompt" ? "negative" : "prompt";
     if (fresh) {
-      this.opacities = run.experts.map(() => 0.6);
+      this.opacities = run.experts.map(() => 0.8);
       this.point = null;
+      this.chosenFull = null;
       this.buildExperts();
     }
     if (fresh || steps > run.steps.length) this.step = null;
@@ -77,6 +85,7 @@ export class RoutingViewer {
   }
 
   choose(choice) {
+    if ("side" in choice) this.clearest = null;
     Object.assign(this, choice);
     this.changed();
   }
@@ -123,21 +132,42 @@ export class RoutingViewer {
     return meanMaps(this.run, this.side, this.step, this.point);
   }
 
+  /** The share of an expert that is followed no more than the others. */
+  get even() {
+    return 1 / this.run.experts.length;
+  }
+
+  /**
+   * The share at which colours are full. It follows the whole run, whatever step and block are chosen, so that those can
+   * be compared.
+   */
+  get full() {
+    return this.chosenFull ?? this.clearest ?? 1;
+  }
+
   draw() {
     const empty = !this.run;
     this.root.classList.toggle("afa-empty", empty);
     this.save.disabled = empty;
     if (empty) return;
+    const maps = this.maps();
+    const all = this.step === null && this.point === null;
+    if (maps) this.clearest ??= clearest(all ? maps : meanMaps(this.run, this.side, null, null));
     this.drawTabs();
     this.drawSliders();
-    const maps = this.maps();
-    this.hint.textContent = maps ? "" : "Nothing was fused here.";
+    this.hint.textContent = this.hintText(maps);
     const size = { width: this.stage.clientWidth, height: this.stage.clientHeight };
     paintPicture(this.canvas, size, this, maps);
     const rows = sharesBySteps(this.run, this.side, this.point);
     const share = this.step === null ? meanRow(rows.filter(Boolean)) : rows[this.step];
     this.readings.forEach((reading, i) => (reading.textContent = share ? `${(share[i] * 100).toFixed(1)} %` : "\u2013"));
     this.charts.draw(this);
+  }
+
+  hintText(maps) {
+    if (!maps) return "Nothing was fused here.";
+    const leader = maps[0].some((_, i) => leads(maps, i, this.full).some((lead) => lead > 0.01));
+    return leader ? "" : "Nobody leads here: all are followed alike.";
   }
 
   drawTabs() {
@@ -160,7 +190,15 @@ export class RoutingViewer {
     this.points.input.max = points.length;
     this.points.input.value = this.point === null ? 0 : points.indexOf(this.point) + 1;
     this.points.value.textContent = this.pointText;
-    this.contrasts.value.textContent = `\u00d7${this.contrast}`;
+    this.contrasts.input.value = (1 - this.full) / (1 - this.even);
+    this.contrasts.value.textContent = this.colourText;
+    this.contrasts.row.title =
+      `No colour at an even share, ${percent(this.even)}; full colour at ${percent(this.full)} and above. ` +
+      "Double-click: full where this run is clearest.";
+  }
+
+  get colourText() {
+    return `${Math.round(this.even * 100)} to ${percent(this.full)}`;
   }
 
   get stepText() {
@@ -196,4 +234,8 @@ export class RoutingViewer {
     line.append(swatch, element("span", "", `${(share * 100).toFixed(1)} %`));
     return line;
   }
+}
+
+function percent(share) {
+  return `${Math.round(share * 100)} %`;
 }

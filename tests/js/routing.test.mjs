@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { columnAt, shortNumber, valueRange } from "../../js/charts.mjs";
-import { MAP, meanMaps, overlay } from "../../js/routing/maps.mjs";
+import { clearest, MAP, meanMaps, overlay } from "../../js/routing/maps.mjs";
 import { addStep, decodeRun, fusedPoints, sharesByPoints, sharesBySteps } from "../../js/routing/wire.mjs";
 
 const bytes = (...values) => Buffer.from(values).toString("base64");
@@ -53,13 +53,26 @@ test("a mean map is over the steps and points that were chosen", () => {
   assert.equal(meanMaps(run, "prompt", null, 1), null);
 });
 
-test("the overlay mixes colours by share, opacity and contrast", () => {
-  const maps = [new Float32Array(MAP * MAP).fill(0.75), new Float32Array(MAP * MAP).fill(0.25)];
-  const at = (opacities, contrast) => [...overlay(maps, ["#ff0000", "#0000ff"], opacities, contrast).slice(0, 4)];
-  assert.deepEqual(at([1, 1], 1), [191, 0, 64, 255]);
-  assert.deepEqual(at([1, 0], 1), [255, 0, 0, 191]);
-  assert.equal(at([0, 0], 1)[3], 0);
-  assert.ok(at([1, 1], 8)[0] > 254);
+const flat = (...shares) => shares.map((share) => new Float32Array(MAP * MAP).fill(share));
+const COLOURS = ["#ff0000", "#0000ff", "#00ff00"];
+
+test("the overlay has the leading expert's colour, as strong as it leads", () => {
+  const at = (shares, opacities, full) => [...overlay(flat(...shares), COLOURS.slice(0, shares.length), opacities, full).slice(0, 4)];
+  assert.deepEqual(at([0.75, 0.25], [1, 1], 1), [255, 0, 0, 128]);
+  assert.deepEqual(at([0.75, 0.25], [1, 1], 0.75), [255, 0, 0, 255]);
+  assert.deepEqual(at([0.75, 0.25], [0.5, 1], 0.75), [255, 0, 0, 128]);
+  assert.equal(at([0.75, 0.25], [0, 1], 1)[3], 0);
+  assert.equal(at([0.5, 0.5], [1, 1], 0.51)[3], 0);
+  assert.deepEqual(at([0.5, 0.5, 0], [1, 1, 1], 0.5), [128, 0, 128, 255]);
+});
+
+test("colours are full where the run is clearest, and never for next to nothing", () => {
+  const maps = flat(0.5, 0.3, 0.2);
+  maps[2].fill(0.6, 0, 40); // 4 % of the places
+  close(clearest(maps), 0.6);
+  maps[2].fill(0.9, 0, 5); // less than 2 %
+  close(clearest(maps), 0.6);
+  close(clearest(flat(0.5, 0.5)), 0.525);
 });
 
 test("a chart finds the column below the pointer", () => {
