@@ -19,6 +19,21 @@ from .sockets import AggregatorType, RoutingType, connected, experts, label, num
 NAME_TOOLTIP = "An aggregator in models/afa: a .safetensors file, or a folder in the layout of the AFA authors."
 
 
+def _economies() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "skip_below", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
+            tooltip="Faster: a model that is followed less than this, on average over the picture, is left out of that "
+            "block. 0 always runs every model. A fast setting: 0.3, with decide_every 4.",
+        ),
+        io.Int.Input(
+            "decide_every", default=1, min=1, max=100, optional=True,
+            tooltip="Faster: in one of so many steps all models run and the aggregator decides; the steps between keep "
+            "its maps, and skip_below goes by them. 1 decides at every step.",
+        ),
+    ]  # fmt: skip
+
+
 class LoadAFAAggregator(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -59,16 +74,7 @@ class AFAEnsembleModel(io.ComfyNode):
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.001, optional=True,
                     tooltip="Up to this part of sampling the models are fused; after it model_1 runs alone.",
                 ),
-                io.Float.Input(
-                    "skip_below", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
-                    tooltip="Faster: a model that is followed less than this, on average over the picture, is left out of that "
-                    "block. 0 always runs every model.",
-                ),
-                io.Int.Input(
-                    "decide_every", default=1, min=1, max=100, optional=True,
-                    tooltip="Faster: in one of so many steps all models run and the aggregator decides; the steps between keep "
-                    "its maps, and skip_below goes by them. 1 decides at every step.",
-                ),
+                *_economies(),
             ],
             outputs=[io.Model.Output(display_name="model"), RoutingType.Output(display_name="routing")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -116,7 +122,10 @@ class LoadAFAEnsemble(io.ComfyNode):
             display_name="Load AFA Ensemble",
             description="Loads an aggregator together with the checkpoints it was trained for, found among yours by their weights.",
             search_aliases=["load ensemble", "afa checkpoint"],
-            inputs=[io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP)],
+            inputs=[
+                io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP),
+                *_economies(),
+            ],
             outputs=[
                 io.Model.Output(display_name="model"),
                 io.Clip.Output(display_name="clip"),
@@ -129,11 +138,11 @@ class LoadAFAEnsemble(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, aggregator_name: str) -> str:
+    def fingerprint_inputs(cls, aggregator_name: str, **economies) -> str:
         return stamp(aggregator_path(aggregator_name))
 
     @classmethod
-    def execute(cls, aggregator_name: str) -> io.NodeOutput:
+    def execute(cls, aggregator_name: str, skip_below: float = 0.0, decide_every: int = 1) -> io.NodeOutput:
         aggregator = load_aggregator(aggregator_path(aggregator_name))
         if not aggregator.experts:
             raise AggregatorError(
@@ -152,9 +161,8 @@ class LoadAFAEnsemble(io.ComfyNode):
         embeddings = folder_paths.get_folder_paths("embeddings")
         loaded = [comfy.sd.load_checkpoint_guess_config(str(p), embedding_directory=embeddings)[:3] for p in paths]
         names = [f"model_{i} ({path.name})" for i, path in enumerate(paths, start=1)]
-        model = make_ensemble(
-            aggregator, [Expert(model, name) for (model, _, _), name in zip(loaded, names, strict=True)]
-        )
+        models = [Expert(model, name) for (model, _, _), name in zip(loaded, names, strict=True)]
+        model = make_ensemble(aggregator, models, skip_below=skip_below, decide_every=decide_every)
         clip = ensemble_clip([clip for _, clip, _ in loaded], names)
         return io.NodeOutput(model, clip, loaded[0][2], aggregator, live_record(cls, model))
 

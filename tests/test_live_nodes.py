@@ -157,7 +157,8 @@ def test_routing_maps_after_the_sampler(live_server, place):
     assert history["outputs"]["m"]["afa_routing"]
 
 
-def test_an_ensemble_by_its_file(live_server, picture, place, checkpoint):
+@pytest.mark.parametrize("economies", [{}, {"skip_below": 0.6, "decide_every": 2}])
+def test_an_ensemble_by_its_file(live_server, picture, place, checkpoint, economies):
     """The loader's graph paints what the wired one paints."""
     from afa_core.host.checkpoints import model_digest
 
@@ -169,7 +170,10 @@ def test_an_ensemble_by_its_file(live_server, picture, place, checkpoint):
     whole["p"]["inputs"]["clip"] = whole["n"]["inputs"]["clip"] = ["e", 1]
     whole["d"]["inputs"]["vae"] = ["e", 2]
     whole = {key: value for key, value in whole.items() if key not in ("c1", "c2", "a", "t")}
-    assert picture(whole) == picture(graph(loader("whole.safetensors")))
+    wired = graph(loader("whole.safetensors"))
+    for prompt in (whole, wired):
+        prompt["e"]["inputs"].update(economies)
+    assert picture(whole) == picture(wired)
 
 
 # ---- what is refused ----
