@@ -1,6 +1,8 @@
 """The shape of the repository: what the host and the house's own rules ask of every file."""
 
+import ast
 import asyncio
+import re
 import sys
 
 import pytest
@@ -69,9 +71,29 @@ def test_every_input_has_a_tooltip(schemas):
     assert [f"{node_id}.{slot.id}" for node_id, slot in inputs if not slot.tooltip] == []
 
 
+def test_every_node_is_found_by_other_names(schemas):
+    """In the sources, since older hosts do not know of aliases."""
+    trees = [ast.parse((REPOSITORY / path).read_text()) for path in RUNTIME if path.startswith("nodes/")]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    texts = [{word.arg: word.value for word in call.keywords} for call in calls if ast.unparse(call.func) == "schema"]
+    aliases = {ast.literal_eval(text["node_id"]): ast.literal_eval(text["search_aliases"]) for text in texts}
+    assert aliases.keys() == {schema.node_id for schema in schemas}
+    assert all(aliases.values())
+
+
 def test_every_node_has_a_help_page(schemas):
     pages = REPOSITORY / "js" / "docs"
     assert [schema.node_id for schema in schemas if not (pages / f"{schema.node_id}.md").is_file()] == []
+
+
+def test_every_help_page_names_every_input(schemas):
+    """Of numbered sockets the first and the last."""
+    missing = []
+    for schema in schemas:
+        page = (REPOSITORY / "js" / "docs" / f"{schema.node_id}.md").read_text()
+        names = [slot.id for slot in schema.inputs if not re.search(r"_[2-7]$", slot.id)]
+        missing += [f"{schema.node_id}.{name}" for name in names if not re.search(rf"\b{name}\b", page)]
+    assert missing == []
 
 
 def test_tests_and_pack_share_one_core(pack):
