@@ -5,8 +5,11 @@ import json
 import pytest
 
 from tests.browser.page import OLDEST, either
+from tests.browser.templates import open_template, press_run
 from tests.host.templates import FOLDER
 from tests.host.ui_to_api import ui_to_api
+from tests.stand_ins import stand_ins
+from tests.test_templates import SHORT
 
 OPEN = "await app.loadGraphData(argument); await new Promise((done) => setTimeout(done, 300));"
 PROMPT = "return (await app.graphToPrompt()).output;"
@@ -46,3 +49,16 @@ def test_a_template_opens_whole_and_is_queued_as_the_tests_run_it(canvas, path):
         known = {name for inputs in object_info[node["class_type"]]["input"].values() for name in inputs}
         inputs = {name: value for name, value in queued[node_id]["inputs"].items() if name in known}
         assert inputs == node["inputs"], node["class_type"]
+
+
+@either
+def test_the_quick_start_runs_by_a_click_on_run(canvas):
+    """The other eight: python -m tests.browser.templates."""
+    with stand_ins(canvas.server.base):
+        open_template(canvas, "quick_start", SHORT)
+        outputs = press_run(canvas)["outputs"]
+    shown = canvas.run(
+        "return app.graph.nodes.filter((n) => ['SaveImage', 'PreviewImage', 'AFARoutingMaps'].includes(n.type)).map((n) => String(n.id));"
+    )
+    assert len(shown) == 3 and outputs.keys() == set(shown)
+    assert alerts(canvas) == []
