@@ -71,12 +71,12 @@ export function shortNumber(value) {
   return value.toFixed(digits);
 }
 
-/** Lines [{points: [[x, y]], colour, width, dash, alpha}] over x from 0 to `end`. */
+/** Lines [{points: [[x, y]], colour, width, dash, alpha, faint}] over x from 0 to `end`; faint ones may leave the chart. */
 export function drawLines(canvas, size, { lines, end, title }) {
   const context = fitCanvas(canvas, size.width, size.height);
   const box = { ...BOX, left: 44 };
   const [width, height] = [size.width - box.left - box.right, size.height - box.top - box.bottom];
-  const [low, high] = valueRange(lines.flatMap(({ points }) => points.map(([, y]) => y)));
+  const [low, high] = valueRange(lines.filter(({ faint }) => !faint).flatMap(({ points }) => points.map(([, y]) => y)));
   const place = ([x, y]) => [box.left + (x / (end || 1)) * width, box.top + ((high - y) / (high - low || 1)) * height];
   context.font = FONT;
   context.fillStyle = themeColour(canvas, "--comfy-input-bg", "#222");

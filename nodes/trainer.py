@@ -173,7 +173,7 @@ def _listener(feed: TrainingFeed, frozen: HostExperts, widgets: dict, texts: lis
         comfy.model_management.throw_exception_if_processing_interrupted()
         state = report.state
         fields: dict[str, Any] = {}
-        if state.losses:
+        if report.seconds_per_step:  # an evaluation comes between steps, and has none of its own
             fields = {"loss": state.losses[-1], "seconds_per_step": report.seconds_per_step}
         if report.evaluation:
             fields |= _evaluation_fields(report.evaluation, state.baselines, frozen.labels)

@@ -17,6 +17,7 @@ export function addTrainingView(node) {
   const state = { view, progress: null };
   views.set(node, state);
   foldAdvanced(node);
+  showSmallNumbers(node);
   addWidget(node, "afa_training", view.root, HEIGHT, 400);
   node.setSize([400, node.computeSize()[1]]);
   const { onConfigure } = node;
@@ -27,16 +28,20 @@ export function addTrainingView(node) {
 }
 
 /**
- * The view should not stand below thirty widgets. Newer front ends fold what the server calls advanced; older ones know
- * the mark and the menu entry "Show Advanced", but leave the gaps.
+ * The view should not stand below thirty widgets. Nodes 2.0 of newer front ends folds what the server calls advanced; the
+ * classic canvas knows the mark, if it is set here, and the menu entry "Show Advanced", but leaves the gaps.
  */
 function foldAdvanced(node) {
   for (const widget of node.widgets) {
-    const advanced = widget.options?.advanced || widget.name === "control_after_generate";
-    if (!advanced || widget.advanced) continue;
+    if (!widget.options?.advanced && widget.name !== "control_after_generate") continue;
     widget.advanced = true;
     widget.computeSize = (width) => (node.showAdvanced ? [width, WIDGET_HEIGHT] : [0, -WIDGET_GAP]);
   }
+}
+
+/** Nodes 2.0 of older front ends shows three decimals at most if nothing else is said: a learning rate as 0. */
+function showSmallNumbers(node) {
+  for (const { options } of node.widgets) if (options?.precision > 3) options.maxFractionDigits = options.precision;
 }
 
 /** After a reload: the training that this node of this workflow runs, or ran last. */

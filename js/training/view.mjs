@@ -77,7 +77,7 @@ export class TrainingView {
     lines[0] = { ...lines[0], points: smoothed(raw), width: 2 };
     for (const line of lines.slice(2)) line.points = held(line.points, this.progress.step);
     drawLines(this.chart, size, {
-      lines: [{ ...lines[0], points: raw, width: 1, alpha: 0.25 }, ...lines],
+      lines: [{ ...lines[0], points: raw, width: 1, alpha: 0.25, faint: true }, ...lines],
       end: this.progress.steps,
       title: "loss",
     });

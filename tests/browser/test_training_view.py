@@ -48,6 +48,22 @@ def test_the_view_shows_how_a_training_goes(canvas):
     assert colours == [True] * 4
 
 
+def test_rare_widgets_are_folded_away_and_small_numbers_are_shown(canvas):
+    canvas.run("app.graph.add(LiteGraph.createNode('AFATrainer'));")
+    canvas.settle(300)
+    tall, wanted = canvas.run("const [node] = app.graph.nodes; return [node.size[1], node.computeSize()[1]];")
+    assert wanted < 700
+    if not canvas.nodes_2:
+        assert tall == wanted
+        return
+    canvas.run("app.graph.nodes[0].showAdvanced = true;")
+    rate = canvas.run("return app.graph.nodes[0].widgets.find((widget) => widget.name === 'learning_rate').value;")
+    assert rate < 0.001
+    canvas.until(
+        "[...document.querySelectorAll('.lg-node input')].some((input) => Number(input.value) === argument)", rate
+    )
+
+
 def test_stop_asks_the_server_once_and_says_so(canvas):
     canvas.run(CURVE)
     with canvas.page.expect_response("**/afa/training/stop") as answer:
