@@ -23,7 +23,7 @@ class Budget:
     steps: int = 20
     cfg: float = 3.0
     step_counts: tuple[int, ...] = (5, 10, 20, 50)
-    training_steps: int = 150
+    training_steps: int = 400
     merges: int = 30
     merge_subjects: int = 2
     merge_steps: int = 10

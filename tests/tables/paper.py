@@ -12,7 +12,7 @@ from .markdown import table
 from .measure import Rows
 from .statistics import difference
 from .systems import AFA
-from .trainings import ABLATIONS, FULL
+from .trainings import ABLATIONS, ECONOMICAL, FULL
 from .world import BASE, EXPERTS
 
 AVERAGES = ("noise average", "block average")
@@ -29,7 +29,7 @@ class Claim:
 
 def claims(names: list[str]) -> list[Claim]:
     base = (BASE, *EXPERTS)
-    ablations = tuple(name for name in ABLATIONS if name != FULL)
+    ablations = tuple(name for name in ABLATIONS if name not in (FULL, ECONOMICAL))
     baselines = tuple(name for name in names if name not in (*base, *AVERAGES, *ABLATIONS, AFA))
     return [
         Claim("AFA is better than every base model", AFA, base),
