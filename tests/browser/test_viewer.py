@@ -5,10 +5,12 @@ import io
 import urllib.parse
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
+from afa_core.plots import COLOURS
 from tests.browser.graphs import put_aggregator, routing_graph
 from tests.browser.page import either
+from tests.test_routing_wire import maps_of
 
 EXPERTS = ["tiny_sd15_a.safetensors", "tiny_sd15_b.safetensors"]
 STEPS = 3
@@ -117,6 +119,28 @@ def test_the_viewer_shows_a_run(canvas):
     canvas.settle()
     point = data["steps"][0]["negative"]["shares"][24]
     assert text(canvas, ".afa-viewer .afa-expert .afa-reading") == [f"{100 * share:.1f} %" for share in point]
+
+
+@either
+def test_a_place_has_the_colour_of_the_expert_that_leads_there(canvas):
+    sampled(canvas, seed=7)
+    for label, value in {"step": 1, "block": 25, "contrast": 0.98, "1  tiny_sd15_a": 1, "2  tiny_sd15_b": 1}.items():
+        slide(canvas, label, value)
+    side = kept(canvas)["steps"][0]["prompt"]
+    (first,) = maps_of(side, experts=2)[24]
+    height, width = first.shape
+    assert first.max() > 0.55 or first.min() < 0.45
+    middle = picture(canvas)
+    length = min(middle.size)
+    for place in (int(first.argmax()), int(first.argmin())):
+        row, column = divmod(place, width)
+        x = (middle.width - length) / 2 + (column + 0.5) / width * length
+        y = (middle.height - length) / 2 + (row + 0.5) / height * length
+        leader = 0 if first[row, column] > 0.5 else 1
+        expected = ImageColor.getrgb(COLOURS[leader])
+        assert max(abs(a - b) for a, b in zip(middle.getpixel((x, y)), expected, strict=True)) < 20, float(
+            first[row, column]
+        )
 
 
 @either
