@@ -4,10 +4,13 @@
 
 The templates are run as they are, but for small pictures and short trainings; beside the files of tests/stand_ins.py there are
 LoRAs taken out of the pocket experts, emoji with captions, and prompts for some.
+The training learns from pictures that npm fetches, of what two of the experts know each: there a minute is enough to learn
+whom to follow.
 """
 
 import io
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,7 +24,7 @@ from tests.demo import EXPERTS, SAMPLING, TRAINED
 from tests.host.bootstrap import REPOSITORY, make_base
 from tests.host.server import LiveServer
 from tests.host.templates import FOLDER, Prompt, alone, find, template, with_values
-from tests.pocket import assemble
+from tests.pocket import assemble, folder
 from tests.stand_ins import NET, stand_ins
 
 SIDE = 512
@@ -46,6 +49,9 @@ COMMON = {
     "ControlNetApplyAdvanced": {"strength": 0.0},
 }  # fmt: skip
 """The ControlNet is random: it has a place in the graph and no say in the picture."""
+
+KNOWN = {"prompt_folder": "known_pictures", "steps": 240, "evaluate_every": 30}
+"""A training on `known_pictures`, which shows something."""
 
 Tile = tuple[Image.Image, str]
 
@@ -109,11 +115,14 @@ def control_and_high_res(run: Runner) -> Image.Image:
 
 def probe_experts(run: Runner) -> Image.Image:
     (probe,) = find(run.prompt, "AFAProbe")
-    return stacked([(run.shown([probe, 1]), "Is it worth it?")])
+    plot = run.shown([probe, 1])
+    gains = plot.crop((0, plot.height // 15, plot.width // 2, plot.height // 2))
+    return stacked([(gains, "Is it worth it?")])
 
 
 def train_aggregator(run: Runner) -> Image.Image:
     (trainer,) = find(run.prompt, "AFATrainer")
+    run.prompt[trainer]["inputs"] |= KNOWN
     return stacked([(left_half(run.shown([trainer, 1])), "Train your own aggregator")])
 
 
@@ -124,7 +133,7 @@ def train_from_prompts(run: Runner) -> Image.Image:
 
 def left_half(plot: Image.Image) -> Image.Image:
     """The losses, without the shares beside them."""
-    return plot.crop((0, 0, plot.width // 2, plot.height))
+    return plot.crop((0, 0, plot.width // 2 + 6, plot.height))
 
 
 def compare_methods(run: Runner) -> Image.Image:
@@ -212,12 +221,19 @@ def pocket_files(base: Path) -> None:
         (pictures / path.name).write_bytes(path.read_bytes())
 
 
+def known_pictures(place: Path) -> None:
+    """A prompt folder of what the first two experts know, in three hands."""
+    for domain in ("people", "animals"):
+        shutil.copytree(folder.known() / domain, place / domain)
+
+
 def main(names: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        base = make_base(Path(folder))
+    with tempfile.TemporaryDirectory() as scratch:
+        base = make_base(Path(scratch))
         assemble.ensure(base / "models" / "checkpoints")
         with stand_ins(base, EXPERTS, ["pocket_base", "pocket_base"]), LiveServer(base) as server:
             pocket_files(base)
+            known_pictures(base / "input" / KNOWN["prompt_folder"])
             for name in names or THUMBNAILS:
                 path = FOLDER / f"{name}.jpg"
                 THUMBNAILS[name](Runner(server, name)).save(path, quality=88)

@@ -1,10 +1,10 @@
 """The README's pictures, from the browser, on the pocket experts: python -m tests.browser.pictures
 
-docs/images/ensemble.jpg: the template sd15_ensemble after it has run; routing.jpg: its viewer.
+docs/images/ensemble.jpg: the template sd15_ensemble after it has run; routing.jpg: its viewer; training.jpg: the view of
+train_aggregator at its end.
 """
 
 import io
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -12,11 +12,12 @@ from pathlib import Path
 from PIL import Image
 
 from tests.browser.page import Browser, Canvas
+from tests.browser.templates import open_template, press_run
 from tests.demo import EXPERTS, SAMPLING, TRAINED
 from tests.host.bootstrap import REPOSITORY, make_base
 from tests.host.server import LiveServer
-from tests.host.templates import FOLDER
 from tests.pocket import assemble
+from tests.thumbnails import COMMON, KNOWN, known_pictures
 
 IMAGES = REPOSITORY / "docs" / "images"
 PROMPT = "twemoji, red apple"
@@ -29,16 +30,10 @@ ENSEMBLE = {
     "EmptyLatentImage": {"width": 64, "height": 64},
     "KSampler": {**SAMPLING, "steps": 20, "seed": 1},
 }
-OPEN = """
-const [workflow, values] = argument;
-await app.loadGraphData(workflow);
-for (const node of app.graph.nodes)
-  for (const [name, value] of Object.entries({ ...values[node.type], ...values[node.title] })) {
-    const widget = node.widgets.find((each) => each.name === name);
-    widget.value = value;
-    widget.callback?.(value);
-  }
-"""
+TRAINING = {
+    **EXPERT_FILES,
+    "AFATrainer": {**COMMON["AFATrainer"], **KNOWN, "sample_prompt": "twemoji, cat face", "sample_every": 60},
+}
 BOUNDS = """
 const shown = app.graph.nodes.filter((node) => node.type !== "MarkdownNote");
 const [left, top] = [0, 1].map((i) => Math.min(...shown.map((node) => node.pos[i])));
@@ -51,28 +46,14 @@ app.canvas.ds.scale = scale;
 app.canvas.ds.offset = [x / scale - left, y / scale - top];
 app.canvas.setDirty(true, true);
 """
-CONTRAST = """
-const row = [...document.querySelectorAll(".afa-viewer .afa-slider")].find((each) => each.textContent.startsWith("contrast"));
-const input = row.querySelector("input");
-input.value = argument;
-input.dispatchEvent(new Event("input", { bubbles: true }));
-"""
-ENDED = "window.afaEnded"
-WATCH = """
-window.afaEnded = false;
-app.api.addEventListener("execution_success", () => (window.afaEnded = true));
-"""
 CORNER = (80, 190)
 """Where the graph begins on the page: below and beside the front end's own bars."""
 
 
-def run_template(page: Canvas, name: str, values: dict, seconds: float) -> None:
+def run_template(page: Canvas, name: str, values: dict) -> None:
     page.clear()
-    page.run(OPEN, [json.loads((FOLDER / f"{name}.json").read_text()), values])
-    page.run(WATCH)
-    page.settle(500)
-    page.run("await app.queuePrompt(0, 1);")
-    page.until(ENDED, seconds=seconds)
+    open_template(page, name, values)
+    press_run(page, seconds=900)
     page.settle(1500)
 
 
@@ -126,12 +107,14 @@ def main() -> None:
         base = make_base(Path(place))
         assemble.ensure(base / "models" / "checkpoints")
         (base / "models" / "afa" / "pocket.safetensors").write_bytes(TRAINED.read_bytes())
+        known_pictures(base / "input" / KNOWN["prompt_folder"])
         with LiveServer(base) as server, Browser() as browser:
             page = browser.open(server, **{"Comfy.ColorPalette": "dark", "Comfy.Minimap.Visible": False})
-            run_template(page, "sd15_ensemble", ENSEMBLE, seconds=900)
+            run_template(page, "sd15_ensemble", ENSEMBLE)
             keep(graph_picture(page, 0.8, 1600), "ensemble")
-            page.run(CONTRAST, 4)
             keep(element_picture(page, ".afa-viewer"), "routing")
+            run_template(page, "train_aggregator", TRAINING)
+            keep(element_picture(page, ".afa-training"), "training")
 
 
 if __name__ == "__main__":
