@@ -18,7 +18,9 @@ from tests.host.inprocess import Host
 from .economical import bench_economical
 from .loading import bench_loading
 from .memory import bench_memory
+from .preparation import bench_preparation
 from .selective import bench_selective
+from .selective_step import bench_selective_step
 from .startup import bench_startup
 from .step import bench_step
 from .training import bench_training
@@ -38,10 +40,15 @@ PARTS = {
     "step32": ("A step of an ensemble, SD1.5 size, latent 32x32, bf16, batch 2", partial(bench_step, 32, rounds=3)),
     "step64": ("A step of an ensemble, SD1.5 size, latent 64x64, bf16, batch 2", partial(bench_step, 64, rounds=1)),
     "training": ("A training step, SD1.5 size, 2 experts, bf16, batch 1", bench_training),
+    "preparation": ("Preparing the trainer's data, on the pocket experts", bench_preparation),
     "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
+    "selective_step": (
+        "Doing less at SD1.5 size, latent 32x32, bf16, batch 2, 3 experts",
+        bench_selective_step,
+    ),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
-IN_PROCESS = ("loading", "step32", "step64", "training")
+IN_PROCESS = ("loading", "step32", "step64", "training", "selective_step")
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 

@@ -49,7 +49,7 @@ def bench_selective() -> list[str]:
         f"Loss of the v-prediction on {len(pocket.held_out.items) // 2} pictures of subjects that nothing was trained on, one draw of noise and "
         "timestep each; kept maps come from a draw with the same noise as many sampler steps earlier. Time: "
         f"{STEPS} Euler steps with guidance, one prompt, one round. A pocket expert is so small that the aggregator is a large part of "
-        "a step; at SD1.5's size it is a small one, but that was not timed.",
+        "a step; how it is at SD1.5's size stands below.",
     ]
 
 

@@ -69,26 +69,26 @@ def _alone(seconds: dict[str, list[float]], count: int) -> list[list[float]]:
     return [seconds[f"expert {i}"] for i in range(count)]
 
 
-def call(patcher, size: int, record: bool = False):
-    """One evaluation through the host's apply_model, with what a sampler would hand it."""
+def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: dict | None = None):
+    """One evaluation through the host's apply_model, with what a sampler would hand it, and `options` beside that."""
     from afa_core.host.run import RUN, ensemble_of
     from afa_core.routing_wire import wire_step
 
     random = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, size, size, generator=random)
     text = torch.randn(2, 77, 768, generator=random)
-    sigma = torch.full((2,), 3.0)
+    sigmas = torch.full((2,), sigma)
 
     def run() -> None:
-        options = {"cond_or_uncond": [0, 1], "wrappers": patcher.wrappers}
+        handed = {"cond_or_uncond": [0, 1], "wrappers": patcher.wrappers, **(options or {})}
         if record:
             ensemble = ensemble_of(patcher)
             ensemble.record.on_step = lambda run, step, evaluations: wire_step(run, evaluations)
-            options[RUN] = ensemble.record.begin(["a", "b", "c"][: len(ensemble.experts)], ensemble.points)
+            handed[RUN] = ensemble.record.begin(["a", "b", "c"][: len(ensemble.experts)], ensemble.points)
         patcher.model.current_patcher = patcher
-        patcher.model.apply_model(x, sigma, c_crossattn=text, transformer_options=options)
+        patcher.model.apply_model(x, sigmas, c_crossattn=text, transformer_options=handed)
         if record:
-            options[RUN].finish(None)
+            handed[RUN].finish(None)
 
     return run
 
