@@ -76,7 +76,7 @@ def graph_picture(page: Canvas, scale: float, width: int) -> Image.Image:
 
 
 def element_picture(page: Canvas, selector: str) -> Image.Image:
-    """One element at full zoom."""
+    """One element, enlarged, with a little of its node around it."""
     left, top, *_ = page.run(
         "const { left, top } = document.querySelector(argument).getBoundingClientRect(); return [left, top];", selector
     )
@@ -88,8 +88,12 @@ def element_picture(page: Canvas, selector: str) -> Image.Image:
     )
     page.run(PLACE, [(left - canvas[0]) / scale - x, (top - canvas[1]) / scale - y, 1.5, 300, 220])
     page.settle(1000)
-    data = page.page.locator(selector).first.screenshot()
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    bounds = page.page.locator(selector).first.bounding_box()
+    assert bounds
+    left, top, edge = round(bounds["x"]), round(bounds["y"]), 12
+    right, bottom = round(left + bounds["width"]), round(top + bounds["height"])
+    shot = Image.open(io.BytesIO(page.page.screenshot())).convert("RGB")
+    return shot.crop((left - edge, top - edge, right + edge, bottom + edge))
 
 
 def keep(picture: Image.Image, name: str) -> None:
