@@ -116,7 +116,7 @@ def control_and_high_res(run: Runner) -> Image.Image:
 def probe_experts(run: Runner) -> Image.Image:
     (probe,) = find(run.prompt, "AFAProbe")
     plot = run.shown([probe, 1])
-    gains = plot.crop((0, plot.height // 15, plot.width // 2, plot.height // 2))
+    gains = plot.crop((0, plot.height // 15, round(plot.width * 0.53), round(plot.height * 0.54)))
     return stacked([(gains, "Is it worth it?")])
 
 
