@@ -39,7 +39,7 @@ def bench_step(size: int, rounds: int) -> list[str]:
     candidates[AVERAGE] = call(make_ensemble(StaticFusion("noise average"), experts), size)
     with patch.object(attention, "optimized_attention", attention.attention_pytorch):
         seconds = interleaved(candidates, rounds)
-    return [*_costs(seconds, size), "", *_parts(seconds, meters)]
+        return [*_costs(seconds, size), "", *_parts(seconds, meters)]
 
 
 def _costs(seconds: dict[str, list[float]], size: int) -> Iterator[str]:
