@@ -22,7 +22,10 @@ def alerts(canvas) -> list[str]:
 
 @pytest.mark.parametrize("canvas", [(OLDEST, "classic")], ids="-".join, indirect=True)
 def test_an_odd_workflow_is_complained_of(canvas):
-    """So that the test below would notice; the newest front end takes it without a word."""
+    """So that the test below would notice; newer front ends take it without a word."""
+    version = canvas.run("return window.__COMFYUI_FRONTEND_VERSION__;")
+    if version != OLDEST:
+        pytest.skip(f"{version} takes it without a word")
     workflow = json.loads((FOLDER / "quick_start.json").read_text())
     canvas.run(OPEN, {**workflow, "id": "no uuid"})
     canvas.until("document.querySelector('.p-toast-message')")
