@@ -107,11 +107,14 @@ class Canvas:
         self.page.wait_for_timeout(300)
 
     def clear(self):
-        """An empty graph in plain sight, with an id as every workflow has that was opened, and no complaints."""
-        self.run("app.graph.clear(); app.rootGraph.id = crypto.randomUUID();")
-        self.run("app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0];")
+        """An empty graph in plain sight, and no complaints."""
+        self.run("app.graph.clear(); app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0];")
         self.settle()
         self.complaints.clear()
+
+    def load_api(self, graph: dict):
+        """Opens a graph in API format, with an id such as a workflow's own: not every front end gives it one."""
+        self.run("await app.loadApiJson(argument, 'graph'); app.rootGraph.id = crypto.randomUUID();", graph)
 
     def settle(self, milliseconds: int = 60):
         """Lets the page do what it has put off."""

@@ -112,7 +112,7 @@ def test_a_real_training_is_watched_stopped_and_there_after_a_reload(canvas):
         "sample_every": 10,
     }
     graph = workflow(canvas.server, "watched", steps=5000, **changes)
-    canvas.run("await app.loadApiJson({ 1: argument[1], 2: argument[2], 3: argument[3] }, 'training');", graph)
+    canvas.load_api({number: graph[number] for number in "123"})
     canvas.run(
         "app.graph.nodes.find((n) => n.comfyClass === 'AFATrainer').pos = [120, 120]; await app.queuePrompt(0, 1);"
     )

@@ -17,7 +17,6 @@ STEPS = 3
 
 LAY_OUT = """
 const of = (type) => app.graph.nodes.filter((node) => node.comfyClass === type);
-await app.loadApiJson(argument, "routing");
 app.graph.nodes.forEach((node, i) => { node.pos = [40 + 340 * (i % 2), 2000 + 400 * i]; });
 of("AFARoutingMaps").forEach((node, i) => { node.pos = [80 + 460 * i, 120]; });
 app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; app.canvas.setDirty(true, true);
@@ -38,7 +37,8 @@ def sampled(canvas, seed=1, viewers=1):
     for i in range(1, viewers):
         graph[f"r{i}"] = {**graph["r"], "inputs": {**graph["r"]["inputs"]}}
     canvas.run("await app.refreshComboInNodes();")
-    canvas.run(LAY_OUT, graph)
+    canvas.load_api(graph)
+    canvas.run(LAY_OUT)
     canvas.settle()
     if canvas.nodes_2:  # a run on loaded models is over in a moment, and a viewer not yet there hears nothing of it
         canvas.until("document.querySelectorAll('.afa-viewer').length >= argument", viewers)
