@@ -16,7 +16,7 @@ from tests.host.inprocess import Host
 from tests.host.server import LiveServer
 
 # Before torch is imported: on few cores, spinning threads of several processes slow one another.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples in every run; and the first example of a test may pay for an import of the host.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
