@@ -92,17 +92,10 @@ def run(server: LiveServer, folder: Path, text: str, steps: int, seed: int) -> d
 def timed(server: LiveServer, prompt: Prompt) -> tuple[dict, float]:
     """The history of a prompt, and the seconds a sampling step took, loading apart."""
     (sampler,) = find(prompt, "KSampler")
-    marks = []
     with Events(server) as events:
         prompt_id = server.queue(prompt)
-        # Newer hosts tell the first step and the last, and of those between only one in a tenth of a second.
-        while not marks or marks[-1][0] < prompt[sampler]["inputs"]["steps"]:
-            progress = events.wait("progress", timeout=300)
-            if progress["node"] == sampler:
-                marks.append((progress["value"], time.perf_counter()))
-        history = server.wait(prompt_id)
-    (first, begun), (last, ended) = marks[0], marks[-1]
-    return history, (ended - begun) / (last - first)
+        seconds = events.per_step(sampler, prompt[sampler]["inputs"]["steps"], time.perf_counter)
+        return server.wait(prompt_id), seconds
 
 
 def save(server: LiveServer, history: dict, node_ids: list[str], path: Path) -> Path:

@@ -47,15 +47,11 @@ def processor_seconds(server: LiveServer) -> float:
 
 def sampled(server: LiveServer, prompt: dict) -> tuple[float, int]:
     """(processor seconds of a step, steps of the routing that the browser was told) of one run."""
-    marks = []
     with Events(server) as events:
         server.queue(prompt)
-        while not marks or marks[-1][0] < STEPS:  # newer hosts do not tell every step
-            marks.append((events.wait("progress", timeout=600)["value"], processor_seconds(server)))
+        seconds = events.per_step("k", STEPS, lambda: processor_seconds(server))
         events.wait("execution_success", timeout=60)  # the last message of a run
-        told = sum(event["type"] == "afa.routing" for event in events.seen)
-    (first, before), (last, after) = marks[0], marks[-1]
-    return (after - before) / (last - first), told
+        return seconds, sum(event["type"] == "afa.routing" for event in events.seen)
 
 
 def main(rounds: int = 9) -> None:
