@@ -55,13 +55,15 @@ def steps(patcher):
     from afa_core.host.run import SELECTOR, ensemble_of
     from afa_core.selection import Selector
 
+    options = {"uuids": ["prompt", "negative prompt"]}
+    calls = [call(patcher, SIZE, sigma=sigma, options=options) for sigma in SIGMAS]
+    ensemble = ensemble_of(patcher)
+
     def run() -> None:
-        options = {"uuids": ["prompt", "negative prompt"]}
-        ensemble = ensemble_of(patcher)
         if ensemble and not ensemble.selection.is_full:
             options[SELECTOR] = Selector(ensemble.selection, ensemble.fusion, len(ensemble.points))
-        for sigma in SIGMAS:
-            call(patcher, SIZE, sigma=sigma, options=options)()
+        for evaluate in calls:
+            evaluate()
 
     return run
 
