@@ -16,10 +16,10 @@ LIMITS = {
     "num_heads": (1, 256),
     "text_width": (1, 16384),
     "time_width": (1, 65536),
-    "attention_stride": (1, 64),
+    "routing_stride": (1, 64),
 }
 
-LATER = {"ablations", "attention_stride"}
+LATER = {"ablations", "routing_stride"}
 """Fields that a file may lack."""
 
 
@@ -31,8 +31,8 @@ class ConfigError(ValueError):
 class AggregatorConfig:
     """channels: C at every fusion point; text_width: D of the text states; time_width: T of the time embedding.
 
-    attention_stride: self-attention reads keys and values averaged to this stride of the latent, where the
-    features are finer; 1 reads every position, as published
+    routing_stride: where features are finer than this stride of the latent, shares are decided on averages of
+    them and interpolated; 1 decides at every position, as published
     """
 
     architecture: str
@@ -44,7 +44,7 @@ class AggregatorConfig:
     num_layers: int = 2
     num_heads: int = 8
     ablations: tuple[str, ...] = ()
-    attention_stride: int = 1
+    routing_stride: int = 1
 
     def __post_init__(self) -> None:
         if (

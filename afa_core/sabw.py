@@ -71,19 +71,11 @@ class TransformerBlock(nn.Module):
         self.norm3 = operations.LayerNorm(width, eps=1e-5, **factory)
         self.ff = FeedForward(width, operations, **factory)
 
-    def forward(self, tokens: Tensor, text: Tensor, size: torch.Size, pool: int) -> Tensor:
+    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
         own = self.norm1(tokens)
-        tokens = tokens + self.attn1(own, pooled(own, size, pool))
+        tokens = tokens + self.attn1(own, own)
         tokens = tokens + self.attn2(self.norm2(tokens), text)
         return tokens + self.ff(self.norm3(tokens))
-
-
-def pooled(tokens: Tensor, size: torch.Size, pool: int) -> Tensor:
-    """Tokens [B, H * W, C] averaged over squares of side `pool`."""
-    if pool == 1:
-        return tokens
-    grid = tokens.transpose(1, 2).unflatten(2, size)
-    return F.avg_pool2d(grid, pool, ceil_mode=True).flatten(2).transpose(1, 2)
 
 
 class ResBlock(nn.Module):
@@ -113,12 +105,25 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = operations.Conv2d(hidden, hidden, 1, **factory)
 
-    def forward(self, h: Tensor, text: Tensor, pool: int) -> Tensor:
+    def forward(self, h: Tensor, text: Tensor) -> Tensor:
         size = h.shape[-2:]
         tokens = self.proj_in(self.norm(h)).flatten(2).transpose(1, 2)
         for block in self.transformer_blocks:
-            tokens = block(tokens, text, size, pool)
+            tokens = block(tokens, text)
         return h + self.proj_out(tokens.transpose(1, 2).unflatten(2, size))
+
+
+def averaged(feature: Tensor, side: int) -> Tensor:
+    """[B, C, H, W] averaged over squares of this side."""
+    return feature if side == 1 else F.avg_pool2d(feature, side, ceil_mode=True)
+
+
+def spread(logits: Tensor, side: int, size: torch.Size) -> Tensor:
+    """Back to the size [H, W] that was averaged: what a square says holds in its middle."""
+    if side == 1:
+        return logits
+    height, width = size
+    return F.interpolate(logits, scale_factor=side, mode="bilinear")[..., :height, :width]
 
 
 class SABW(nn.Module):
@@ -128,7 +133,7 @@ class SABW(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.ablations = config.ablations
-        self.attention_stride = config.attention_stride
+        self.routing_stride = config.routing_stride
         self.conv_in = operations.Conv2d(channels * config.num_experts, hidden, 1, **factory)
         self.res_block = ResBlock(hidden, config.time_width, operations, **factory)
         self.transformer = SpatialTransformer(
@@ -147,14 +152,16 @@ class SABW(nn.Module):
         if "text" in self.ablations:
             text = torch.zeros_like(text)
         missing = [index for index, feature in enumerate(features) if feature is None]
-        inputs = [feature for feature in features if feature is not None]
+        given = [feature for feature in features if feature is not None]
+        size = given[0].shape[-2:]
+        side = max(1, self.routing_stride // stride)
+        inputs = given = [averaged(feature, side) for feature in given]
         if missing:
-            stand_in = torch.stack(inputs).mean(0)
-            inputs = [stand_in if feature is None else feature for feature in features]
+            stand_in, rest = torch.stack(given).mean(0), iter(given)
+            inputs = [stand_in if feature is None else next(rest) for feature in features]
         h = self.conv_in(torch.cat(inputs, dim=1))
-        pool = max(1, self.attention_stride // stride)
-        logits = self.conv_out(self.transformer(self.res_block(h, time), text, pool))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = self.conv_out(self.transformer(self.res_block(h, time), text))
+        logits = spread(logits.to(torch.promote_types(logits.dtype, torch.float32)), side, size)
         if "space" in self.ablations:
             logits = logits.mean((2, 3), keepdim=True).expand_as(logits)
         if missing:

@@ -117,7 +117,7 @@ def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
         num_layers=widgets["num_layers"],
         num_heads=widgets["num_heads"],
         ablations=tuple(name for name in ABLATIONS if ABLATION_CHOICES[name] == widgets["ablation"]),
-        attention_stride=widgets["attention_stride"],
+        routing_stride=widgets["routing_stride"],
     )
 
 

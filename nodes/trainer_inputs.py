@@ -82,8 +82,8 @@ def _all_inputs() -> list[io.Input]:
             tooltip="Share of experts that are lost at random at every fusion point, so that the aggregator learns to do without: for skip_below of AFA Ensemble Model.",
         ),
         io.Int.Input(
-            "attention_stride", default=1, min=1, max=64,
-            tooltip="Faster: the aggregator's self-attention reads keys and values averaged to this stride of the latent. 1 reads every position, as published.",
+            "routing_stride", default=1, min=1, max=64,
+            tooltip="Faster: shares are decided for squares of this many latent pixels and interpolated between them. 1 decides at every position, as published.",
         ),
         io.Latent.Input("latents", optional=True, tooltip="Latents of ComfyUI's own dataset nodes, in place of a folder."),
         io.Conditioning.Input("conditioning", optional=True, tooltip="Conditioning of ComfyUI's own dataset nodes, in place of a folder."),

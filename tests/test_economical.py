@@ -1,4 +1,4 @@
-"""An aggregator whose self-attention reads pooled keys and values: the option of the file, and its arithmetic."""
+"""An aggregator that decides on averaged features: the option of the file, and its arithmetic."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 from afa_core.aggregator_config import AggregatorConfig, ConfigError
-from afa_core.sabw import pooled
+from afa_core.sabw import averaged, spread
 from tests.aggregators import small_config
 from tests.ensembles import ensemble, random_aggregator
 from tests.graphs import empty_latent, sample
@@ -16,12 +16,18 @@ from tests.shop import Shop
 from tests.test_fusion import tiny_aggregator, tiny_state
 
 
-def test_tokens_are_averaged_over_squares():
+def test_features_are_averaged_over_squares():
     """At the lower and the right edge over what there is of a square."""
-    tokens = torch.arange(15.0).view(1, 15, 1)
-    grid = tokens.view(3, 5)
+    grid = torch.arange(15.0).view(3, 5)
     squares = [grid[y : y + 2, x : x + 2].mean() for y in (0, 2) for x in (0, 2, 4)]
-    assert torch.allclose(pooled(tokens, torch.Size((3, 5)), 2).flatten(), torch.stack(squares))
+    assert torch.allclose(averaged(grid[None, None], 2).flatten(), torch.stack(squares))
+
+
+def test_a_square_decides_for_its_middle():
+    """And halfway to the next square, both do."""
+    spread_out = spread(torch.tensor([[[[0.0, 3.0]]]]), 3, torch.Size((2, 5)))
+    assert spread_out.shape == (1, 1, 2, 5)
+    assert torch.allclose(spread_out[0, 0, 0], torch.tensor([0.0, 0.0, 1.0, 2.0, 3.0]), atol=1e-6)
 
 
 def shares(stride, **changes):
@@ -34,31 +40,31 @@ def shares(stride, **changes):
 
 def test_only_where_features_are_finer():
     faithful = shares(1)
-    assert not torch.allclose(shares(1, attention_stride=2), faithful)
-    assert torch.equal(shares(2, attention_stride=2), faithful)
-    assert torch.equal(shares(4, attention_stride=2), faithful)
-    assert torch.equal(shares(2, attention_stride=8), shares(1, attention_stride=4))
+    assert not torch.allclose(shares(1, routing_stride=2), faithful)
+    assert torch.equal(shares(2, routing_stride=2), faithful)
+    assert torch.equal(shares(4, routing_stride=2), faithful)
+    assert torch.equal(shares(2, routing_stride=8), shares(1, routing_stride=4))
 
 
 def test_gradients():
-    sabw = tiny_aggregator(attention_stride=2).aggregators["1"]
+    sabw = tiny_aggregator(routing_stride=2).aggregators["1"]
     state = tiny_state(requires_grad=True)
     features = [torch.randn(1, 5, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     assert gradcheck(lambda *f: sabw(list(f), state.time[0], state.text[0]), features, fast_mode=True)
 
 
 def test_it_is_an_option_of_the_file():
-    config = small_config(attention_stride=4)
+    config = small_config(routing_stride=4)
     fields = json.loads(json.dumps(config.to_json()))
     assert AggregatorConfig.from_json(fields) == config
-    del fields["attention_stride"]
+    del fields["routing_stride"]
     assert AggregatorConfig.from_json(fields) == small_config()
-    with pytest.raises(ConfigError, match="attention_stride should be a whole number from 1 to 64, found 0"):
-        small_config(attention_stride=0)
+    with pytest.raises(ConfigError, match="routing_stride should be a whole number from 1 to 64, found 0"):
+        small_config(routing_stride=0)
 
 
 def test_it_samples_at_odd_sizes(comfy_host, pack):
     shop = Shop(comfy_host)
-    aggregator = random_aggregator(shop.plain, 2, attention_stride=4)
+    aggregator = random_aggregator(shop.plain, 2, routing_stride=4)
     wires = shop.wires(ensemble(comfy_host, aggregator, shop.plain, shop.other))
     assert torch.isfinite(sample(replace(wires, latent=empty_latent(comfy_host, 1, 72, 104)))).all()

@@ -15,8 +15,8 @@ STEPS = 40
 SKIP = 0.3
 VARIANTS = {
     "faithful": ({}, 0.0),
-    "attention_stride 2": ({"attention_stride": 2}, 0.0),
-    "attention_stride 4": ({"attention_stride": 4}, 0.0),
+    "routing_stride 2": ({"routing_stride": 2}, 0.0),
+    "routing_stride 4": ({"routing_stride": 4}, 0.0),
     "expert_dropout 0.3": ({}, 0.3),
 }
 
@@ -43,7 +43,7 @@ def bench_economical() -> list[str]:
         *lines,
         "",
         f"The shipped aggregator of the pocket experts, trained {STEPS} steps of 16 further in each way; held-out loss as above, "
-        f"{LOOKS} draws. A latent of 8x8 has 64 positions, so attention_stride 2 leaves 16 keys, and 4 leaves 4.",
+        f"{LOOKS} draws. A latent of 8x8 has 64 positions, so routing_stride 2 decides at 16 of them, and 4 at 4.",
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def overhead(size: int, experts: int, layers: int = 2, attention_stride: int = 1) -> float:
+def overhead(size: int, experts: int, layers: int = 2, routing_stride: int = 1) -> float:
     """(experts + aggregator) / experts of an SD1.5 ensemble at a latent of this side, in multiplications."""
     from afa_core.host.unet_stream import points_of
     from afa_core.sabw import Aggregator
@@ -14,7 +14,7 @@ def overhead(size: int, experts: int, layers: int = 2, attention_stride: int = 1
 
     network = sd15_network(torch.bfloat16, "meta").diffusion_model
     points = points_of(network)
-    config = sd15_config(points, experts, layers, attention_stride)
+    config = sd15_config(points, experts, layers, routing_stride)
     aggregator = Aggregator(config, device="meta", dtype=torch.bfloat16)
 
     def tensor(*shape: int) -> torch.Tensor:

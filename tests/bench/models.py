@@ -37,20 +37,20 @@ def sd15(seed: int, dtype: torch.dtype):
     return ModelPatcher(model, device, comfy.model_management.unet_offload_device())
 
 
-def sd15_config(points: list, experts: int, layers: int = 2, attention_stride: int = 1):
+def sd15_config(points: list, experts: int, layers: int = 2, routing_stride: int = 1):
     from afa_core.aggregator_config import AggregatorConfig
 
     channels = tuple(point.channels for point in points)
-    return AggregatorConfig("SD1.x", channels, experts, 768, 1280, num_layers=layers, attention_stride=attention_stride)
+    return AggregatorConfig("SD1.x", channels, experts, 768, 1280, num_layers=layers, routing_stride=routing_stride)
 
 
-def random_aggregator(experts: list, layers: int = 2, attention_stride: int = 1):
+def random_aggregator(experts: list, layers: int = 2, routing_stride: int = 1):
     """An AggregatorFile of the published size with random weights, for these experts."""
     from afa_core.aggregator_file import AggregatorFile
     from afa_core.host.experts import fusion_points
     from afa_core.sabw import Aggregator
 
-    config = sd15_config(fusion_points(experts), len(experts), layers, attention_stride)
+    config = sd15_config(fusion_points(experts), len(experts), layers, routing_stride)
     module = Aggregator(config).initialise(torch.Generator().manual_seed(0))
     for sabw in module.aggregators.values():
         torch.nn.init.normal_(sabw.conv_out.weight, std=0.05)

@@ -32,7 +32,7 @@ def bench_selective_step(rounds: int = 3) -> list[str]:
     computed = sum(2 if _two(index) else 1 for index in range(points)) / 3 / points
     ensembles = {
         f"{name}{kind}": make_ensemble(one_sided(random_aggregator(experts, **economy)), experts, **selection)
-        for name, economy in (("faithful", {}), ("1 layer, attention_stride 4", ECONOMICAL))
+        for name, economy in (("faithful", {}), ("1 layer, routing_stride 4", ECONOMICAL))
         for kind, selection in (("", {}), (f", skip_below {SKIP}, decide_every {EVERY}", SELECTION))
     }
     candidates = {f"expert {i}": steps(expert.patcher) for i, expert in enumerate(experts)}

@@ -12,10 +12,10 @@ from .flops import overhead
 from .measure import Meter, interleaved, ratios, spread
 from .models import random_aggregator, sd15
 
-ECONOMICAL = {"layers": 1, "attention_stride": 4}
+ECONOMICAL = {"layers": 1, "routing_stride": 4}
 ENSEMBLES = {
     "3 experts": (3, {}),
-    "3 experts, 1 layer, attention_stride 4": (3, ECONOMICAL),
+    "3 experts, 1 layer, routing_stride 4": (3, ECONOMICAL),
     "2 experts": (2, {}),
 }
 AVERAGE = "3 experts, noise average"

@@ -40,7 +40,7 @@ ABLATIONS = {
     "without spatial location": {"ablation": "without spatial location"},
     "without timestep": {"ablation": "without the timestep"},
     "without text": {"ablation": "without the text"},
-    ECONOMICAL: {"attention_stride": 4},
+    ECONOMICAL: {"routing_stride": 4},
     FULL: {},
 }
 """What the rows' trainings change of FULL's; the paper has all but the economical one."""
