@@ -18,6 +18,7 @@ from tests.host.inprocess import Host
 from .economical import bench_economical
 from .loading import bench_loading
 from .memory import bench_memory
+from .models import SDXL
 from .preparation import bench_preparation
 from .selective import bench_selective
 from .selective_step import bench_selective_step
@@ -31,7 +32,7 @@ HEAD = """# Performance
 Printed by `make bench` (one part: `python -m tests.bench step64`), which writes this page. Times are those that the processor
 spent on one thread of the process, not wall time, since the machine is shared; what is compared runs in turns in
 one process, and a ratio is the median over the rounds, with its range. There is no GPU here, so nothing on this page
-says anything about one. "SD1.5 size" is the real network with random weights.
+says anything about one. "SD1.5 size" and "SDXL size" are the real networks with random weights.
 """
 PARTS = {
     "startup": ("Start-up", bench_startup),
@@ -39,6 +40,10 @@ PARTS = {
     "memory": ("Memory, SD1.5 size, bf16, latent 64x64", bench_memory),
     "step32": ("A step of an ensemble, SD1.5 size, latent 32x32, bf16, batch 2", partial(bench_step, 32, rounds=3)),
     "step64": ("A step of an ensemble, SD1.5 size, latent 64x64, bf16, batch 2", partial(bench_step, 64, rounds=1)),
+    "sdxl64": (
+        "A step of an ensemble, SDXL size, latent 64x64, bf16, batch 2",
+        partial(bench_step, 64, rounds=1, most=2, family=SDXL),
+    ),
     "training": ("A training step, SD1.5 size, 2 experts, bf16, batch 1", bench_training),
     "preparation": ("Preparing the trainer's data, on the pocket experts", bench_preparation),
     "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
@@ -48,7 +53,7 @@ PARTS = {
     ),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
-IN_PROCESS = ("loading", "step32", "step64", "training", "selective_step")
+IN_PROCESS = ("loading", "step32", "step64", "sdxl64", "training", "selective_step")
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 

@@ -29,10 +29,10 @@ def main(kind: str, count: int, size: int, base) -> dict[str, int]:
     Host(base).load_pack()
     from afa_core.host.ensemble import make_ensemble
     from afa_core.host.experts import Expert
-    from tests.bench.models import random_aggregator, sd15
+    from tests.bench.models import random_aggregator, random_unet
 
     empty = resident()
-    experts = [Expert(sd15(seed, torch.bfloat16), f"model_{seed + 1}") for seed in range(count)]
+    experts = [Expert(random_unet(seed), f"model_{seed + 1}") for seed in range(count)]
     weights = sum(p.numel() * p.element_size() for e in experts for p in e.patcher.model.parameters())
     figures = {}
     if kind == "sample":

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import torch
 
+from .models import SD15, Family, config, network
 
-def overhead(size: int, experts: int, layers: int = 2, routing_stride: int = 1) -> float:
-    """(experts + aggregator) / experts of an SD1.5 ensemble at a latent of this side, in multiplications."""
+
+def overhead(size: int, experts: int, layers: int = 2, routing_stride: int = 1, family: Family = SD15) -> float:
+    """(experts + aggregator) / experts of an ensemble at a latent of this side, in multiplications."""
     from afa_core.host.unet_stream import points_of
     from afa_core.sabw import Aggregator
 
-    from .models import sd15_config, sd15_network
-
-    network = sd15_network(torch.bfloat16, "meta").diffusion_model
-    points = points_of(network)
-    config = sd15_config(points, experts, layers, routing_stride)
-    aggregator = Aggregator(config, device="meta", dtype=torch.bfloat16)
+    unet = network(family, "meta").diffusion_model
+    points = points_of(unet)
+    made_for = config(points, experts, layers, routing_stride, family)
+    aggregator = Aggregator(made_for, device="meta", dtype=torch.bfloat16)
 
     def tensor(*shape: int) -> torch.Tensor:
         return torch.empty(shape, device="meta", dtype=torch.bfloat16)
 
-    text, time = tensor(1, 77, config.text_width), tensor(1, config.time_width)
-    one = _flops(lambda: network(tensor(1, 4, size, size), tensor(1), text))
+    text, time = tensor(1, 77, made_for.text_width), tensor(1, made_for.time_width)
+    label = tensor(1, width) if (width := family.config["adm_in_channels"]) else None
+    one = _flops(lambda: unet(tensor(1, 4, size, size), tensor(1), text, label))
     fusing = 0
     for point in points:
         side = size // point.stride

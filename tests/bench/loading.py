@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .measure import interleaved, ratios, spread
-from .models import random_aggregator, sd15
+from .models import random_aggregator, random_unet
 
 
 @torch.inference_mode()
@@ -20,7 +20,7 @@ def bench_loading(rounds: int = 5) -> list[str]:
     from afa_core.host.ensemble import make_ensemble
     from afa_core.host.experts import Expert
 
-    patchers = [sd15(seed, torch.bfloat16) for seed in range(2)]
+    patchers = [random_unet(seed) for seed in range(2)]
     experts = [Expert(patcher, f"model_{i}") for i, patcher in enumerate(patchers, start=1)]
     network = patchers[0].model.diffusion_model
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import torch
 
 from .measure import interleaved, ratios, spread
-from .models import random_aggregator, sd15
+from .models import random_aggregator, random_unet
 from .step import ECONOMICAL, call
 
 SIZE = 32
@@ -27,7 +27,7 @@ def bench_selective_step(rounds: int = 3) -> list[str]:
     from afa_core.host.ensemble import make_ensemble
     from afa_core.host.experts import Expert, fusion_points
 
-    experts = [Expert(sd15(seed, torch.bfloat16), f"model_{seed + 1}") for seed in range(3)]
+    experts = [Expert(random_unet(seed), f"model_{seed + 1}") for seed in range(3)]
     points = len(fusion_points(experts))
     computed = sum(2 if _two(index) else 1 for index in range(points)) / 3 / points
     ensembles = {

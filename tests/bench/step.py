@@ -1,4 +1,4 @@
-"""What an ensemble's step costs beside the sum of its experts' own steps, at SD1.5's size, and where it goes."""
+"""What an ensemble's step costs beside the sum of its experts' own steps, at full size, and where it goes."""
 
 from __future__ import annotations
 
@@ -10,46 +10,58 @@ import torch
 
 from .flops import overhead
 from .measure import Meter, interleaved, ratios, spread
-from .models import random_aggregator, sd15
+from .models import SD15, Family, random_aggregator, random_unet
 
 ECONOMICAL = {"layers": 1, "routing_stride": 4}
 ENSEMBLES = {
     "3 experts": (3, {}),
     "3 experts, 1 layer, routing_stride 4": (3, ECONOMICAL),
     "2 experts": (2, {}),
+    "2 experts, 1 layer, routing_stride 4": (2, ECONOMICAL),
 }
-AVERAGE = "3 experts, noise average"
 
 
 @torch.inference_mode()
-def bench_step(size: int, rounds: int) -> list[str]:
-    """Two tables in Markdown, bf16, batch 2 (cond and uncond), the experts' attention by PyTorch's kernel."""
+def bench_step(size: int, rounds: int, most: int = 3, family: Family = SD15) -> list[str]:
+    """Two tables in Markdown, bf16, batch 2 (cond and uncond), the experts' attention by PyTorch's kernel.
+
+    most: how many experts; the ensembles of more are left out
+    """
     from comfy.ldm.modules import attention
 
     from afa_core.fusion import StaticFusion
     from afa_core.host.ensemble import make_ensemble
     from afa_core.host.experts import Expert
 
-    experts = [Expert(sd15(seed, torch.bfloat16), f"model_{seed + 1}") for seed in range(3)]
+    experts = [Expert(random_unet(seed, family), f"model_{seed + 1}") for seed in range(most)]
     candidates = {f"expert {i}": call(expert.patcher, size) for i, expert in enumerate(experts)}
-    meters = {name: Meter() for name in ENSEMBLES}
-    for name, (count, economy) in ENSEMBLES.items():
-        ensemble = make_ensemble(random_aggregator(experts[:count], **economy), experts[:count])
-        candidates[name] = metered(call(ensemble, size, record=True), meters[name])
-    candidates[AVERAGE] = call(make_ensemble(StaticFusion("noise average"), experts), size)
+    meters = {name: Meter() for name, (count, _) in ENSEMBLES.items() if count <= most}
+    for name, meter in meters.items():
+        count, economy = ENSEMBLES[name]
+        aggregator = random_aggregator(experts[:count], **economy, family=family)
+        candidates[name] = metered(call(make_ensemble(aggregator, experts[:count]), size, record=True), meter)
+    average = f"{most} experts, noise average"
+    candidates[average] = call(make_ensemble(StaticFusion("noise average"), experts), size)
     with patch.object(attention, "optimized_attention", attention.attention_pytorch):
         seconds = interleaved(candidates, rounds)
-        return [*_costs(seconds, size), "", *_parts(seconds, meters)]
+    costs = [
+        _cost(name, seconds, count, overhead(size, count, **economy, family=family))
+        for name, (count, economy) in ENSEMBLES.items()
+        if name in meters
+    ]
+    return [
+        "| model | time / sum of the experts' own steps | the same in multiplications |",
+        "|---|---|---|",
+        *costs,
+        _cost(average, seconds, most, 1.0),
+        "| N samplings, one after the other | 1 | 1 |",
+        "",
+        *_parts(seconds, meters),
+    ]
 
 
-def _costs(seconds: dict[str, list[float]], size: int) -> Iterator[str]:
-    yield "| model | time / sum of the experts' own steps | the same in multiplications |"
-    yield "|---|---|---|"
-    for name in (*ENSEMBLES, AVERAGE):
-        count, economy = ENSEMBLES.get(name, (3, {}))
-        arithmetic = 1.0 if name == AVERAGE else overhead(size, count, **economy)
-        yield f"| {name} | {spread(ratios(seconds[name], *_alone(seconds, count)))} | {arithmetic:.3f} |"
-    yield "| N samplings, one after the other | 1 | 1 |"
+def _cost(name: str, seconds: dict[str, list[float]], experts: int, arithmetic: float) -> str:
+    return f"| {name} | {spread(ratios(seconds[name], *_alone(seconds, experts)))} | {arithmetic:.3f} |"
 
 
 def _parts(seconds: dict[str, list[float]], meters: dict[str, Meter]) -> Iterator[str]:
@@ -76,7 +88,10 @@ def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: 
 
     random = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, size, size, generator=random)
-    text = torch.randn(2, 77, 768, generator=random)
+    widths = patcher.model.model_config.unet_config
+    conds = {"c_crossattn": torch.randn(2, 77, widths["context_dim"], generator=random)}
+    if label := widths["adm_in_channels"]:
+        conds["y"] = torch.randn(2, label, generator=random)
     sigmas = torch.full((2,), sigma)
 
     def run() -> None:
@@ -86,7 +101,7 @@ def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: 
             ensemble.record.on_step = lambda run, step, evaluations: wire_step(run, evaluations)
             handed[RUN] = ensemble.record.begin(["a", "b", "c"][: len(ensemble.experts)], ensemble.points)
         patcher.model.current_patcher = patcher
-        patcher.model.apply_model(x, sigmas, c_crossattn=text, transformer_options=handed)
+        patcher.model.apply_model(x, sigmas, transformer_options=handed, **conds)
         if record:
             handed[RUN].finish(None)
 

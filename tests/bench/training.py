@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from .measure import interleaved, ratios, spread
-from .models import random_aggregator, sd15
+from .models import random_aggregator, random_unet
 
 
 def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[], None]:
@@ -58,7 +58,7 @@ def bench_training(size: int = 32, rounds: int = 2) -> list[str]:
     """A step beside the sum of the experts' own forward and input-gradient passes."""
     from afa_core.host.experts import Expert
 
-    experts = [Expert(sd15(seed, torch.bfloat16), f"model_{seed + 1}") for seed in range(2)]
+    experts = [Expert(random_unet(seed), f"model_{seed + 1}") for seed in range(2)]
     candidates = {f"expert {i}": input_gradient_pass(expert, size) for i, expert in enumerate(experts)}
     candidates["plain"] = training_pass(experts, size, checkpointing=False)
     candidates["checkpointed"] = training_pass(experts, size, checkpointing=True)
