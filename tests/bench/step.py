@@ -44,11 +44,11 @@ def bench_step(size: int, rounds: int, most: int = 3, family: Family = SD15) -> 
     candidates[average] = call(make_ensemble(StaticFusion("noise average"), experts), size)
     with patch.object(attention, "optimized_attention", attention.attention_pytorch):
         seconds = interleaved(candidates, rounds)
-    costs = [
-        _cost(name, seconds, count, overhead(size, count, **economy, family=family))
-        for name, (count, economy) in ENSEMBLES.items()
-        if name in meters
-    ]
+        costs = [
+            _cost(name, seconds, count, overhead(size, count, **economy, family=family))
+            for name, (count, economy) in ENSEMBLES.items()
+            if name in meters
+        ]
     return [
         "| model | time / sum of the experts' own steps | the same in multiplications |",
         "|---|---|---|",
