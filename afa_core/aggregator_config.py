@@ -31,8 +31,8 @@ class ConfigError(ValueError):
 class AggregatorConfig:
     """channels: C at every fusion point; text_width: D of the text states; time_width: T of the time embedding.
 
-    routing_stride: where features are finer than this stride of the latent, shares are decided on averages of
-    them and interpolated; 1 decides at every position, as published
+    routing_stride: where features are finer than this stride of the latent, the aggregator's blocks work on averages,
+    and what they add is interpolated; 1 works at every position, as published
     """
 
     architecture: str

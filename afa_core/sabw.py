@@ -120,8 +120,6 @@ def averaged(feature: Tensor, side: int) -> Tensor:
 
 def spread(logits: Tensor, side: int, size: torch.Size) -> Tensor:
     """Back to the size [H, W] that was averaged: what a square says holds in its middle."""
-    if side == 1:
-        return logits
     height, width = size
     return F.interpolate(logits, scale_factor=side, mode="bilinear")[..., :height, :width]
 
@@ -152,16 +150,17 @@ class SABW(nn.Module):
         if "text" in self.ablations:
             text = torch.zeros_like(text)
         missing = [index for index, feature in enumerate(features) if feature is None]
-        given = [feature for feature in features if feature is not None]
-        size = given[0].shape[-2:]
-        side = max(1, self.routing_stride // stride)
-        inputs = given = [averaged(feature, side) for feature in given]
+        inputs = [feature for feature in features if feature is not None]
         if missing:
-            stand_in, rest = torch.stack(given).mean(0), iter(given)
-            inputs = [stand_in if feature is None else next(rest) for feature in features]
+            stand_in = torch.stack(inputs).mean(0)
+            inputs = [stand_in if feature is None else feature for feature in features]
         h = self.conv_in(torch.cat(inputs, dim=1))
-        logits = self.conv_out(self.transformer(self.res_block(h, time), text))
-        logits = spread(logits.to(torch.promote_types(logits.dtype, torch.float32)), side, size)
+        side = max(1, self.routing_stride // stride)
+        coarse = averaged(h, side)
+        logits = self.conv_out(self.transformer(self.res_block(coarse, time), text))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if side > 1:  # what the blocks add is interpolated; what they add it to is there at every position
+            logits = self.conv_out(h) + spread(logits - self.conv_out(coarse), side, h.shape[-2:])
         if "space" in self.ablations:
             logits = logits.mean((2, 3), keepdim=True).expand_as(logits)
         if missing:

@@ -83,7 +83,7 @@ def _all_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "routing_stride", default=1, min=1, max=64,
-            tooltip="Faster: shares are decided for squares of this many latent pixels and interpolated between them. 1 decides at every position, as published.",
+            tooltip="Faster: where features are finer than this many latent pixels, the aggregator's blocks work on averages. 1 works at every position, as published.",
         ),
         io.Latent.Input("latents", optional=True, tooltip="Latents of ComfyUI's own dataset nodes, in place of a folder."),
         io.Conditioning.Input("conditioning", optional=True, tooltip="Conditioning of ComfyUI's own dataset nodes, in place of a folder."),

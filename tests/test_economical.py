@@ -1,4 +1,4 @@
-"""An aggregator that decides on averaged features: the option of the file, and its arithmetic."""
+"""An aggregator whose blocks work on averages: the option of the file, and its arithmetic."""
 
 import json
 from dataclasses import replace
@@ -44,6 +44,29 @@ def test_only_where_features_are_finer():
     assert torch.equal(shares(2, routing_stride=2), faithful)
     assert torch.equal(shares(4, routing_stride=2), faithful)
     assert torch.equal(shares(2, routing_stride=8), shares(1, routing_stride=4))
+
+
+def test_the_convolutions_still_see_every_position():
+    """Where the blocks add nothing, averages change nothing."""
+    state, features = tiny_state(), list(torch.randn(2, 1, 5, 6, 4, dtype=torch.float64))
+    found = []
+    for stride in (1, 4):
+        torch.manual_seed(0)
+        sabw = tiny_aggregator(routing_stride=stride).aggregators["1"]
+        for last in (sabw.res_block.conv2, sabw.transformer.proj_out):
+            torch.nn.init.zeros_(last.weight)
+            torch.nn.init.zeros_(last.bias)
+        found.append(sabw(features, state.time[0], state.text[0]))
+    assert torch.allclose(*found, atol=1e-12)
+    assert found[0].std((2, 3)).min() > 0
+
+
+def test_an_expert_that_was_left_out_gets_nothing():
+    torch.manual_seed(0)
+    sabw = tiny_aggregator(routing_stride=2).aggregators["1"]
+    state = tiny_state()
+    feature = torch.randn(1, 5, 6, 4, dtype=torch.float64)
+    assert sabw([feature, None], state.time[0], state.text[0])[:, 1].eq(0).all()
 
 
 def test_gradients():

@@ -43,7 +43,7 @@ def bench_economical() -> list[str]:
         *lines,
         "",
         f"The shipped aggregator of the pocket experts, trained {STEPS} steps of 16 further in each way; held-out loss as above, "
-        f"{LOOKS} draws. A latent of 8x8 has 64 positions, so routing_stride 2 decides at 16 of them, and 4 at 4.",
+        f"{LOOKS} draws. A latent of 8x8 has 64 positions, so the blocks work on 16 with routing_stride 2, and on 4 with 4.",
     ]
 
 

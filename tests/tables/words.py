@@ -46,7 +46,7 @@ LOSS = "The difference is negative where AFA is better."
 ABLATIONS = (
     "Each aggregator was trained through the trainer node by the published objective, for {steps} steps of {batch} pictures, from the "
     "same seed and on half of the shipped aggregator's subjects, and is taken as it was at the end; the two averages need "
-    "no training. What is shipped (AFA above) was trained longer. The economical one decides for squares of 4 x 4 latent pixels (routing_stride 4)."
+    "no training. What is shipped (AFA above) was trained longer. The blocks of the economical one work on averages over 4 x 4 latent pixels (routing_stride 4)."
 )
 PICTURES = "Networks: U-Nets evaluated a step for the prompt, and as many again for the negative prompt."
 FEWER = (
