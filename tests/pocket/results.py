@@ -19,6 +19,9 @@ LOOKS = 4
 SHIPPED = {"AFA": common.WEIGHTS / "aggregator.safetensors"}
 WATCHED = "The tenth of the training folder that was watched in training"
 FREE = ("weighted merge", "noise average", "block average")
+TRUST = 0.7
+"""Share of the right expert in the rows that are told the domain."""
+TOLD = {False: f"told the domain, predictions ({TRUST})", True: f"told the domain, every block ({TRUST})"}
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Results:
 def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHIPPED) -> Results:
     """Every row on all items of a prompt folder, same draws for all; shares are of the last aggregator."""
     from afa_core.aggregator_file import load_aggregator
-    from afa_core.fusion import SABWFusion
+    from afa_core.fusion import SABWFusion, blend
     from afa_core.host.encoding import DatasetSettings, prepare_dataset
     from afa_core.host.experts import Expert
     from afa_core.host.training import HostExperts, outside_inference
@@ -65,6 +68,13 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
         for batch, draw in draws:
             for name, losses in baseline_losses(frozen, batch, draw).items():
                 rows[name].append(losses)
+            told = _told([dataset.domain_of(index) for index in batch.items])
+            for everywhere, name in TOLD.items():
+
+                def fuse(point, features, state, told=told, everywhere=everywhere):
+                    return [blend(features, told)] * len(features) if everywhere or point.is_prediction else features
+
+                rows[name].append(sample_loss(frozen, fuse, batch, draw))
             for name, module in modules.items():
                 seen: list[torch.Tensor] = []
 
@@ -80,6 +90,12 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
     subjects = [dataset.items[index].caption.split(", ", 1)[1] for index in items]
     losses["oracle"] = torch.stack([losses[f"pocket_{domain}"][i] for i, domain in enumerate(domains)])
     return Results(losses, domains, subjects, {name: torch.stack(parts).mean(0) for name, parts in shares.items()})
+
+
+def _told(domains: list[str]) -> torch.Tensor:
+    """Shares [B, N, 1, 1] of one who knows the domain of every picture, and looks at nothing else."""
+    own = torch.tensor([[domain == d for d in common.DOMAINS] for domain in domains])
+    return torch.where(own, TRUST, (1 - TRUST) / (len(common.DOMAINS) - 1))[:, :, None, None]
 
 
 def _module(file):
@@ -111,6 +127,10 @@ def report(results: Results) -> str:
     for name in (*aggregator.MODELS, *FREE, "oracle"):
         mean, low, high = interval(losses["AFA"] - losses[name], results.subjects)
         lines.append(f"| {name} | {mean:+.5f} | {low:+.5f} to {high:+.5f} |")
+    lines += ["", "| against the noise average | difference | 95 % interval over subjects |", "|---|---|---|"]
+    for name in ("AFA", *TOLD.values()):
+        mean, low, high = interval(losses[name] - losses["noise average"], results.subjects)
+        lines.append(f"| {name} | {mean:+.5f} | {low:+.5f} to {high:+.5f} |")
     best = min(FREE, key=lambda name: losses[name].mean())
     gap, won = ((losses[best].mean() - losses[name].mean()).item() for name in ("oracle", "AFA"))
     lines += [
@@ -137,7 +157,9 @@ def main() -> None:
     running = aggregator.host()
     text = (
         "# The trained aggregator on pocket experts\n\nPrinted by `python -m tests.pocket.results`: loss of the v-prediction, "
-        f"{looks} fixed draws of noise and timestep for every picture, each subject in three hands. Lower is better.\n"
+        f"{looks} fixed draws of noise and timestep for every picture, each subject in three hands. Lower is better. "
+        f"Rows that are told the domain give {TRUST} to its expert everywhere and share the rest: what is there to win by "
+        "knowing nothing else.\n"
     )
     for title, pictures in (
         ("Held-out subjects, which nothing was trained on", folder.held_out()),
