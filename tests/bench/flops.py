@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import torch
 
-from .models import SD15, Family, config, network
+from tests.ensembles import config_for
+
+from .models import PUBLISHED, SD15, Family, network
 
 
-def overhead(size: int, experts: int, layers: int = 2, routing_stride: int = 1, family: Family = SD15) -> float:
-    """(experts + aggregator) / experts of an ensemble at a latent of this side, in multiplications."""
+def overhead(size: int, experts: int, family: Family = SD15, **sizes) -> float:
+    """(experts + aggregator) / experts of an ensemble at a latent of this side, in multiplications; sizes: of the aggregator."""
+    from comfy.model_patcher import ModelPatcher
+
     from afa_core.host.unet_stream import points_of
     from afa_core.sabw import Aggregator
 
-    unet = network(family, "meta").diffusion_model
-    points = points_of(unet)
-    made_for = config(points, experts, layers, routing_stride, family)
-    aggregator = Aggregator(made_for, device="meta", dtype=torch.bfloat16)
+    model = ModelPatcher(network(family, "meta"), torch.device("meta"), torch.device("meta"))
+    unet, config = model.model.diffusion_model, config_for(model, experts, **{**PUBLISHED, **sizes})
+    aggregator = Aggregator(config, device="meta", dtype=torch.bfloat16)
 
     def tensor(*shape: int) -> torch.Tensor:
         return torch.empty(shape, device="meta", dtype=torch.bfloat16)
 
-    text, time = tensor(1, 77, made_for.text_width), tensor(1, made_for.time_width)
+    text, time = tensor(1, 77, config.text_width), tensor(1, config.time_width)
     label = tensor(1, width) if (width := family.config["adm_in_channels"]) else None
     one = _flops(lambda: unet(tensor(1, 4, size, size), tensor(1), text, label))
     fusing = 0
-    for point in points:
+    for point in points_of(unet):
         side = size // point.stride
         features = [tensor(1, point.channels, side, side)] * experts
         sabw = aggregator.aggregators[str(point.index)]

@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 import torch
 
+from tests.ensembles import config_for
+
+PUBLISHED = {"hidden_size": 128, "num_layers": 2}
+
 
 class Family(NamedTuple):
     """The host's class of this name, as its loader would configure it from a checkpoint."""
@@ -61,29 +65,13 @@ def random_unet(seed: int, family: Family = SD15):
     return ModelPatcher(model, device, comfy.model_management.unet_offload_device())
 
 
-def config(points: list, experts: int, layers: int = 2, routing_stride: int = 1, family: Family = SD15):
-    from afa_core.aggregator_config import AggregatorConfig
-
-    channels = tuple(point.channels for point in points)
-    return AggregatorConfig(
-        family.name,
-        channels,
-        experts,
-        family.config["context_dim"],
-        1280,
-        num_layers=layers,
-        routing_stride=routing_stride,
-    )
-
-
-def random_aggregator(experts: list, layers: int = 2, routing_stride: int = 1, family: Family = SD15):
+def random_aggregator(experts: list, **sizes):
     """An AggregatorFile of the published size with random weights, for these experts."""
     from afa_core.aggregator_file import AggregatorFile
-    from afa_core.host.experts import fusion_points
     from afa_core.sabw import Aggregator
 
-    made_for = config(fusion_points(experts), len(experts), layers, routing_stride, family)
-    module = Aggregator(made_for).initialise(torch.Generator().manual_seed(0))
+    config = config_for(experts[0].patcher, len(experts), **{**PUBLISHED, **sizes})
+    module = Aggregator(config).initialise(torch.Generator().manual_seed(0))
     for sabw in module.aggregators.values():
         torch.nn.init.normal_(sabw.conv_out.weight, std=0.05)
-    return AggregatorFile("random", made_for, module.state_dict())
+    return AggregatorFile("random", config, module.state_dict())

@@ -12,7 +12,7 @@ from .flops import overhead
 from .measure import Meter, interleaved, ratios, spread
 from .models import SD15, Family, random_aggregator, random_unet
 
-ECONOMICAL = {"layers": 1, "routing_stride": 4}
+ECONOMICAL = {"num_layers": 1, "routing_stride": 4}
 ENSEMBLES = {
     "3 experts": (3, {}),
     "3 experts, 1 layer, routing_stride 4": (3, ECONOMICAL),
@@ -35,19 +35,18 @@ def bench_step(size: int, rounds: int, most: int = 3, family: Family = SD15) -> 
 
     experts = [Expert(random_unet(seed, family), f"model_{seed + 1}") for seed in range(most)]
     candidates = {f"expert {i}": call(expert.patcher, size) for i, expert in enumerate(experts)}
-    meters = {name: Meter() for name, (count, _) in ENSEMBLES.items() if count <= most}
-    for name, meter in meters.items():
-        count, economy = ENSEMBLES[name]
-        aggregator = random_aggregator(experts[:count], **economy, family=family)
-        candidates[name] = metered(call(make_ensemble(aggregator, experts[:count]), size, record=True), meter)
+    ensembles = {name: ensemble for name, ensemble in ENSEMBLES.items() if ensemble[0] <= most}
+    meters = {name: Meter() for name in ensembles}
+    for name, (count, economy) in ensembles.items():
+        ensemble = make_ensemble(random_aggregator(experts[:count], **economy), experts[:count])
+        candidates[name] = metered(call(ensemble, size, record=True), meters[name])
     average = f"{most} experts, noise average"
     candidates[average] = call(make_ensemble(StaticFusion("noise average"), experts), size)
     with patch.object(attention, "optimized_attention", attention.attention_pytorch):
         seconds = interleaved(candidates, rounds)
         costs = [
-            _cost(name, seconds, count, overhead(size, count, **economy, family=family))
-            for name, (count, economy) in ENSEMBLES.items()
-            if name in meters
+            _cost(name, seconds, count, overhead(size, count, family, **economy))
+            for name, (count, economy) in ensembles.items()
         ]
     return [
         "| model | time / sum of the experts' own steps | the same in multiplications |",
