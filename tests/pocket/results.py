@@ -40,7 +40,7 @@ class Results:
 def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHIPPED) -> Results:
     """Every row on all items of a prompt folder, same draws for all; shares are of the last aggregator."""
     from afa_core.aggregator_file import load_aggregator
-    from afa_core.fusion import SABWFusion, blend
+    from afa_core.fusion import SABWFusion
     from afa_core.host.encoding import DatasetSettings, prepare_dataset
     from afa_core.host.experts import Expert
     from afa_core.host.training import HostExperts, outside_inference
@@ -68,13 +68,9 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
         for batch, draw in draws:
             for name, losses in baseline_losses(frozen, batch, draw).items():
                 rows[name].append(losses)
-            told = _told([dataset.domain_of(index) for index in batch.items])
+            named = [dataset.domain_of(index) for index in batch.items]
             for everywhere, name in TOLD.items():
-
-                def fuse(point, features, state, told=told, everywhere=everywhere):
-                    return [blend(features, told)] * len(features) if everywhere or point.is_prediction else features
-
-                rows[name].append(sample_loss(frozen, fuse, batch, draw))
+                rows[name].append(sample_loss(frozen, _told(named, everywhere), batch, draw))
             for name, module in modules.items():
                 seen: list[torch.Tensor] = []
 
@@ -92,10 +88,17 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
     return Results(losses, domains, subjects, {name: torch.stack(parts).mean(0) for name, parts in shares.items()})
 
 
-def _told(domains: list[str]) -> torch.Tensor:
-    """Shares [B, N, 1, 1] of one who knows the domain of every picture, and looks at nothing else."""
+def _told(domains: list[str], everywhere: bool):
+    """The fusion of one who knows the domain of every picture and looks at nothing else: of all blocks, or of predictions."""
+    from afa_core.fusion import fuse
+
     own = torch.tensor([[domain == d for d in common.DOMAINS] for domain in domains])
-    return torch.where(own, TRUST, (1 - TRUST) / (len(common.DOMAINS) - 1))[:, :, None, None]
+    shares = torch.where(own, TRUST, (1 - TRUST) / (len(common.DOMAINS) - 1))[:, :, None, None]
+
+    def fusion(point, features, state):
+        return fuse(point, features, shares, state) if everywhere or point.is_prediction else features
+
+    return fusion
 
 
 def _module(file):
@@ -124,13 +127,9 @@ def report(results: Results) -> str:
         cells = [row.mean(), *(row[mask].mean() for mask in masks)]
         lines.append(f"| {name} | " + " | ".join(f"{cell:.4f}" for cell in cells) + " |")
     lines += ["", "| AFA against | difference | 95 % interval over subjects |", "|---|---|---|"]
-    for name in (*aggregator.MODELS, *FREE, "oracle"):
-        mean, low, high = interval(losses["AFA"] - losses[name], results.subjects)
-        lines.append(f"| {name} | {mean:+.5f} | {low:+.5f} to {high:+.5f} |")
+    lines += [_difference(results, name, "AFA", name) for name in (*aggregator.MODELS, *FREE, "oracle")]
     lines += ["", "| against the noise average | difference | 95 % interval over subjects |", "|---|---|---|"]
-    for name in ("AFA", *TOLD.values()):
-        mean, low, high = interval(losses[name] - losses["noise average"], results.subjects)
-        lines.append(f"| {name} | {mean:+.5f} | {low:+.5f} to {high:+.5f} |")
+    lines += [_difference(results, name, name, "noise average") for name in ("AFA", *TOLD.values())]
     best = min(FREE, key=lambda name: losses[name].mean())
     gap, won = ((losses[best].mean() - losses[name].mean()).item() for name in ("oracle", "AFA"))
     lines += [
@@ -144,6 +143,11 @@ def report(results: Results) -> str:
     for domain in common.DOMAINS:
         lines.append(f"| {domain} | " + " | ".join(f"{share:.3f}" for share in results.shares[domain]) + " |")
     return "\n".join(lines)
+
+
+def _difference(results: Results, title: str, row: str, other: str) -> str:
+    mean, low, high = interval(results.losses[row] - results.losses[other], results.subjects)
+    return f"| {title} | {mean:+.5f} | {low:+.5f} to {high:+.5f} |"
 
 
 def _percent(change: float) -> str:
