@@ -16,6 +16,7 @@ from tests.host.bootstrap import REPOSITORY, make_base
 from tests.host.inprocess import Host
 
 from .economical import bench_economical
+from .kernels import bench_kernels
 from .loading import bench_loading
 from .memory import bench_memory
 from .models import SDXL
@@ -44,6 +45,7 @@ PARTS = {
         "A step of an ensemble, SDXL size, latent 64x64, bf16, batch 2",
         partial(bench_step, 64, rounds=3, most=2, family=SDXL),
     ),
+    "kernels": ("What was weighed against a faithful aggregator's cost, bf16", bench_kernels),
     "training": ("A training step, SD1.5 size, 2 experts, bf16, batch 1", bench_training),
     "preparation": ("Preparing the trainer's data, on the pocket experts", bench_preparation),
     "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
@@ -53,7 +55,7 @@ PARTS = {
     ),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
-IN_PROCESS = ("loading", "step32", "step64", "sdxl64", "training", "selective_step")
+IN_PROCESS = ("loading", "step32", "step64", "sdxl64", "kernels", "training", "selective_step")
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 
