@@ -31,7 +31,7 @@ SAMPLING = {"sampler_name": "dpmpp_2m", "scheduler": "normal", "cfg": 3.0}
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--prompt", default="twemoji, red apple")
+    ask.add_argument("--prompt", default="twemoji, red apple, food fruit")
     ask.add_argument("--steps", type=int, default=20)
     ask.add_argument("--seed", type=int, default=1)
     args = ask.parse_args()

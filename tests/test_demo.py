@@ -17,7 +17,7 @@ def printed(tmp_path_factory):
         lines = []
         patch.setattr("builtins.print", lambda *parts: lines.append(" ".join(map(str, parts))))
         with LiveServer(demo.prepare(folder / "base")) as server:
-            pictures = demo.run(server, folder / "output", "noto, grinning face", steps=3, seed=2)
+            pictures = demo.run(server, folder / "output", "noto, grinning face, face smiling", steps=3, seed=2)
     return "\n".join(lines), pictures
 
 

@@ -34,6 +34,6 @@ def test_the_front_end_finds_scripts_help_templates_and_texts(server):
 
 
 def test_the_quick_start_paints_a_picture(server, tmp_path):
-    pictures = demo.run(server, tmp_path, "noto, grinning face", steps=2, seed=2)
+    pictures = demo.run(server, tmp_path, "noto, grinning face, face smiling", steps=2, seed=2)
     assert Image.open(pictures["ensemble"]).getbbox() is not None
     assert Image.open(pictures["ensemble_routing"]).getbbox() is not None

@@ -26,7 +26,7 @@ def world(comfy_host, pack, tmp_path):
 
 def question(world: World, count: int = 6) -> Question:
     random = torch.Generator().manual_seed(0)
-    text = world.text("twemoji, red apple")[0][0].expand(count, -1, -1)
+    text = world.text("twemoji, red apple, food fruit")[0][0].expand(count, -1, -1)
     latents, noise = (torch.randn(count, 4, 8, 8, generator=random) for _ in range(2))
     timesteps = torch.linspace(0, 999, count).long()
     return Question(latents, noise, timesteps, text, world.text("")[0][0])
@@ -85,7 +85,7 @@ def test_models_that_share_the_steps_are_asked_in_turn(world):
 
 
 class Names:
-    painted = [Picture("twemoji, red apple", "animals", None), Picture("twemoji, dog face", "animals", None)]
+    painted = [Picture("twemoji, red apple, food fruit", "animals", None), Picture("twemoji, dog face, animal mammal", "animals", None)]
 
 
 def test_a_switch_between_one_and_the_same_is_no_switch(world):

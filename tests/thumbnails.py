@@ -30,9 +30,11 @@ from tests.stand_ins import NET, stand_ins
 SIDE = 512
 LABEL = 26
 GAP = 8
-PROMPT = "twemoji, red apple"
+PROMPT = "twemoji, red apple, food fruit"
 SUBJECTS = [
-    f"{hand}, {subject}" for hand in ("twemoji", "noto") for subject in ("red apple", "cat face", "grinning face")
+    f"{hand}, {subject}"
+    for hand in ("twemoji", "noto")
+    for subject in ("red apple, food fruit", "cat face, animal mammal", "grinning face, face smiling")
 ]
 STEPS = 20
 COMMON = {

@@ -16,7 +16,7 @@ STEPS = 20
 TABLE = (0.25, 0.3, 0.35)
 KEPT = {2: (0.0, 0.3, 1.0), 4: (0.0, 0.3, 1.0)}
 RANGES = ((0.0, 0.5), (0.5, 1.0), (0.2, 1.0), (0.0, 0.8))
-PROMPT = "twemoji, hot dog"
+PROMPT = "twemoji, hot dog, food prepared"
 
 
 @dataclass(frozen=True)

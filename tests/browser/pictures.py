@@ -20,7 +20,7 @@ from tests.pocket import assemble
 from tests.thumbnails import COMMON, KNOWN, known_pictures
 
 IMAGES = REPOSITORY / "docs" / "images"
-PROMPT = "twemoji, red apple"
+PROMPT = "twemoji, red apple, food fruit"
 EXPERT_FILES = {f"Checkpoint {i}": {"ckpt_name": f"{name}.safetensors"} for i, name in enumerate(EXPERTS, start=1)}
 ENSEMBLE = {
     **EXPERT_FILES,
@@ -32,7 +32,7 @@ ENSEMBLE = {
 }
 TRAINING = {
     **EXPERT_FILES,
-    "AFATrainer": {**COMMON["AFATrainer"], **KNOWN, "sample_prompt": "twemoji, cat face", "sample_every": 60},
+    "AFATrainer": {**COMMON["AFATrainer"], **KNOWN, "sample_prompt": "twemoji, cat face, animal mammal", "sample_every": 60},
 }
 BOUNDS = """
 const shown = app.graph.nodes.filter((node) => node.type !== "MarkdownNote");

@@ -72,7 +72,7 @@ def _stop_after(running: Host, minutes: float) -> None:
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--minutes", type=float, default=35.0)
-    ask.add_argument("--steps", type=int, default=1100)
+    ask.add_argument("--steps", type=int, default=1000)
     args = ask.parse_args()
     running = host()
     _, plot, report = train(running, args.steps, args.minutes)

@@ -1,7 +1,7 @@
 """Pictures, captions and domains.
 
 A picture is cropped to what is not transparent, resized with premultiplied alpha (no dark fringes), centred on white,
-and kept as uint8 [3, 64, 64]. Its caption is "<hand>, <name>".
+and kept as uint8 [3, 64, 64]. Its caption is "<hand>, <name>, <kind>": twemoji, mango, food fruit.
 """
 import io
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ class Subject:
     name: str
     domain: str
     split: str
+    kind: str
 
 
 def subjects(split=None, domain=None):
@@ -66,7 +67,7 @@ def load(split, hands=common.HANDS_TRAINED):
 
 
 def captions(rows, hands):
-    return [f"{hand}, {s.name}" for s in rows for hand in hands]
+    return [f"{hand}, {s.name}, {s.kind}" for s in rows for hand in hands]
 
 
 def pictures(rows, hands):

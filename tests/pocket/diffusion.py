@@ -12,7 +12,9 @@ EXPERT_PEAK = 8e-4
 DECAY = {"base": 0.9985}         # of the average of the weights; experts: EXPERT_DECAY
 EXPERT_DECAY = 0.998
 EXPERT_DROPOUT = 0.1             # of a residual block's features, or an expert only memorises
-NO_CAPTION, NO_HAND, NO_WORD = 0.1, 0.1, 0.02   # shares of captions emptied, without the hand, of words made unknown
+FORMS = (0.6, 0.1, 0.2, 0.1)     # shares of captions that are whole, without the hand, without the kind, empty
+NO_WORD = {"base": 0.02}         # share of words made unknown; experts: EXPERT_NO_WORD
+EXPERT_NO_WORD = 0.3             # or an expert asks for the name alone, and is lost where it is new
 
 
 class Both(torch.nn.Module):
@@ -36,17 +38,14 @@ def load(stage):
 
 
 class Captions:
-    """Token ids of each picture's caption, of its caption without the hand, and of the empty caption."""
+    """Token ids of each picture's caption: whole, without the hand, without the kind, and empty."""
 
     def __init__(self, captions):
-        self.full = text.tokenize(captions)
-        self.bare = text.tokenize([c.split(", ", 1)[1] for c in captions])
-        self.empty = text.tokenize([""])
+        handless, kindless = [c.split(", ", 1)[1] for c in captions], [c.rsplit(", ", 1)[0] for c in captions]
+        self.forms = torch.stack([text.tokenize(form) for form in (captions, handless, kindless, [""] * len(captions))])
 
     def pick(self, index):
-        u = torch.rand(len(index), 1)
-        ids = torch.where(u < NO_HAND, self.bare[index], self.full[index])
-        return torch.where(u > 1 - NO_CAPTION, self.empty, ids)
+        return self.forms[torch.multinomial(torch.tensor(FORMS), len(index), replacement=True), index]
 
 
 class Shuffled:
@@ -98,7 +97,7 @@ def train(stage, minutes):
         t = unet.stratified(BATCH)
         x, v = unet.noised(x0, torch.randn_like(x0), t, table)
         with torch.set_grad_enabled(base):
-            context = both.text(ids.pick(index), NO_WORD)
+            context = both.text(ids.pick(index), NO_WORD.get(stage, EXPERT_NO_WORD))
         loss = (unet.predict(both.unet, x, t, context) - v).square().mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()

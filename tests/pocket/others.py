@@ -39,7 +39,7 @@ def _others() -> list[data.Subject]:
         if code in codes or name in names or _essence(code) in held_out or not packages.has_all(code):
             continue
         names.add(name)
-        found[domain].append(data.Subject(code, name, domain, "others"))
+        found[domain].append(data.Subject(code, name, domain, "others", subjects.kind_of(emoji["subcategory"])))
     return [s for rows in found.values() for s in sorted(rows, key=lambda s: subjects.rank(s.code))[:MOST]]
 
 

@@ -36,6 +36,11 @@ def clean(name):
     return re.sub(r"\s+", " ", name).strip(" ,")
 
 
+def kind_of(sub):
+    """The caption's kind: emoji.json's subcategory in words, which says of a mango that it is a fruit."""
+    return re.sub(r"[-& ]+", " ", sub)
+
+
 def domain_of(sub):
     for domain, starts in SUBS.items():
         if any(sub == s or (s[-1] == "-" and sub.startswith(s)) or (s in ("person", "hand", "music") and sub.startswith(s))
@@ -61,13 +66,13 @@ def main():
                 or raw in LIKE_ANOTHER or not name or name in names or not packages.has_all(e["unified"])):
             continue
         names.add(name)
-        rows[domain].append((e["unified"].lower(), name))
+        rows[domain].append((e["unified"].lower(), name, kind_of(e["subcategory"])))
     out, held = [], []
     for domain, items in rows.items():
         print(domain, len(items), "candidates")
         kept = sorted(items, key=lambda r: rank(r[0]))[:PER_DOMAIN]
         words = {}
-        for _, name in kept:
+        for _, name, _ in kept:
             for w in set(name.split()):
                 words[w] = words.get(w, 0) + 1
         # A held-out name should be new as a whole but made of words that are trained, so that the text says something.
@@ -76,12 +81,12 @@ def main():
         order = sorted(kept, key=lambda r: (-(share[r] >= 0.5), rank("held" + r[0])))
         out_of = (known if len(known) >= 3 * HELD_OUT else order)
         chosen = set(sorted(out_of, key=lambda r: (out_of is order and order.index(r), rank("held" + r[0])))[:HELD_OUT])
-        for code, name in sorted(kept):
-            split = "held_out" if (code, name) in chosen else "train"
-            out.append(f"{code}\t{name}\t{domain}\t{split}")
+        for code, name, kind in sorted(kept):
+            split = "held_out" if (code, name, kind) in chosen else "train"
+            out.append(f"{code}\t{name}\t{domain}\t{split}\t{kind}")
             if split == "held_out":
                 held.append(f"{domain}\t{code}\t{name}")
-        print(domain, "kept", len(kept), "held out:", ", ".join(n for _, n in sorted(chosen)))
+        print(domain, "kept", len(kept), "held out:", ", ".join(n for _, n, _ in sorted(chosen)))
     (common.HERE / "subjects.tsv").write_text("\n".join(out) + "\n", encoding="ascii")
     (common.HERE / "held_out.txt").write_text("\n".join(held) + "\n", encoding="ascii")
 

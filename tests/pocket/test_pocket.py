@@ -32,7 +32,7 @@ def test_what_is_committed_is_small():
     assert sum(p.stat().st_size for p in assemble.sources()) <= 21e6
 
 
-@pytest.mark.parametrize("caption", ["", "noto, grinning face", "twemoji, a word never seen: xylophone"])
+@pytest.mark.parametrize("caption", ["", "noto, grinning face, face smiling", "twemoji, a word never seen: xylophone"])
 def test_written_out_text_encoder_is_the_hosts(comfy_host, tmp_path, caption):
     from tests.pocket import hostrun, text
     nodes = hostrun.start(tmp_path)

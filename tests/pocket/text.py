@@ -25,7 +25,7 @@ def tokenize(captions):
 
 def vocabulary():
     """Sorted CLIP ids of every token that occurs in a training or spare subject's caption."""
-    captions = [f"{h}, {s.name}" for s in data.subjects("train+spare") for h in common.HANDS] + [""]
+    captions = [*data.captions(data.subjects("train+spare"), common.HANDS), ""]
     return tokenize(captions).unique()
 
 

@@ -32,7 +32,7 @@ def main():
             left.remove(gone)
             spare.add(subjects[gone].code)
         print(domain, "spare:", ", ".join(s.name for s in subjects if s.code in spare))
-    lines = [f"{s.code}\t{s.name}\t{s.domain}\t{'spare' if s.code in spare else s.split}" for s in data.subjects()]
+    lines = [f"{s.code}\t{s.name}\t{s.domain}\t{'spare' if s.code in spare else s.split}\t{s.kind}" for s in data.subjects()]
     (common.HERE / "subjects.tsv").write_text("\n".join(lines) + "\n", encoding="ascii")
 
 

@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 STAGES = ("vae", "base", "people", "animals", "things", "decoder", "export")
-MINUTES = {"vae": 16.0, "base": 30.0, "decoder": 4.0, "people": 10.0, "animals": 10.0, "things": 10.0}
+MINUTES = {"vae": 16.0, "base": 30.0, "decoder": 4.0, "people": 15.0, "animals": 15.0, "things": 15.0}
 
 
 def main():
