@@ -10,11 +10,11 @@ from torch import Tensor
 from .measure import interleaved, spread
 from .pocket import Pocket
 
-LOOKS = 1
+LOOKS = 2
 STEPS = 20
 """Steps of the sampler; a kept map is from one to decide_every - 1 of them earlier."""
 TABLE = (0.25, 0.3, 0.35)
-KEPT = {2: (0.0, 0.3, 1.0), 4: (0.0, 0.3, 1.0)}
+KEPT = {2: (0.0, 0.2, 0.3, 1.0), 4: (0.0, 0.2, 0.3, 1.0), 6: (0.0, 0.2, 0.3, 1.0)}
 RANGES = ((0.0, 0.5), (0.5, 1.0), (0.2, 1.0), (0.0, 0.8))
 PROMPT = "twemoji, hot dog, food prepared"
 
@@ -46,7 +46,7 @@ def bench_selective() -> list[str]:
     return [
         *lines,
         "",
-        f"Loss of the v-prediction on {len(pocket.held_out.items) // 2} pictures of subjects that nothing was trained on, one draw of noise and "
+        f"Loss of the v-prediction on {len(pocket.held_out.items) // 2} pictures of subjects that nothing was trained on, {LOOKS} draws of noise and "
         "timestep each; kept maps come from a draw with the same noise as many sampler steps earlier. Time: "
         f"{STEPS} Euler steps with guidance, one prompt, one round. A pocket expert is so small that the aggregator is a large part of "
         "a step; how it is at SD1.5's size stands below.",

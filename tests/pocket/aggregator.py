@@ -23,6 +23,10 @@ SETTINGS = {
 }  # fmt: skip
 
 
+EXPERT_DROPOUT = 0.3
+"""Of the aggregator that ships, not of those that are compared."""
+
+
 def host() -> Host:
     """ComfyUI in this process, with the pack, the pocket family and the pocket checkpoints."""
     base = common.WORK / "base"
@@ -72,10 +76,10 @@ def _stop_after(running: Host, minutes: float) -> None:
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--minutes", type=float, default=35.0)
-    ask.add_argument("--steps", type=int, default=1000)
+    ask.add_argument("--steps", type=int, default=2000)
     args = ask.parse_args()
     running = host()
-    _, plot, report = train(running, args.steps, args.minutes)
+    _, plot, report = train(running, args.steps, args.minutes, expert_dropout=EXPERT_DROPOUT)
     print(report)
     ship(Path(running.base, "models", "afa", f"{NAME}.safetensors"))
     _save(plot, common.WORK / "aggregator_loss.png")
