@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import aggregator, folder, results
 
-STEPS = 150
+STEPS = 400
 PLAIN = {"ema": 0.0, "flip": False, "load_balance": 0.0}
 RECIPE = "the published recipe"
 CHANGES = {
@@ -20,6 +20,7 @@ CHANGES = {
     "min-SNR, gamma 5": {"min_snr_gamma": 5.0},
     "load balance 0.2": {"load_balance": 0.2},
     "mirrored pictures": {"flip": True},
+    "expert dropout 0.3": {"expert_dropout": 0.3},
 }
 
 
