@@ -79,4 +79,4 @@ def one_sided(file):
 
 
 def _two(index: int) -> bool:
-    return index % 3 > 0
+    return index % 3 < 2
