@@ -79,4 +79,4 @@ def _write(subjects: list[data.Subject], folder: Path, place: str = "") -> None:
             path = folder / (place or subject.domain) / f"{hand}_{subject.code}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(data.frame(packages.members(hand)[packages.bare(subject.code)])).save(path)
-            path.with_suffix(".txt").write_text(*data.captions([subject], [hand]))
+            path.with_suffix(".txt").write_text(data.captions([subject], [hand])[0])
