@@ -14,7 +14,7 @@ SHELL := /bin/bash
 VENV := .venv$(subst /,_,$(COMFYUI_PATH))
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/ready
-REQUIREMENTS := requirements.txt tests/requirements.txt tests/host/requirements.txt
+REQUIREMENTS := requirements.txt tests/requirements.txt tests/support/comfy/requirements.txt
 JS_TESTS := $(wildcard tests/js/*.test.js tests/js/*.test.mjs)
 
 setup: $(READY)
@@ -23,8 +23,8 @@ $(PYTHON):
 	python3 -m venv $(VENV)
 
 # torch comes pinned from our list. Newer hosts do not start without torchaudio, whose own pin of torch is left out.
-$(READY): $(REQUIREMENTS) tests/host/bootstrap.py | $(PYTHON)
-	set -euo pipefail; host=$$($(PYTHON) -m tests.host.bootstrap); \
+$(READY): $(REQUIREMENTS) tests/support/comfy/bootstrap.py | $(PYTHON)
+	set -euo pipefail; host=$$($(PYTHON) -m tests.support.comfy.bootstrap); \
 	  grep -vxE 'torch(audio|vision)?' "$$host/requirements.txt" > $(VENV)/host-requirements.txt
 	$(PYTHON) -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS)) -r $(VENV)/host-requirements.txt
 	$(if $(COMFYUI_PATH),$(PYTHON) -m pip install --quiet --no-deps torchaudio)
@@ -35,7 +35,7 @@ $(READY): $(REQUIREMENTS) tests/host/bootstrap.py | $(PYTHON)
 	touch $@
 
 demo: setup
-	$(PYTHON) -m tests.demo
+	$(PYTHON) -m tests.tools.demo
 
 test: setup
 	$(PYTHON) -m ruff check .

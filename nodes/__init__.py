@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from ..afa_core.host.files import register_folder
-from ..afa_core.host.scorer_files import register_scorer_folder
+from ..afa_core.host.scoring.files import register_scorer_folder
 from .auto_merge import AFAAutoMerge
 from .conditioning import AFABlendConditioning
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble

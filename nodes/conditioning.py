@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..afa_core.host.carried_texts import every_text
+from ..afa_core.host.text.carried_texts import every_text
 from .sockets import schema
 
 

@@ -6,13 +6,13 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..afa_core.aggregator_file import AggregatorError, load_aggregator
-from ..afa_core.host.checkpoints import find_checkpoint
-from ..afa_core.host.clip import ensemble_clip
-from ..afa_core.host.ensemble import ensemble_record, make_ensemble
-from ..afa_core.host.experts import Expert
+from ..afa_core.aggregator.file import AggregatorError, load_aggregator
+from ..afa_core.host.experts.checkpoints import find_checkpoint
+from ..afa_core.host.experts.experts import Expert
 from ..afa_core.host.files import aggregator_names, aggregator_path, stamp
-from ..afa_core.routing import RoutingRecord
+from ..afa_core.host.sampling.ensemble import ensemble_record, make_ensemble
+from ..afa_core.host.text.clip import ensemble_clip
+from ..afa_core.routing.record import RoutingRecord
 from .live import routing_listener
 from .sockets import AggregatorType, RoutingType, connected, experts, label, numbered, schema
 

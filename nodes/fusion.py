@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..afa_core.fusion import STATIC_METHODS, StaticFusion
-from ..afa_core.magic_fusion import MODES, REFERENCES, MagicFusion
+from ..afa_core.fusion.fusion import STATIC_METHODS, StaticFusion
+from ..afa_core.fusion.magic import MODES, REFERENCES, MagicFusion
 from ..afa_core.numbers import parse_numbers
 from .sockets import AggregatorType, schema
 

@@ -14,8 +14,8 @@ from typing import Any
 from server import PromptServer
 
 from ..afa_core.atomic_file import SavingError
-from ..afa_core.routing import Evaluation, RoutingRun
-from ..afa_core.routing_wire import wire_header, wire_run, wire_step
+from ..afa_core.routing.record import Evaluation, RoutingRun
+from ..afa_core.routing.wire import wire_header, wire_run, wire_step
 from .kept import keep, kept
 
 ROUTING, TRAINING = "afa.routing", "afa.training"

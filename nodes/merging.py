@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..afa_core.host.merging import merge_models, recipe_for
+from ..afa_core.host.merging.merge import merge_models, recipe_for
 from ..afa_core.merging.blocks import PRESETS
 from .sockets import experts, numbered, schema
 

@@ -8,11 +8,11 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..afa_core.host.encoding import prompt_folder_path, prompt_folder_stamp
 from ..afa_core.host.probing import ProbeSettings, probe
-from ..afa_core.training.probe_plot import probe_plot, probe_table
-from ..afa_core.training.probe_report import report_of
-from ..afa_core.training.prompt_folder import read_prompt_folder
+from ..afa_core.host.training.encoding import prompt_folder_path, prompt_folder_stamp
+from ..afa_core.probe.plot import probe_plot, probe_table
+from ..afa_core.probe.report import report_of
+from ..afa_core.training.data.prompt_folder import read_prompt_folder
 from .sockets import experts, numbered, schema
 
 DEFAULTS = ProbeSettings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from server import PromptServer
 
-from ..afa_core.aggregator_summary import read_summary
+from ..afa_core.aggregator.summary import read_summary
 from ..afa_core.host.files import aggregator_names, aggregator_path
 from .kept import kept
 from .live import FEEDS, ROUTING, last_training

@@ -6,8 +6,8 @@ import json
 
 from comfy_api.latest import io
 
-from ..afa_core.plots import routing_panels
-from ..afa_core.routing import RoutingRecord
+from ..afa_core.routing.panels import routing_panels
+from ..afa_core.routing.record import RoutingRecord
 from .kept import workflow_id
 from .live import keep_routing
 from .sockets import RoutingType, schema

@@ -6,8 +6,8 @@ import json
 
 from comfy_api.latest import io
 
-from ..afa_core.evaluation.statistics import by_prompt, summarise
-from ..afa_core.host.scorers import SCORERS, WHOLE_SET
+from ..afa_core.host.scoring.scorers import SCORERS, WHOLE_SET
+from ..afa_core.scoring.statistics import by_prompt, summarise
 from .sockets import schema
 
 NONE = "none"

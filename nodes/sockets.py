@@ -8,7 +8,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..afa_core.host.experts import Expert
+from ..afa_core.host.experts.experts import Expert
 
 CATEGORY = "AFA"
 MAX_EXPERTS = 8

@@ -10,11 +10,14 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..afa_core.aggregator_config import ABLATIONS, AggregatorConfig
+from ..afa_core.aggregator.config import ABLATIONS, AggregatorConfig
 from ..afa_core.atomic_file import check_writable
-from ..afa_core.fusion import SABWFusion
-from ..afa_core.host.checkpoints import model_digest
-from ..afa_core.host.encoding import (
+from ..afa_core.fusion.fusion import SABWFusion
+from ..afa_core.host.experts.checkpoints import model_digest
+from ..afa_core.host.experts.experts import Expert, check_experts, fusion_points
+from ..afa_core.host.files import aggregator_folder
+from ..afa_core.host.out_of_memory import TRAINING, naming_what_ran
+from ..afa_core.host.training.encoding import (
     DatasetSettings,
     HostDataset,
     prepare_dataset,
@@ -22,13 +25,10 @@ from ..afa_core.host.encoding import (
     prompt_folder_stamp,
     texts_of_prompt,
 )
-from ..afa_core.host.experts import Expert, check_experts, fusion_points
-from ..afa_core.host.files import aggregator_folder
-from ..afa_core.host.out_of_memory import TRAINING, naming_what_ran
-from ..afa_core.host.preview import sample_picture
-from ..afa_core.host.training import HostExperts, outside_inference
+from ..afa_core.host.training.frozen_experts import HostExperts, outside_inference
+from ..afa_core.host.training.preview import sample_picture
+from ..afa_core.training.data.prompt_folder import read_prompt_folder
 from ..afa_core.training.loop import Report, Stop, TrainingSettings
-from ..afa_core.training.prompt_folder import read_prompt_folder
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import TrainingError, fit
 from .kept import workflow_id

@@ -1,7 +1,7 @@
 """Fixtures: a real ComfyUI on the CPU, in this process and as a live server, with toy checkpoints.
 
 Pure tests `import afa_core` and ask for nothing here. Tests of afa_core.host ask for `comfy_host`, tests of nodes for
-`pack`; `afa_core` is the same package in all three (tests/host/alias.py says how).
+`pack`; `afa_core` is the same package in all three (tests/support/comfy/alias.py says how).
 Everything that touches the host runs in inference mode, as its executor runs nodes.
 """
 
@@ -10,10 +10,10 @@ import os
 import hypothesis
 import pytest
 
-from tests.host.bootstrap import make_base
-from tests.host.checkpoints import ensure_checkpoints
-from tests.host.inprocess import Host
-from tests.host.server import LiveServer
+from tests.support.comfy.bootstrap import make_base
+from tests.support.comfy.checkpoints import ensure_checkpoints
+from tests.support.comfy.inprocess import Host
+from tests.support.comfy.server import LiveServer
 
 # Before torch is imported: on few cores, spinning threads of several processes slow one another.
 os.environ["OMP_NUM_THREADS"] = "1"

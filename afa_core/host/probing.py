@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..atomic_file import write_safetensors
-from ..training.dataset import LatentDataset
-from ..training.probe import LEVELS, examine, gram_of
-from ..training.probe_report import Probe, best_fixed_mix
-from ..training.prompt_folder import PromptFolder
-from ..training.split import is_listed
-from .encoding import DatasetSettings, prepare_dataset
-from .experts import Expert, ExpertError, check_experts
+from ..probe.measure import LEVELS, examine, gram_of
+from ..probe.report import Probe, best_fixed_mix
+from ..training.data.dataset import LatentDataset
+from ..training.data.prompt_folder import PromptFolder
+from ..training.data.split import is_listed
+from .experts.experts import Expert, ExpertError, check_experts
+from .training.encoding import DatasetSettings, prepare_dataset
 
 SKETCH = 1024
 """Weights read of each tensor to compare two models."""

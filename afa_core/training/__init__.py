@@ -1,1 +1,1 @@
-"""Fitting an aggregator to its experts, and telling beforehand whether that is worth it."""
+"""Training: one loop, its state on disk, and the tasks it can train."""

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from ..fusion import CheckpointedFusion, Fusion, SABWFusion, StaticFusion
-from ..not_finite import NotFinite, finding_the_culprit
-from ..sabw import Aggregator
-from ..selection import ExpertDropout
-from .dataset import Batch, LatentDataset
+from ..aggregator.sabw import Aggregator
+from ..fusion.fusion import CheckpointedFusion, Fusion, SABWFusion, StaticFusion
+from ..fusion.not_finite import NotFinite, finding_the_culprit
+from ..fusion.selection import ExpertDropout
+from .data.dataset import Batch, LatentDataset
 from .objective import (
     Balance,
     Draw,

@@ -14,9 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..fusion import Feature, Fusion, FusionState, Shares, StaticFusion
-from ..points import FusionPoint
-from .dataset import Batch
+from ..fusion.fusion import Feature, Fusion, FusionState, Shares, StaticFusion
+from ..fusion.points import FusionPoint
+from .data.dataset import Batch
 
 TIMESTEPS = 1000
 HELD_OUT_SEED = 20_240_517

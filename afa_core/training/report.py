@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..aggregator_file import AggregatorFile
+from ..aggregator.file import AggregatorFile
 from ..plots import COLOURS, figure_image
 from .state import TrainingState
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import optim
 
-from ..aggregator_config import AggregatorConfig
-from ..aggregator_file import AggregatorError, AggregatorFile, save_aggregator
-from ..fusion import SABWFusion, Shares
-from ..points import FusionPoint
-from ..sabw import Aggregator
-from .dataset import LatentDataset
+from ..aggregator.config import AggregatorConfig
+from ..aggregator.file import AggregatorError, AggregatorFile, save_aggregator
+from ..aggregator.sabw import Aggregator
+from ..fusion.fusion import SABWFusion, Shares
+from ..fusion.points import FusionPoint
+from .data.dataset import LatentDataset
 from .loop import Report, Stop, TrainingSettings, new_aggregator, train, using
 from .objective import TIMESTEPS, FrozenExperts, held_out_draw, sample_loss
 from .state import SUFFIX, TrainingState, differences, load_state, save_state, saved_fingerprint

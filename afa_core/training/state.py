@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn, optim
 
-from ..aggregator_file import AggregatorError
+from ..aggregator.file import AggregatorError
 from ..atomic_file import SavingError, write_safetensors
 
 SUFFIX = ".resume"

@@ -54,7 +54,7 @@ function weights(length) {
 
 /**
  * How far each expert leads at place `i`, in 0..1: 0 at an even share or below, 1 at `full` and above.
- * That of afa_core/plots.py.
+ * That of afa_core/routing/panels.py.
  */
 export function leads(maps, i, full) {
   const even = 1 / maps.length;

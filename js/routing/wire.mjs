@@ -1,4 +1,4 @@
-// Routing as afa_core/routing_wire.py packs it: maps as bytes, the last expert's being what the others leave.
+// Routing as afa_core/routing/wire.py packs it: maps as bytes, the last expert's being what the others leave.
 
 /**
  * A step: {sigma, prompt?: Side, negative?: Side}, Side = {points: [index], shares: [point][expert],

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from tests.host.bootstrap import REPOSITORY, make_base
-from tests.host.inprocess import Host
+from tests.support.comfy.bootstrap import REPOSITORY, make_base
+from tests.support.comfy.inprocess import Host
 
 from .economical import bench_economical
 from .kernels import bench_kernels

@@ -11,8 +11,8 @@ import sys
 
 import torch
 
-from tests.host.bootstrap import make_base
-from tests.host.inprocess import Host
+from tests.support.comfy.bootstrap import make_base
+from tests.support.comfy.inprocess import Host
 
 
 def resident() -> int:
@@ -27,8 +27,8 @@ def peak() -> int:
 def main(kind: str, count: int, size: int, base) -> dict[str, int]:
     """kind: "sample" (one evaluation), "train" or "train checkpointed" (one forward and backward pass)."""
     Host(base).load_pack()
-    from afa_core.host.ensemble import make_ensemble
-    from afa_core.host.experts import Expert
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.sampling.ensemble import make_ensemble
     from tests.bench.models import random_aggregator, random_unet
 
     empty = resident()
@@ -36,7 +36,7 @@ def main(kind: str, count: int, size: int, base) -> dict[str, int]:
     weights = sum(p.numel() * p.element_size() for e in experts for p in e.patcher.model.parameters())
     figures = {}
     if kind == "sample":
-        from afa_core.host.run import activation_factor
+        from afa_core.host.sampling.run import activation_factor
         from tests.bench.step import call
 
         latent, factor = [1, 4, size, size], 1.0

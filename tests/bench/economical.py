@@ -48,7 +48,7 @@ def bench_economical() -> list[str]:
 
 
 def aggregated(module):
-    from afa_core.fusion import SABWFusion
+    from afa_core.fusion.fusion import SABWFusion
 
     return SABWFusion(module)
 
@@ -57,7 +57,7 @@ def tuned(pocket: Pocket, data, module, dropout: float):
     """The module after some steps of the trainer's own, its weights averaged over the last of them."""
     import torch
 
-    from afa_core.host.training import outside_inference
+    from afa_core.host.training.frozen_experts import outside_inference
     from afa_core.training.loop import TrainingSettings, training_step, update_ema
     from afa_core.training.state import TrainingState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.ensembles import config_for
+from tests.support.ensembles import config_for
 
 from .models import PUBLISHED, SD15, Family, network
 
@@ -13,8 +13,8 @@ def overhead(size: int, experts: int, family: Family = SD15, **sizes) -> float:
     """(experts + aggregator) / experts of an ensemble at a latent of this side, in multiplications; sizes: of the aggregator."""
     from comfy.model_patcher import ModelPatcher
 
-    from afa_core.host.unet_stream import points_of
-    from afa_core.sabw import Aggregator
+    from afa_core.aggregator.sabw import Aggregator
+    from afa_core.host.architectures.unet_stream import points_of
 
     model = ModelPatcher(network(family, "meta"), torch.device("meta"), torch.device("meta"))
     unet, config = model.model.diffusion_model, config_for(model, experts, **{**PUBLISHED, **sizes})

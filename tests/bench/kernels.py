@@ -60,8 +60,8 @@ def _plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _compiled(side: int) -> str:
-    from afa_core.aggregator_config import AggregatorConfig
-    from afa_core.sabw import Aggregator
+    from afa_core.aggregator.config import AggregatorConfig
+    from afa_core.aggregator.sabw import Aggregator
 
     config = AggregatorConfig("one point", (CHANNELS, CHANNELS), EXPERTS, text_width=TEXT, time_width=TIME, **PUBLISHED)
     sabw = Aggregator(config, dtype=torch.bfloat16).initialise().aggregators["0"]

@@ -16,9 +16,9 @@ def bench_loading(rounds: int = 5) -> list[str]:
     """Seconds beside those of reading one SD1.5 U-Net's weights (bf16) into a network that is there."""
     from safetensors.torch import load_file, save_file
 
-    from afa_core.aggregator_file import load_aggregator, save_aggregator
-    from afa_core.host.ensemble import make_ensemble
-    from afa_core.host.experts import Expert
+    from afa_core.aggregator.file import load_aggregator, save_aggregator
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.sampling.ensemble import make_ensemble
 
     patchers = [random_unet(seed) for seed in range(2)]
     experts = [Expert(patcher, f"model_{i}") for i, patcher in enumerate(patchers, start=1)]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from tests.ensembles import config_for
+from tests.support.ensembles import config_for
 
 PUBLISHED = {"hidden_size": 128, "num_layers": 2}
 
@@ -67,8 +67,8 @@ def random_unet(seed: int, family: Family = SD15):
 
 def random_aggregator(experts: list, **sizes):
     """An AggregatorFile of the published size with random weights, for these experts."""
-    from afa_core.aggregator_file import AggregatorFile
-    from afa_core.sabw import Aggregator
+    from afa_core.aggregator.file import AggregatorFile
+    from afa_core.aggregator.sabw import Aggregator
 
     config = config_for(experts[0].patcher, len(experts), **{**PUBLISHED, **sizes})
     module = Aggregator(config).initialise(torch.Generator().manual_seed(0))

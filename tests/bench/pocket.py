@@ -35,13 +35,13 @@ class Pocket:
     @cached_property
     def file(self):
         """The shipped aggregator."""
-        from afa_core.aggregator_file import load_aggregator
+        from afa_core.aggregator.file import load_aggregator
 
         return load_aggregator(common.WEIGHTS / "aggregator.safetensors")
 
     def module(self, **changes):
         """The shipped aggregator as a float32 module, its configuration changed."""
-        from afa_core.sabw import Aggregator
+        from afa_core.aggregator.sabw import Aggregator
 
         module = Aggregator(replace(self.file.config, **changes))
         module.load_state_dict({key: tensor.float() for key, tensor in self.file.state.items()})
@@ -54,8 +54,8 @@ class Pocket:
     @cached_property
     def frozen(self):
         """The experts for training and losses."""
-        from afa_core.host.experts import Expert
-        from afa_core.host.training import HostExperts
+        from afa_core.host.experts.experts import Expert
+        from afa_core.host.training.frozen_experts import HostExperts
 
         experts = [Expert(model, name) for (model, _, _), name in zip(self.loaded, self.names, strict=True)]
         frozen = HostExperts(experts)
@@ -63,9 +63,9 @@ class Pocket:
         return frozen
 
     def dataset(self, pictures):
-        from afa_core.host.encoding import DatasetSettings, prepare_dataset
-        from afa_core.host.experts import Expert
-        from afa_core.training.prompt_folder import read_prompt_folder
+        from afa_core.host.experts.experts import Expert
+        from afa_core.host.training.encoding import DatasetSettings, prepare_dataset
+        from afa_core.training.data.prompt_folder import read_prompt_folder
 
         experts = [Expert(model, name) for (model, _, _), name in zip(self.loaded, self.names, strict=True)]
         settings = DatasetSettings(resolution=common.SIZE, batch_size=16, held_out=0.0)
@@ -90,7 +90,7 @@ class Pocket:
 
     def loss(self, fusion_of: Callable[[Any, Any], Any], looks: int) -> Tensor:
         """Loss of every held-out picture and look; fusion_of(batch, draw) is what the batch is fused by."""
-        from afa_core.host.training import outside_inference
+        from afa_core.host.training.frozen_experts import outside_inference
         from afa_core.training.objective import sample_loss
 
         with outside_inference(), torch.no_grad():

@@ -54,7 +54,7 @@ def bench_selective() -> list[str]:
 
 
 def aggregated(pocket: Pocket):
-    from afa_core.fusion import SABWFusion
+    from afa_core.fusion.fusion import SABWFusion
 
     return SABWFusion(pocket.shipped)
 
@@ -73,7 +73,7 @@ def _ranges(pocket: Pocket, full: Tensor) -> list[Row]:
 
 def by_table(pocket: Pocket, fusion, skip_below: float, looks: int) -> Row:
     """The batches are sorted by noise level, so that one row of the table serves a batch."""
-    from afa_core.selection import Selection, Selector, routing_table
+    from afa_core.fusion.selection import Selection, Selector, routing_table
 
     points, experts = pocket.frozen.points, len(pocket.names)
     table = routing_table(pocket.file.routing, points, experts)
@@ -110,7 +110,7 @@ def _kept(pocket: Pocket, full: Tensor) -> list[Row]:
 
 def earlier_maps(pocket: Pocket, every: int) -> list[dict[int, Tensor]]:
     """For every batch the shares [B, N, H, W] by fusion point, from 1 to every - 1 sampler steps earlier."""
-    from afa_core.host.training import outside_inference
+    from afa_core.host.training.frozen_experts import outside_inference
     from afa_core.training.objective import TIMESTEPS, Draw, sample_loss
 
     found = []
@@ -142,7 +142,7 @@ class EachForItself:
         self.computed = torch.stack(counts).mean().item()
 
     def __call__(self, point, features, state):
-        from afa_core.fusion import fuse
+        from afa_core.fusion.fusion import fuse
 
         return fuse(point, features, self.maps[point.index], state)
 

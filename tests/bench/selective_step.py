@@ -24,8 +24,8 @@ CONSTANT = 1e3
 def bench_selective_step(rounds: int = 3) -> list[str]:
     from comfy.ldm.modules import attention
 
-    from afa_core.host.ensemble import make_ensemble
-    from afa_core.host.experts import Expert, fusion_points
+    from afa_core.host.experts.experts import Expert, fusion_points
+    from afa_core.host.sampling.ensemble import make_ensemble
 
     experts = [Expert(random_unet(seed), f"model_{seed + 1}") for seed in range(3)]
     points = len(fusion_points(experts))
@@ -52,8 +52,8 @@ def bench_selective_step(rounds: int = 3) -> list[str]:
 
 def steps(patcher):
     """Evaluations at falling noise levels, with a selector of their own where the ensemble selects."""
-    from afa_core.host.run import SELECTOR, ensemble_of
-    from afa_core.selection import Selector
+    from afa_core.fusion.selection import Selector
+    from afa_core.host.sampling.run import SELECTOR, ensemble_of
 
     options = {"uuids": ["prompt", "negative prompt"]}
     calls = [call(patcher, SIZE, sigma=sigma, options=options) for sigma in SIGMAS]

@@ -29,9 +29,9 @@ def bench_step(size: int, rounds: int, most: int = 3, family: Family = SD15) -> 
     """
     from comfy.ldm.modules import attention
 
-    from afa_core.fusion import StaticFusion
-    from afa_core.host.ensemble import make_ensemble
-    from afa_core.host.experts import Expert
+    from afa_core.fusion.fusion import StaticFusion
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.sampling.ensemble import make_ensemble
 
     experts = [Expert(random_unet(seed, family), f"model_{seed + 1}") for seed in range(most)]
     candidates = {f"expert {i}": call(expert.patcher, size) for i, expert in enumerate(experts)}
@@ -82,8 +82,8 @@ def _alone(seconds: dict[str, list[float]], count: int) -> list[list[float]]:
 
 def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: dict | None = None):
     """One evaluation through the host's apply_model, with what a sampler would hand it, and `options` beside that."""
-    from afa_core.host.run import RUN, ensemble_of
-    from afa_core.routing_wire import wire_step
+    from afa_core.host.sampling.run import RUN, ensemble_of
+    from afa_core.routing.wire import wire_step
 
     random = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, size, size, generator=random)
@@ -119,10 +119,10 @@ def metered(run, meter: Meter):
 
 @contextmanager
 def parts_timed(meter: Meter) -> Iterator[None]:
-    from afa_core import sabw
-    from afa_core.fusion import SABWFusion
-    from afa_core.host import evaluation
-    from afa_core.routing import Evaluation, RoutingRun
+    from afa_core.aggregator import sabw
+    from afa_core.fusion.fusion import SABWFusion
+    from afa_core.host.sampling import step as evaluation
+    from afa_core.routing.record import Evaluation, RoutingRun
 
     stream, attention = evaluation.unet_stream, sabw.Attention.forward
 

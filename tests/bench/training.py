@@ -12,10 +12,10 @@ from .models import random_aggregator, random_unet
 
 def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[], None]:
     """A forward and backward pass of the trainer's loss, batch 1."""
-    from afa_core.fusion import CheckpointedFusion, SABWFusion
-    from afa_core.host.training import HostExperts, outside_inference
-    from afa_core.sabw import Aggregator
-    from afa_core.training.dataset import Batch
+    from afa_core.aggregator.sabw import Aggregator
+    from afa_core.fusion.fusion import CheckpointedFusion, SABWFusion
+    from afa_core.host.training.frozen_experts import HostExperts, outside_inference
+    from afa_core.training.data.dataset import Batch
     from afa_core.training.objective import sample_loss, training_draw
 
     frozen = HostExperts(experts, checkpointing)
@@ -38,8 +38,8 @@ def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[],
 
 def input_gradient_pass(expert, size: int) -> Callable[[], None]:
     """The expert's own forward pass and the gradient of its input, through the same block stream."""
-    from afa_core.fusion import StaticFusion
-    from afa_core.host.training import HostExperts, outside_inference
+    from afa_core.fusion.fusion import StaticFusion
+    from afa_core.host.training.frozen_experts import HostExperts, outside_inference
 
     frozen = HostExperts([expert])
     frozen.load([1, 4, size, size])
@@ -56,7 +56,7 @@ def input_gradient_pass(expert, size: int) -> Callable[[], None]:
 
 def bench_training(size: int = 32, rounds: int = 2) -> list[str]:
     """A step beside the sum of the experts' own forward and input-gradient passes."""
-    from afa_core.host.experts import Expert
+    from afa_core.host.experts.experts import Expert
 
     experts = [Expert(random_unet(seed), f"model_{seed + 1}") for seed in range(2)]
     candidates = {f"expert {i}": input_gradient_pass(expert, size) for i, expert in enumerate(experts)}

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.browser.page import NEWEST, OLDEST, Browser, front_end_arguments
-from tests.host.bootstrap import make_base
-from tests.host.checkpoints import ensure_checkpoints
-from tests.host.server import LiveServer
+from tests.support.comfy.bootstrap import make_base
+from tests.support.comfy.checkpoints import ensure_checkpoints
+from tests.support.comfy.server import LiveServer
 
 SERVERS = {OLDEST: "live_server", NEWEST: "newest_server"}
 RENDERERS = {"classic": False, "nodes 2.0": True}

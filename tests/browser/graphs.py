@@ -4,10 +4,10 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from afa_core.aggregator_config import AggregatorConfig
-from afa_core.aggregator_file import save_aggregator
-from afa_core.points import unet_points
-from tests.aggregators import random_aggregator
+from afa_core.aggregator.config import AggregatorConfig
+from afa_core.aggregator.file import save_aggregator
+from afa_core.fusion.points import unet_points
+from tests.support.aggregators import random_aggregator
 
 NET = "model.diffusion_model."
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from tests.host.bootstrap import CACHE
+from tests.support.comfy.bootstrap import CACHE
 
 OLDEST, NEWEST = "1.32.9", "1.58.1"
 """The front end that our oldest host comes with (on another host: the one that it comes with), and the newest on PyPI."""

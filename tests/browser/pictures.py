@@ -13,11 +13,11 @@ from PIL import Image
 
 from tests.browser.page import Browser, Canvas
 from tests.browser.templates import open_template, press_run
-from tests.demo import EXPERTS, SAMPLING, TRAINED
-from tests.host.bootstrap import REPOSITORY, make_base
-from tests.host.server import LiveServer
 from tests.pocket import assemble
-from tests.thumbnails import COMMON, KNOWN, known_pictures
+from tests.support.comfy.bootstrap import REPOSITORY, make_base
+from tests.support.comfy.server import LiveServer
+from tests.tools.demo import EXPERTS, SAMPLING, TRAINED
+from tests.tools.thumbnails import COMMON, KNOWN, known_pictures
 
 IMAGES = REPOSITORY / "docs" / "images"
 PROMPT = "twemoji, red apple, food fruit"
@@ -32,7 +32,12 @@ ENSEMBLE = {
 }
 TRAINING = {
     **EXPERT_FILES,
-    "AFATrainer": {**COMMON["AFATrainer"], **KNOWN, "sample_prompt": "twemoji, cat face, animal mammal", "sample_every": 60},
+    "AFATrainer": {
+        **COMMON["AFATrainer"],
+        **KNOWN,
+        "sample_prompt": "twemoji, cat face, animal mammal",
+        "sample_every": 60,
+    },
 }
 BOUNDS = """
 const shown = app.graph.nodes.filter((node) => node.type !== "MarkdownNote");

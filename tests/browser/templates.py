@@ -1,6 +1,6 @@
 """The workflow templates, each opened in the browser and run by a click on Run: python -m tests.browser.templates [FOLDER]
 
-Both front ends, in one renderer each, on the small files of tests/stand_ins.py. Prints a line a run and keeps a picture of
+Both front ends, in one renderer each, on the small files of tests/support/stand_ins.py. Prints a line a run and keeps a picture of
 each page in FOLDER, or in output/templates. Ends with a failure if any page complained or a template did not run to its end.
 """
 
@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 from tests.browser.page import NEWEST, OLDEST, Browser, Canvas, front_end_arguments
-from tests.host.bootstrap import REPOSITORY, make_base
-from tests.host.checkpoints import ensure_checkpoints
-from tests.host.server import LiveServer
-from tests.host.templates import FOLDER
-from tests.stand_ins import stand_ins
-from tests.test_templates import SHORT
+from tests.live.test_templates import SHORT
+from tests.support.comfy.bootstrap import REPOSITORY, make_base
+from tests.support.comfy.checkpoints import ensure_checkpoints
+from tests.support.comfy.server import LiveServer
+from tests.support.comfy.templates import FOLDER
+from tests.support.stand_ins import stand_ins
 
 OUTPUT = REPOSITORY / "output" / "templates"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

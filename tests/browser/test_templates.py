@@ -6,10 +6,10 @@ import pytest
 
 from tests.browser.page import OLDEST, either
 from tests.browser.templates import open_template, press_run
-from tests.host.templates import FOLDER
-from tests.host.ui_to_api import ui_to_api
-from tests.stand_ins import stand_ins
-from tests.test_templates import SHORT
+from tests.live.test_templates import SHORT
+from tests.support.comfy.templates import FOLDER
+from tests.support.comfy.ui_to_api import ui_to_api
+from tests.support.stand_ins import stand_ins
 
 OPEN = "await app.loadGraphData(argument); await new Promise((done) => setTimeout(done, 300));"
 PROMPT = "return (await app.graphToPrompt()).output;"

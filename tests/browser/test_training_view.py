@@ -5,7 +5,7 @@ import json
 from PIL import Image
 
 from tests.browser.page import either
-from tests.test_live_training import workflow
+from tests.live.test_training import workflow
 
 CURVE = """
 const node = LiteGraph.createNode("AFATrainer"); node.pos = [120, 120]; app.graph.add(node);

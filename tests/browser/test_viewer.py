@@ -10,7 +10,7 @@ from PIL import Image, ImageColor
 from afa_core.plots import COLOURS
 from tests.browser.graphs import put_aggregator, routing_graph
 from tests.browser.page import either
-from tests.test_routing_wire import maps_of
+from tests.core.test_routing_wire import maps_of
 
 EXPERTS = ["tiny_sd15_a.safetensors", "tiny_sd15_b.safetensors"]
 STEPS = 3

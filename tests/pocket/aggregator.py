@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.host.bootstrap import make_base
-from tests.host.inprocess import Host
+from tests.support.comfy.bootstrap import make_base
+from tests.support.comfy.inprocess import Host
 
 from . import assemble, common, folder
 
@@ -87,7 +87,7 @@ def main() -> None:
 
 def ship(trained: Path) -> None:
     """Beside the experts' weights, with their names, which a graph in ComfyUI would have told the trainer."""
-    from afa_core.aggregator_file import load_aggregator, save_aggregator
+    from afa_core.aggregator.file import load_aggregator, save_aggregator
 
     file = load_aggregator(trained)
     named = [{**expert, "file": f"{name}.safetensors"} for expert, name in zip(file.experts, MODELS, strict=True)]

@@ -39,13 +39,13 @@ class Results:
 
 def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHIPPED) -> Results:
     """Every row on all items of a prompt folder, same draws for all; shares are of the last aggregator."""
-    from afa_core.aggregator_file import load_aggregator
-    from afa_core.fusion import SABWFusion
-    from afa_core.host.encoding import DatasetSettings, prepare_dataset
-    from afa_core.host.experts import Expert
-    from afa_core.host.training import HostExperts, outside_inference
+    from afa_core.aggregator.file import load_aggregator
+    from afa_core.fusion.fusion import SABWFusion
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.training.encoding import DatasetSettings, prepare_dataset
+    from afa_core.host.training.frozen_experts import HostExperts, outside_inference
+    from afa_core.training.data.prompt_folder import read_prompt_folder
     from afa_core.training.objective import baseline_losses, held_out_draw, sample_loss
-    from afa_core.training.prompt_folder import read_prompt_folder
 
     loaded = aggregator.load_experts(running)
     experts = [Expert(model, name) for (model, _, _), name in zip(loaded, aggregator.MODELS, strict=True)]
@@ -90,7 +90,7 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
 
 def _told(domains: list[str], everywhere: bool):
     """The fusion of one who knows the domain of every picture and looks at nothing else: of all blocks, or of predictions."""
-    from afa_core.fusion import fuse
+    from afa_core.fusion.fusion import fuse
 
     own = torch.tensor([[domain == d for d in common.DOMAINS] for domain in domains])
     shares = torch.where(own, TRUST, (1 - TRUST) / (len(common.DOMAINS) - 1))[:, :, None, None]
@@ -102,7 +102,7 @@ def _told(domains: list[str], everywhere: bool):
 
 
 def _module(file):
-    from afa_core.sabw import Aggregator
+    from afa_core.aggregator.sabw import Aggregator
 
     module = Aggregator(file.config)
     module.load_state_dict({key: tensor.float() for key, tensor in file.state.items()})

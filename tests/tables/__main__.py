@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from tests.host.bootstrap import REPOSITORY
+from tests.support.comfy.bootstrap import REPOSITORY
 
 from .budget import BUDGETS, QUICK
 from .document import document

@@ -20,7 +20,7 @@ def picture_scores(painted: Tensor, pictures: list[Picture], real: Tensor) -> di
     CLIP-I*: by picture, the cosine of its features with those of the real picture of its prompt
     CLIP-T*: by picture, the reciprocal rank of its prompt's real picture among all of that hand, nearest first
     """
-    from afa_core.evaluation.distribution import frechet_distance, inception_score
+    from afa_core.scoring.distribution import frechet_distance, inception_score
 
     found = features(painted)
     return {

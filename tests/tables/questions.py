@@ -105,9 +105,9 @@ def picture_sets(world: World) -> list[PictureSet]:
 
 
 def _dataset(world: World, source: Path):
-    from afa_core.host.encoding import DatasetSettings, prepare_dataset
-    from afa_core.host.experts import Expert
-    from afa_core.training.prompt_folder import read_prompt_folder
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.training.encoding import DatasetSettings, prepare_dataset
+    from afa_core.training.data.prompt_folder import read_prompt_folder
 
     expert = Expert(world.load(EXPERTS[0])[0], EXPERTS[0])
     settings = DatasetSettings(resolution=common.SIZE, batch_size=BATCH, held_out=0.0)

@@ -50,7 +50,7 @@ def depends(world: World, method: str) -> list[Any]:
 
 def searched(world: World, method: str) -> tuple:
     """(the best merge, the node's report); a search that was stopped goes on, and one that has ended is read."""
-    from afa_core.host.scorers import SCORERS
+    from afa_core.host.scoring.scorers import SCORERS
 
     budget = world.budget
     rows = subjects(budget.merge_subjects)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tests.host.bootstrap import make_base
-from tests.host.inprocess import Host
 from tests.pocket import aggregator, assemble, common
+from tests.support.comfy.bootstrap import make_base
+from tests.support.comfy.inprocess import Host
 
 from .budget import Budget
 from .store import Store, file_digest

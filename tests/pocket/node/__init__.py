@@ -3,6 +3,7 @@
 SD1.5's U-Net topology and layout at a fraction of its width, v-prediction, a 24-token CLIP text encoder of width 64 and a
 TAESD autoencoder. Copy or link this folder into ComfyUI's custom_nodes (or import it after the host).
 """
+
 import comfy.latent_formats
 import comfy.model_base
 import comfy.sd1_clip
@@ -10,21 +11,41 @@ import comfy.supported_models
 import comfy.supported_models_base as smb
 from comfy import utils
 
-TOKENS = 24      # a prompt's chunk, instead of 77: pocket captions are short
+TOKENS = 24  # a prompt's chunk, instead of 77: pocket captions are short
 TEXT_WIDTH = 64
-TEXT = dict(hidden_size=TEXT_WIDTH, num_attention_heads=2, num_hidden_layers=3, intermediate_size=256,
-            projection_dim=TEXT_WIDTH, max_position_embeddings=TOKENS)
+TEXT = dict(
+    hidden_size=TEXT_WIDTH,
+    num_attention_heads=2,
+    num_hidden_layers=3,
+    intermediate_size=256,
+    projection_dim=TEXT_WIDTH,
+    max_position_embeddings=TOKENS,
+)
 # What model_detection reads off the U-Net's keys and shapes, written as UNetModel's arguments.
-UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=64, num_res_blocks=[2, 2], channel_mult=[1, 1],
-            transformer_depth=[1, 1, 1, 1], transformer_depth_output=[1, 1, 1, 1, 1, 1], transformer_depth_middle=1,
-            context_dim=TEXT_WIDTH, use_linear_in_transformer=False, num_heads=-1, num_head_channels=32,
-            use_spatial_transformer=True, legacy=False)
+UNET = dict(
+    image_size=32,
+    in_channels=4,
+    out_channels=4,
+    model_channels=64,
+    num_res_blocks=[2, 2],
+    channel_mult=[1, 1],
+    transformer_depth=[1, 1, 1, 1],
+    transformer_depth_output=[1, 1, 1, 1, 1, 1],
+    transformer_depth_middle=1,
+    context_dim=TEXT_WIDTH,
+    use_linear_in_transformer=False,
+    num_heads=-1,
+    num_head_channels=32,
+    use_spatial_transformer=True,
+    legacy=False,
+)
 
 
 class PocketTokenizer(comfy.sd1_clip.SD1Tokenizer):
     def __init__(self, embedding_directory=None, tokenizer_data={}):  # noqa: B006 - the host's own signature
-        super().__init__(embedding_directory=embedding_directory,
-                         tokenizer_data={**tokenizer_data, "clip_l_max_length": TOKENS})
+        super().__init__(
+            embedding_directory=embedding_directory, tokenizer_data={**tokenizer_data, "clip_l_max_length": TOKENS}
+        )
 
 
 class PocketClip(comfy.sd1_clip.SD1ClipModel):
@@ -39,9 +60,15 @@ class PocketLatent(comfy.latent_formats.LatentFormat):
 
 
 class PocketSD15(smb.BASE):
-    # The golden experts (tests/host/tiny_families) differ in channel_mult only.
-    unet_config = {"context_dim": TEXT_WIDTH, "model_channels": UNET["model_channels"], "channel_mult": UNET["channel_mult"],
-                   "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False}
+    # The golden experts (tests/support/comfy/tiny_families) differ in channel_mult only.
+    unet_config = {
+        "context_dim": TEXT_WIDTH,
+        "model_channels": UNET["model_channels"],
+        "channel_mult": UNET["channel_mult"],
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+    }
     unet_extra_config = {"num_heads": -1, "num_head_channels": UNET["num_head_channels"]}
     latent_format = PocketLatent
     memory_usage_factor = 1.0

@@ -1,0 +1,1 @@
+"""One trained aggregator: its network, its configuration and its file."""

@@ -1,0 +1,1 @@
+"""One file a family of networks: what it matches, its fusion points, its streams, its memory."""

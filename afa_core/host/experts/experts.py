@@ -1,0 +1,239 @@
+"""Experts as the host holds them: which fit together, and what each needs of its own."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ...aggregator.config import AggregatorConfig
+from ...fusion.points import FusionPoint
+from ..architectures.unet_stream import points_of
+
+KEY = "afa"
+"""Under which a patcher carries what makes it an ensemble."""
+
+FAMILIES = {768: "SD1.x", 1024: "SD2.x", 2048: "SDXL", 1280: "SDXL refiner"}
+"""The U-Nets of Stable Diffusion by the width of their text states."""
+
+TOPOLOGY = (
+    "in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks", "transformer_depth",
+    "transformer_depth_middle", "transformer_depth_output", "context_dim", "adm_in_channels",
+)  # fmt: skip
+"""What two networks must share for their features to mean the same places."""
+
+
+class ExpertError(ValueError):
+    """Models that cannot be ensembled, in one sentence that names both."""
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A model on a socket, with the name an artist knows it by."""
+
+    patcher: ModelPatcher
+    label: str
+
+    @property
+    def unet(self) -> UNetModel:
+        return self.patcher.model.diffusion_model
+
+    @property
+    def unet_config(self) -> dict[str, Any]:
+        return self.patcher.model.model_config.unet_config
+
+    @property
+    def architecture(self) -> str:
+        if not isinstance(self.unet, UNetModel):
+            return type(self.unet).__name__
+        width = self.unet_config.get("context_dim", 0)
+        return FAMILIES.get(width, f"U-Net with text width {width}")
+
+    @property
+    def prediction(self) -> str:
+        """What the network predicts, in the host's own words: eps, v_prediction, ..."""
+        sampling = type(self.patcher.get_model_object("model_sampling"))
+        return next(c.__name__.lower() for c in sampling.__mro__ if "calculate_denoised" in vars(c))
+
+
+def check_experts(experts: list[Expert]) -> None:
+    """Raises ExpertError unless these models can be fused; reads shapes only, moves no weight."""
+    for expert in experts:
+        _check_supported(expert)
+    first = experts[0]
+    for other in experts[1:]:
+        for key in TOPOLOGY:
+            theirs, ours = other.unet_config.get(key), first.unet_config.get(key)
+            if theirs != ours:
+                raise ExpertError(
+                    f"{other.label} is a {other.architecture} ({key} {theirs}) and {first.label} a "
+                    f"{first.architecture} ({key} {ours}): an ensemble needs checkpoints of one architecture."
+                )
+        if _latent_format(other) != _latent_format(first):
+            raise ExpertError(
+                f"{other.label} and {first.label} paint in different latent spaces ({_latent_format(other)[0]} and "
+                f"{_latent_format(first)[0]}): an ensemble needs checkpoints that share a VAE."
+            )
+        if not _same_noising(other, first):
+            raise ExpertError(
+                f"{other.label} ({other.prediction}) and {first.label} ({first.prediction}) add noise in different "
+                "ways: an ensemble can mix eps and v-prediction, but not these."
+            )
+
+
+def check_config(name: str, config: AggregatorConfig, experts: list[Expert]) -> None:
+    """Raises ExpertError unless an aggregator of this configuration fits these experts."""
+    if config.num_experts != len(experts):
+        raise ExpertError(
+            f"{name} was trained for {config.num_experts} experts, and {len(experts)} models are connected."
+        )
+    first = experts[0]
+    channels = tuple(point.channels for point in points_of(first.unet))
+    checks = {
+        "fusion points of the channels": (config.channels, channels),
+        "a text width of": (config.text_width, first.unet_config.get("context_dim")),
+        "a time embedding of": (config.time_width, first.unet.time_embed[-1].out_features),
+    }
+    for what, (expected, found) in checks.items():
+        if expected != found:
+            made_for = f" ({config.architecture})" if config.architecture else ""
+            raise ExpertError(
+                f"{name}{made_for} was made for {what} {_short(expected)}, and {first.label} ({first.architecture}) "
+                f"has {_short(found)}: load an aggregator that was trained for this architecture."
+            )
+
+
+def own_weights(patchers: list[ModelPatcher]) -> list[ModelPatcher]:
+    """Gives every patcher that shares a network with an earlier one, but not its weights, a network of its own.
+
+    The host patches weights in place: without this, one checkpoint with two LoRAs would run with one of
+    the two in both places.
+    """
+    owned: list[ModelPatcher] = []
+    for patcher in patchers:
+        twins = [earlier for earlier in owned if patcher.is_clone(earlier)]
+        if twins and not any(_same_weights(patcher, twin) for twin in twins):
+            patcher = _copied(patcher)
+        owned.append(patcher)
+    return owned
+
+
+def compute_dtype(model: BaseModel) -> torch.dtype:
+    """The dtype a host's model computes in, as its own `_apply_model` chooses it."""
+    if hasattr(model, "get_dtype_inference"):
+        return model.get_dtype_inference()
+    return model.get_dtype() if model.manual_cast_dtype is None else model.manual_cast_dtype
+
+
+def later_patches(
+    expert: ModelPatcher, main: ModelPatcher, known: dict[str, int], objects: dict[str, Any]
+) -> ModelPatcher:
+    """The expert with what was put on the ensemble's patcher since it was made.
+
+    known: how many patches each weight of `main` had then; objects: its object patches then.
+    Raises ExpertError where a patch holds weights of the first expert, such as a compiled block.
+    """
+    weights = {key: patches[known.get(key, 0) :] for key, patches in main.patches.items()}
+    weights = {key: patches for key, patches in weights.items() if patches}
+    replaced = {name: obj for name, obj in main.object_patches.items() if objects.get(name) is not obj}
+    if not weights and not replaced:
+        return expert
+    parts = [name for name in replaced if name.startswith("diffusion_model.")]
+    if parts:
+        raise ExpertError(
+            f"A node behind the ensemble replaced {parts[0]} by a part of the first expert, which the others cannot use: "
+            "put that node on each checkpoint, before AFA Ensemble Model."
+        )
+    patched = expert.clone()
+    for key, patches in weights.items():
+        patched.patches[key] = patched.patches.get(key, []) + patches
+    patched.object_patches.update(replaced)
+    # The same expert under the same patches is the same to the host's manager: it stays loaded between runs.
+    patched.patches_uuid = uuid.uuid5(expert.patches_uuid, str(main.patches_uuid))
+    return patched
+
+
+def check_not_compiled(patcher: ModelPatcher, label: str, objects: dict[str, Any]) -> None:
+    """Raises ExpertError where the network itself was compiled or replaced: it cannot be run block by block.
+
+    objects: object patches that are known to be sound.
+    """
+    compiled = "torch.compile" in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {})
+    replaced = [n for n, obj in patcher.object_patches.items() if objects.get(n) is not obj]
+    if compiled or "diffusion_model" in replaced:
+        raise ExpertError(
+            f"{label} is compiled as a whole, and an ensemble runs its experts block by block: remove the "
+            "TorchCompileModel node."
+        )
+
+
+def _check_supported(expert: Expert) -> None:
+    config = getattr(expert.patcher.model.model_config, "unet_config", {})
+    video = config.get("use_temporal_attention") or config.get("use_temporal_resblock")
+    if type(expert.unet) is not UNetModel or video:
+        raise ExpertError(
+            f"{expert.label} is a {expert.architecture}, and this pack ensembles U-Nets: SD1.x, SD2.x and SDXL checkpoints."
+        )
+    check_not_compiled(expert.patcher, expert.label, {})
+    if expert.patcher.get_attachment(KEY) is not None:
+        raise ExpertError(
+            f"{expert.label} is an ensemble itself: connect its checkpoints to this AFA Ensemble Model, one a socket."
+        )
+
+
+def _latent_format(expert: Expert) -> tuple[str, float]:
+    latent = expert.patcher.model.latent_format
+    return type(latent).__name__, getattr(latent, "scale_factor", 1.0)
+
+
+def _same_noising(one: Expert, other: Expert) -> bool:
+    """Whether both scale a noisy latent alike: then eps and v-predictions convert into one another."""
+    latent, sigma = torch.full((1, 1, 1, 1), 2.0), torch.tensor([3.0])
+    a, b = (expert.patcher.get_model_object("model_sampling") for expert in (one, other))
+    return all(
+        torch.allclose(f(a).float().cpu(), f(b).float().cpu())
+        for f in (
+            lambda sampling: sampling.calculate_input(sigma, latent.clone()),
+            lambda sampling: sampling.noise_scaling(sigma, latent.clone(), latent.clone()),
+        )
+    )
+
+
+def _same_weights(one: ModelPatcher, other: ModelPatcher) -> bool:
+    return (
+        (one.patches_uuid == other.patches_uuid or not (one.patches or other.patches))
+        and one.object_patches == other.object_patches
+        and one.hook_patches.keys() == other.hook_patches.keys()
+    )
+
+
+def _copied(patcher: ModelPatcher) -> ModelPatcher:
+    """A patcher over an unpatched network of its own, with the same patches still to be applied."""
+    if hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
+        # Its weights lie in virtual memory of the host's, which a copy would share: the host reads the file again.
+        n = patcher.clone(force_deepcopy=True)
+    else:
+        patcher.unpatch_model(patcher.offload_device)
+        n = patcher.clone()
+        config = patcher.model.model_config
+        n.model = copy.deepcopy(patcher.model, {id(config): config})  # newer hosts' cannot be copied, and is read only
+        n.backup, n.object_patches_backup, n.hook_backup, n.pinned = {}, {}, {}, set()
+    n.parent = None
+    if hasattr(n, "clone_base_uuid"):  # by which a host with several GPUs tells networks apart
+        n.clone_base_uuid = uuid.uuid4()
+    return n
+
+
+def _short(value: Any) -> str:
+    return f"{list(value)}" if isinstance(value, tuple) else f"{value}"
+
+
+def fusion_points(experts: list[Expert]) -> list[FusionPoint]:
+    return points_of(experts[0].unet)

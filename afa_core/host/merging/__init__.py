@@ -1,0 +1,1 @@
+"""Static merges as patches of ComfyUI."""

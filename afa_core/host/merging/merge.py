@@ -1,0 +1,52 @@
+"""Merging checkpoints through the host's own weight patches: nothing is computed before the model is loaded."""
+
+from __future__ import annotations
+
+from comfy.model_patcher import ModelPatcher
+
+from ...merging.recipe import MergeError, Recipe, chain_ratios, parse_recipe
+from ..experts.experts import Expert, check_experts
+
+PREFIX = "diffusion_model."
+
+
+def check_mergeable(experts: list[Expert]) -> None:
+    """Raises ExpertError or MergeError unless the weights of these models mean the same things."""
+    check_experts(experts)
+    first = experts[0]
+    for other in experts[1:]:
+        if other.prediction != first.prediction:
+            raise MergeError(
+                f"{other.label} predicts {other.prediction} and {first.label} {first.prediction}: weights that predict "
+                "different things cannot be merged. AFA Ensemble Model can run such checkpoints together."
+            )
+
+
+def recipe_for(experts: list[Expert], weights: str, preset: str, table: str) -> Recipe:
+    """The recipe of a node's widgets, with the block names that these models have."""
+    unet = experts[0].unet
+    return parse_recipe(weights, preset, table, len(experts), len(unet.input_blocks), len(unet.output_blocks))
+
+
+def merge_models(experts: list[Expert], recipe: Recipe) -> ModelPatcher:
+    """The first model with the others' U-Nets merged into its own, each with the LoRAs it carries.
+
+    A chain of the host's two-model merges: at loading, its `calculate_weight` applies them one after the
+    other in float32 and rounds once. Text encoders and VAEs, and so CLIP's position_ids, are not touched.
+    """
+    check_mergeable(experts)
+    merged = experts[0].patcher.clone()
+    keys = [key for key in merged.model_state_dict() if key.startswith(PREFIX)]
+    unused = recipe.unused(key.removeprefix(PREFIX) for key in keys)
+    if unused:
+        raise MergeError(f"block_weights names {unused[0]}, and no layer of {experts[0].label} begins like that.")
+    ratios = {key: chain_ratios(recipe.shares(key.removeprefix(PREFIX))) for key in keys}
+    for number, expert in enumerate(experts[1:]):
+        patches = expert.patcher.get_key_patches(PREFIX)
+        by_ratio: dict[float, dict] = {}
+        for key in keys:
+            by_ratio.setdefault(ratios[key][number], {})[key] = patches[key]
+        for ratio, group in by_ratio.items():
+            if ratio < 1:
+                merged.add_patches(group, 1.0 - ratio, ratio)
+    return merged

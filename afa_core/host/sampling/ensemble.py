@@ -1,0 +1,131 @@
+"""An ensemble as one of the host's models: the first expert's patcher, with the others as its companions.
+
+Everything rides on the host's own mechanisms. The other experts and the aggregator are additional models,
+which its memory manager loads beside the first; wrappers run them; the attachment holds what clones share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+from ...aggregator.file import AggregatorFile
+from ...aggregator.sabw import Aggregator
+from ...fusion.fusion import Fusion, FusionError, SABWFusion, StaticFusion
+from ...fusion.magic import MagicFusion
+from ...fusion.points import FusionPoint
+from ...fusion.selection import Selection, routing_table
+from ...routing.record import RoutingRecord
+from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype, fusion_points, own_weights
+from ..experts.identity import check_identity
+from . import guidance, run
+from . import step as evaluation
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What makes a patcher an ensemble; every clone of the patcher shares it.
+
+    experts:     as they were when the ensemble was made, the first one included
+    own_options: each expert's transformer options of its own
+    weights:     how many patches each weight of the first expert had
+    objects:     the object patches the first expert had
+    selection:   which experts a step may do without
+    """
+
+    experts: list[Expert]
+    points: list[FusionPoint]
+    fusion: Fusion
+    companions: list[ModelPatcher]
+    start_percent: float
+    end_percent: float
+    own_options: list[dict[str, Any]]
+    weights: dict[str, int]
+    objects: dict[str, Any]
+    selection: Selection
+    record: RoutingRecord = field(default_factory=RoutingRecord)
+
+
+def make_ensemble(
+    aggregator: AggregatorFile | StaticFusion | MagicFusion,
+    experts: list[Expert],
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    skip_below: float = 0.0,
+    decide_every: int = 1,
+) -> ModelPatcher:
+    """A model that evaluates all experts in lockstep between the two percents of sampling, and the first
+    alone outside them. skip_below, decide_every: as in Selection.
+
+    Raises ExpertError or FusionError, before any weight is moved, where the parts do not fit.
+    """
+    check_experts(experts)
+    points = fusion_points(experts)
+    if isinstance(aggregator, AggregatorFile):
+        check_config(aggregator.name, aggregator.config, experts)
+        check_identity(aggregator, experts)
+        patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher.model))
+        fusion, companions = SABWFusion(patcher.model), [patcher]
+        selection = Selection(skip_below, decide_every, routing_table(aggregator.routing, points, len(experts)))
+    else:
+        fusion, companions = aggregator.bind(points, len(experts)), []
+        selection = Selection()
+        if (skip_below, decide_every) != (0.0, 1):
+            raise FusionError(
+                "skip_below and decide_every go by what a trained aggregator decides, and this fusion has fixed shares: "
+                "set skip_below to 0 and decide_every to 1, and disconnect the models that should not count."
+            )
+
+    # The other experts keep their options, and with them the models that patches bring along.
+    companions = [*run.models_of_patches(experts[0].patcher.model_options["transformer_options"]), *companions]
+    patchers = own_weights([expert.patcher for expert in experts])
+    main = experts[0].patcher.clone()
+    options = [patcher.model_options["transformer_options"] for patcher in patchers]
+    main.model_options = {**main.model_options, "transformer_options": {}}
+    ensemble = Ensemble(
+        [Expert(patcher, expert.label) for patcher, expert in zip(patchers, experts, strict=True)],
+        points,
+        fusion,
+        companions,
+        start_percent,
+        end_percent,
+        options,
+        {key: len(patches) for key, patches in main.patches.items()},
+        dict(main.object_patches),
+        selection,
+    )
+    main.set_attachments(KEY, ensemble)
+    run.set_companions(main, patchers, companions)
+    main.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, run.prepare_sampling)
+    main.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, run.sampler_sample)
+    main.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, evaluation.apply_model)
+    main.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, evaluation.diffusion_model)
+    main.add_callback_with_key(CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES, KEY, run.register_hooks)
+    main.add_callback_with_key(CallbacksMP.ON_APPLY_HOOKS, KEY, run.apply_hooks)
+    main.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, KEY, run.prepare_state)
+    main.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, run.pre_run)
+    main.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, run.cleanup)
+    if isinstance(fusion, MagicFusion):
+        guidance.install(main)
+    return main
+
+
+def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher:
+    """The aggregator as a model of the host's, in the dtype that the experts compute in."""
+    offload = comfy.model_management.unet_offload_device()
+    module = Aggregator(file.config, comfy.ops.disable_weight_init, dtype=dtype, device=offload)
+    module.load_state_dict(file.state)
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    return patcher(module, comfy.model_management.get_torch_device(), offload)
+
+
+def ensemble_record(main: ModelPatcher) -> RoutingRecord:
+    """The routing record of an ensemble's patcher; its clones write into the same one."""
+    return run.ensemble_of(main).record

@@ -1,0 +1,54 @@
+"""Fusions of guided predictions, in the host's step before classifier-free guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...fusion.fusion import FusionError, blend
+from .run import RUN, ensemble_of
+from .step import EXPERT, is_active
+
+
+def install(main: ModelPatcher) -> None:
+    """Lets an ensemble's patcher blend its experts' predictions before anything else sees them.
+
+    Guidance must run even at a scale of 1, where the host would leave the unguided prediction out.
+    """
+    options = main.model_options
+    others = options.get("sampler_pre_cfg_function", [])
+    main.model_options = {
+        **options, "sampler_pre_cfg_function": [blend_predictions, *others], "disable_cfg1_optimization": True
+    }  # fmt: skip
+
+
+def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
+    """The prompt's and the negative prompt's denoised latents [B, C, H, W] of all experts, as one of each.
+
+    The host has evaluated the first expert; here the others follow, on the same latent. Guidance is
+    linear and acts position by position, so that guiding blends is blending guided predictions.
+    """
+    model, x, sigma, options = args["model"], args["input"], args["sigma"], args["model_options"]
+    main = model.current_patcher
+    ensemble = ensemble_of(main)
+    level = sigma[0].item()
+    if not (is_active(main, level) and ensemble.fusion.fuses_at(model.model_sampling.timestep(sigma)[0].item())):
+        return args["conds_out"]
+    if any(cond is None for cond in args["conds"]):
+        raise FusionError(
+            "The magic fusion compares what a prompt does with what the negative prompt does, and this sampler has no "
+            "negative prompt: use one with positive, negative and cfg, such as KSampler."
+        )
+    predictions = [args["conds_out"]]
+    for index in range(1, len(ensemble.experts)):
+        chosen = {**options, "transformer_options": {**options["transformer_options"], EXPERT: index}}
+        predictions.append(comfy.samplers.calc_cond_batch(model, args["conds"], x, sigma, chosen))
+    sides = list(zip(*predictions, strict=True))
+    noise = [[(x - denoised) / sigma.view(-1, 1, 1, 1) for denoised in side] for side in sides]
+    shares = ensemble.fusion.shares(*noise, args["cond_scale"])
+    if RUN in options["transformer_options"]:
+        options["transformer_options"][RUN].evaluate(level, [True] * len(x))(ensemble.points[-1], shares)
+    return [blend(list(side), shares) for side in sides]

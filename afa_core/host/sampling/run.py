@@ -1,0 +1,160 @@
+"""What happens around a sampling run of an ensemble: hooks, memory, texts, routing record, clean-up.
+
+Functions, not methods: the host deep-copies and clones what it is given, and finds everything it needs in
+the patcher at hand.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.hooks
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...fusion.fusion import SABWFusion
+from ...fusion.selection import Selector
+from ..experts.experts import KEY, Expert, check_not_compiled, compute_dtype, later_patches
+from ..text.conditioning import check_texts, encode_texts
+
+RUN = "afa_run"
+SELECTOR = "afa_selector"
+
+
+def ensemble_of(main: ModelPatcher):
+    """The Ensemble that this patcher runs."""
+    return main.get_attachment(KEY)
+
+
+def set_companions(main: ModelPatcher, patchers: list[ModelPatcher], others: list[ModelPatcher]) -> None:
+    """Hands the experts beside the first, and the aggregator, to the host's memory manager.
+
+    An expert with the very weights of an earlier one has no patcher of its own to load.
+    """
+    distinct = []
+    for patcher in patchers[1:]:
+        if not any(patcher.is_clone(other) for other in (main, *distinct)):
+            distinct.append(patcher)
+    main.set_additional_models(KEY, [*distinct, *others])
+
+
+def models_of_patches(options: dict[str, Any]) -> list[ModelPatcher]:
+    """The models that patches in an expert's own transformer options bring along, as IP-Adapters do."""
+    return ModelPatcher.model_patches_models(_holding(options))
+
+
+def _holding(options: dict[str, Any]) -> SimpleNamespace:
+    """What the host's methods on a patcher's transformer options look at."""
+    return SimpleNamespace(model_options={"transformer_options": options})
+
+
+def experts_of(main: ModelPatcher) -> list[Expert]:
+    """The experts as they run now: the patchers that the host loaded for this run."""
+    loaded = [main, *main.get_additional_models_with_key(KEY)]
+    return [
+        Expert(next(p for p in loaded if p.is_clone(expert.patcher)), expert.label)
+        for expert in ensemble_of(main).experts
+    ]
+
+
+def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: dict, registered) -> None:
+    """Before a run is prepared: the experts take over what was put on the ensemble, scheduled LoRAs included."""
+    ensemble = ensemble_of(main)
+    check_not_compiled(main, "The ensemble", ensemble.objects)
+    patchers = [main]
+    for expert in ensemble.experts[1:]:
+        if expert.patcher.is_clone(main):
+            patchers.append(main)
+            continue
+        patcher = later_patches(expert.patcher, main, ensemble.weights, ensemble.objects)
+        if len(hooks) > 0:
+            patcher = patcher.clone()
+            patcher.register_all_hook_patches(hooks, target_dict, model_options, comfy.hooks.HookGroup())
+        patchers.append(patcher)
+    set_companions(main, patchers, ensemble.companions)
+
+
+def apply_hooks(main: ModelPatcher, hooks) -> None:
+    """Whenever the first expert's scheduled weights change, so do the others'."""
+    for expert in experts_of(main)[1:]:
+        patcher = expert.patcher
+        if patcher is main:
+            continue
+        patcher.hook_mode = main.hook_mode
+        # The host notices a changed keyframe on its main model only, and drops what it had computed there.
+        patcher.cached_hook_patches.clear()
+        patcher.patch_hooks(None)
+        patcher.apply_hooks(hooks)
+
+
+def prepare_state(main: ModelPatcher, *_) -> None:
+    """Before every evaluation: where a changed keyframe took the hooks off the first expert, off the others too.
+
+    The host does this without a word, and says nothing either when what comes next runs without hooks.
+    """
+    if main.current_hooks is None:
+        for expert in experts_of(main)[1:]:
+            if expert.patcher is not main:
+                expert.patcher.patch_hooks(None)
+
+
+def prepare_sampling(executor, main: ModelPatcher, noise_shape, conds, *args, **kwargs):
+    """Checks the texts before memory is spent, and lets the memory estimate cover the fusion."""
+    check_texts(conds, ensemble_of(main).experts)
+    batch = noise_shape[0] * activation_factor(main, noise_shape)  # for the estimate only, so it may be broken
+    return executor(main, [batch, *noise_shape[1:]], conds, *args, **kwargs)
+
+
+def activation_factor(main: ModelPatcher, noise_shape) -> float:
+    """How much more activation memory an ensemble needs than its first expert alone.
+
+    Experts run in turn, so only their features at one fusion point come on top, and the aggregator there.
+    """
+    ensemble = ensemble_of(main)
+    batch, height, width = noise_shape[0], noise_shape[-2], noise_shape[-1]
+    size = compute_dtype(main.model).itemsize
+    hidden = ensemble.fusion.aggregator.config.hidden_size if isinstance(ensemble.fusion, SABWFusion) else 0
+    # Features of all experts and their concatenation; feed-forward and attention of the tokens.
+    values = max((2 * len(ensemble.experts) * p.channels + 14 * hidden) / p.stride**2 for p in ensemble.points)
+    extra = values * batch * height * width * size
+    return 1 + extra / main.memory_required([batch, *noise_shape[1:]])
+
+
+def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, *rest):
+    """One sampling run: the experts' texts go in, the record of their routing comes out."""
+    main = guider.model_patcher
+    ensemble = ensemble_of(main)
+    encode_texts(
+        guider, experts_of(main), noise, latent_image=latent_image, denoise_mask=denoise_mask,
+        seed=extra_args.get("seed"),
+    )  # fmt: skip
+    routing = ensemble.record.begin([expert.label for expert in ensemble.experts], ensemble.points)
+    options = extra_args["model_options"].setdefault("transformer_options", {})
+    options[RUN] = routing
+    if not ensemble.selection.is_full:
+        options[SELECTOR] = Selector(ensemble.selection, ensemble.fusion, len(ensemble.points))
+    latent = None
+    try:
+        samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
+        latent = guider.inner_model.process_latent_out(samples.to(torch.float32))
+        return samples
+    finally:
+        routing.finish(latent)
+
+
+def pre_run(main: ModelPatcher) -> None:
+    for options in ensemble_of(main).own_options:
+        # As the host's loader does with the options of a model, of which these have been taken out.
+        ModelPatcher.model_patches_to(_holding(options), main.load_device)
+        ModelPatcher.model_patches_to(_holding(options), main.model_dtype())
+    for expert in experts_of(main)[1:]:
+        if expert.patcher is not main:
+            expert.patcher.pre_run()
+
+
+def cleanup(main: ModelPatcher) -> None:
+    for expert in experts_of(main)[1:]:
+        if expert.patcher is not main:
+            expert.patcher.cleanup()

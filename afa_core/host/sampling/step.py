@@ -1,0 +1,192 @@
+"""One evaluation of an ensemble inside the host's call of its first expert.
+
+APPLY_MODEL notes what the network itself is not told (sigma, the unscaled latent, the experts' texts);
+DIFFUSION_MODEL runs all experts in lockstep in place of the first one's forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import merge_nested_dicts
+from torch import Tensor
+
+from ...fusion.fusion import Feature, Fusion, FusionState, Shares
+from ...fusion.lockstep import BlockStream, absent, lockstep
+from ...fusion.magic import MagicFusion
+from ...fusion.not_finite import finding_the_culprit
+from ...fusion.points import FusionPoint
+from ...fusion.selection import Choice
+from ...training.objective import TIMESTEPS
+from ..architectures.unet_stream import time_embedding, unet_stream
+from ..experts.experts import Expert, compute_dtype
+from ..out_of_memory import SAMPLING, naming_what_ran
+from ..text.conditioning import take_texts, text_of
+from .prediction import fuse_in_first_terms
+from .run import RUN, SELECTOR, ensemble_of, experts_of
+
+CALL = "afa_call"
+EXPERT = "afa_expert"
+"""Where the transformer options hold it, this one expert runs alone: a number of 0..N-1."""
+
+
+@dataclass
+class Call:
+    """What apply_model was called with. sigma [B], x [B, C, H, W] before input scaling."""
+
+    main: ModelPatcher
+    sigma: Tensor
+    x: Tensor
+    texts: dict[str, Tensor]
+
+    @cached_property
+    def noise_level(self) -> float:
+        """The first sample's sigma. Read once: on a GPU this waits for the queue."""
+        return self.sigma[0].item()
+
+
+def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds):
+    call = Call(executor.class_obj.current_patcher, t, x, take_texts(conds))
+    options = {**(transformer_options or {}), CALL: call}
+    return executor(x, t, c_concat, c_crossattn, control, options, **conds)
+
+
+def diffusion_model(
+    executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs
+):
+    options = dict(transformer_options or {})
+    call: Call = options.pop(CALL)
+    only = options.pop(EXPERT, 0 if isinstance(ensemble_of(call.main).fusion, MagicFusion) else None)
+
+    def evaluate(x, timesteps, context, y, control, options, **kwargs):
+        if not is_active(call.main, call.noise_level):
+            alone = own_options(call.main, 0, options)
+            return executor.original(x, timesteps, context, y, control, alone, **kwargs)
+        return ensemble_prediction(call, x, timesteps, context, y, control, options, only)
+
+    # Wrappers that were added to the ensemble later act on the ensemble, not on its first expert.
+    later = executor.wrappers[executor.idx + 1 :]
+    inner = type(executor).new_class_executor(evaluate, executor.class_obj, later)
+    return inner.execute(x, timesteps, context, y, control, options, **kwargs)
+
+
+def is_active(main: ModelPatcher, noise_level: float) -> bool:
+    """Whether this noise level lies in the part of sampling that is ensembled."""
+    ensemble = ensemble_of(main)
+    sampling = main.model.model_sampling
+    start, end = (sampling.percent_to_sigma(p) for p in (ensemble.start_percent, ensemble.end_percent))
+    return end <= noise_level <= start
+
+
+def ensemble_prediction(
+    call: Call, x, timesteps, context, y, control, options: dict[str, Any], only: int | None = None
+) -> Tensor:
+    """The fused prediction [B, C, H, W] of all experts, or of `only` one; in the first expert's terms."""
+    ensemble = ensemble_of(call.main)
+    experts = experts_of(call.main)
+    running = range(len(experts)) if only is None else [only]
+    observers = []
+    if RUN in options and only is None:
+        sides = options["cond_or_uncond"]
+        guided = [side == 0 for side in sides for _ in range(len(x) // len(sides))]
+        observers.append(options[RUN].evaluate(call.noise_level, guided))
+    samplings = [experts[index].patcher.model.model_sampling for index in running]
+    choice = _choice(call, options) if only is None else Choice(ensemble.fusion)
+    fusion = fuse_in_first_terms(choice.fusion, samplings, call.sigma, call.x, call.main.model.model_sampling)
+    if choice.keep:
+        observers.append(choice.keep)
+
+    def evaluate(fusion: Fusion) -> Tensor:
+        streams, times, texts = [], [], []
+        for index in running:
+            stream, time, text = expert_stream(
+                call, index, experts[index], x, timesteps, context, y, control, options, choice.left_out.get(index, ())
+            )
+            streams.append(stream)
+            times.append(time)
+            texts.append(text)
+        return lockstep(streams, ensemble.points, fusion, FusionState(times, texts, observe)).to(x.dtype)
+
+    def observe(point: FusionPoint, shares: Shares) -> None:
+        for tell in observers:
+            tell(point, shares)
+
+    fusion = _in_memory(fusion)
+    prediction = evaluate(fusion)
+    # One question a step. Whatever an expert's share, its NaN is still there in the prediction.
+    if not torch.isfinite(prediction).all() and torch.isfinite(x).all():
+        observers.clear()  # the second look is not a step
+        labels = [experts[index].label for index in running]
+        prediction = evaluate(finding_the_culprit(fusion, labels, _moment(options, call.noise_level)))
+    return prediction
+
+
+def _choice(call: Call, options: dict[str, Any]) -> Choice:
+    """Who is left out of this evaluation, and by what it is fused."""
+    if SELECTOR not in options:
+        return Choice(ensemble_of(call.main).fusion)
+    timestep = call.main.model.model_sampling.timestep(call.sigma[:1]).item() / TIMESTEPS
+    return options[SELECTOR].choose(call.noise_level, timestep, (*options["uuids"], *call.x.shape))
+
+
+def expert_stream(
+    call: Call, index: int, expert: Expert, x, timesteps, context, y, control, options: dict[str, Any], left_out
+):
+    """(stream, time embedding, text) of one expert: its own conditioning where it has one, its own dtype."""
+    model = expert.patcher.model
+    dtype = compute_dtype(model)
+    own_text, own_y = text_of(call.texts, index, "c_crossattn"), text_of(call.texts, index, "y")
+    text = (context if own_text is None else own_text).to(x.device, dtype)
+    label = y if own_y is None else own_y
+    label = None if label is None else label.to(x.device, dtype)
+    if model.model_sampling is not call.main.model.model_sampling:
+        timesteps = model.model_sampling.timestep(call.sigma).float()
+    time = time_embedding(model.diffusion_model, timesteps, dtype)
+    if len(left_out) == len(ensemble_of(call.main).points):
+        return absent(), time, text
+    control = control and {name: list(residuals) for name, residuals in control.items()}
+    stream = unet_stream(
+        model.diffusion_model,
+        x.to(dtype),
+        timesteps,
+        time,
+        text,
+        label,
+        control,
+        own_options(call.main, index, options),
+        left_out=left_out,
+    )
+    return _named(stream, expert.label), time, text
+
+
+def own_options(main: ModelPatcher, index: int, options: dict[str, Any]) -> dict[str, Any]:
+    """This evaluation's transformer options with the expert's own patches before them, free to write into."""
+    return merge_nested_dicts(ensemble_of(main).own_options[index], options)
+
+
+def _named(stream: BlockStream, label: str) -> BlockStream:
+    """The stream, telling whose it is where memory runs out in it."""
+    with naming_what_ran(label, SAMPLING):
+        yield from stream
+
+
+def _in_memory(fusion: Fusion) -> Fusion:
+    def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+        with naming_what_ran("The aggregator", SAMPLING):
+            return fusion(point, features, state)
+
+    return fuse
+
+
+def _moment(options: dict[str, Any], sigma: float) -> str:
+    """Which step of the sampler this is, as far as the caller says: some look between two steps."""
+    if "sample_sigmas" not in options:
+        return f"at noise level {sigma:.3f}"
+    levels = options["sample_sigmas"].tolist()[:-1]
+    step = max(1, sum(level >= sigma for level in levels))
+    return f"in step {step} of {len(levels)} (noise level {sigma:.3f})"

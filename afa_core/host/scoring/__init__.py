@@ -1,0 +1,1 @@
+"""Scorers of pictures on the networks that the user has on disk."""

@@ -1,0 +1,149 @@
+"""Scorers: what networks that people trained on people's taste say about pictures."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...scoring import distribution
+from ...scoring.affine_head import AffineHead
+from ...scoring.pictures import fit_into_square
+from . import files
+from .batches import batches
+from .clip_towers import SIZE, ClipTowers
+from .files import ScorerError, read_weights
+from .image_reward import ImageRewardScorer
+
+
+class Scorer(Protocol):
+    """Scores [B] of pictures [B, H, W, C] in 0..1, one prompt each; `references` are real pictures of the same prompts."""
+
+    def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor: ...
+
+
+class CosineScorer:
+    """How well picture and prompt agree in CLIP's eyes: CLIP-T, PickScore, HPSv2.
+
+    CLIP-T:    the cosine, as the papers report it (torchmetrics multiplies by 100)
+    PickScore: the cosine times the model's own logit scale
+    HPSv2:     the cosine (tables multiply by 100), of the whole picture on black instead of a cut-out
+    """
+
+    def __init__(self, name: str, file: files.WeightsFile, activation: str, scaled: bool = False, padded: bool = False):
+        self.towers = ClipTowers(file.find(name), activation)
+        self.padded = padded
+        scale = self.towers.logit_scale if scaled else 1.0
+        if scale is None:
+            raise ScorerError(f"{file.find(name).name} lacks its logit_scale, without which {name} means nothing.")
+        self.scale = scale
+
+    def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
+        self.towers.load()
+        scores = []
+        for start, batch in batches(pictures):
+            seen = fit_into_square(batch, SIZE) if self.padded else batch
+            texts = self.towers.texts(prompts[start : start + len(batch)])
+            scores.append((self.towers.images(seen) * texts).sum(-1))
+        return self.scale * torch.cat(scores).cpu()
+
+
+class ReferenceScorer:
+    """CLIP-I: the cosine between a picture and the real picture of its prompt."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.towers = ClipTowers(files.CLIP_L.find(name), "quick_gelu", with_text=False)
+
+    def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
+        if references is None or len(references) != len(pictures):
+            found = "none" if references is None else str(len(references))
+            raise ScorerError(
+                f"{self.name} compares every picture with a real one: connect as many references as there are images "
+                f"({len(pictures)}), found {found}."
+            )
+        self.towers.load()
+        scores = []
+        for start, batch in batches(pictures):
+            real = references[start : start + len(batch)]
+            scores.append((self.towers.images(batch) * self.towers.images(real)).sum(-1))
+        return torch.cat(scores).cpu()
+
+
+class AestheticScorer:
+    """AES: LAION's improved aesthetic predictor v2, from about 1 to 10."""
+
+    def __init__(self, name: str):
+        path = files.AESTHETIC.find(name)
+        try:
+            self.head = AffineHead.from_state(read_weights(path))
+        except ValueError as error:
+            raise ScorerError(f"{path.name} is not the aesthetic head that {name} means: {error}.") from error
+        clip = files.CLIP_L.find(name)
+        self.towers = ClipTowers(clip, "quick_gelu", with_text=False)
+        if self.towers.size != len(self.head.weight):
+            raise ScorerError(
+                f"{path.name} reads embeddings of {len(self.head.weight)} numbers, and {clip.name} gives "
+                f"{self.towers.size}: {files.CLIP_L.source} is needed."
+            )
+
+    def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
+        self.towers.load()
+        return torch.cat([self.head(self.towers.images(batch)) for _, batch in batches(pictures)]).cpu()
+
+
+class InceptionScorer:
+    """FID against the references, or IS: one number for the whole batch."""
+
+    def __init__(self, name: str):
+        path = files.INCEPTION.find(name)
+        read_weights(path)  # torch-fidelity would run whatever the file says: this refuses all but tensors
+        self.name = name
+        try:
+            network = distribution.inception(path)
+        except RuntimeError as error:
+            raise ScorerError(
+                f"{path.name} is not the Inception network of the original FID: get {files.INCEPTION.source}."
+            ) from error
+        offload = comfy.model_management.unet_offload_device()
+        self.patcher = ModelPatcher(network, comfy.model_management.get_torch_device(), offload)
+
+    def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
+        if min(len(pictures), len(pictures if references is None else references)) < 2:
+            raise ScorerError(f"{self.name} describes sets of pictures: one is not enough.")
+        if self.name == "IS":
+            logits = self._features(pictures)[1]
+            return torch.tensor([distribution.inception_score(logits, splits=min(10, len(pictures)))[0]])
+        if references is None:
+            raise ScorerError("FID compares with a set of real pictures: connect references.")
+        found, real = (self._features(batch)[0] for batch in (pictures, references))
+        return torch.tensor([distribution.frechet_distance(found, real)])
+
+    def _features(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        # Not of the host's layer classes, so it is on one device as a whole.
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        device = self.patcher.load_device
+        return distribution.inception_features(self.patcher.model, (batch.to(device) for _, batch in batches(pictures)))
+
+
+SCORERS = {
+    "CLIP-T": lambda: CosineScorer("CLIP-T", files.CLIP_L, "quick_gelu"),
+    "CLIP-I": lambda: ReferenceScorer("CLIP-I"),
+    "AES": lambda: AestheticScorer("AES"),
+    "PickScore": lambda: CosineScorer("PickScore", files.PICKSCORE, "gelu", scaled=True),
+    "HPSv2.0": lambda: CosineScorer("HPSv2.0", files.HPS_2_0, "gelu", padded=True),
+    "HPSv2.1": lambda: CosineScorer("HPSv2.1", files.HPS_2_1, "gelu", padded=True),
+    "ImageReward": lambda: ImageRewardScorer("ImageReward"),
+    "FID": lambda: InceptionScorer("FID"),
+    "IS": lambda: InceptionScorer("IS"),
+}
+"""Every scorer by the name that tables use; making one reads its files. Raises ScorerError where they are missing."""
+
+SIGNED = frozenset({"ImageReward"})
+"""Scorers around 0, of which no geometric mean can be taken."""
+
+WHOLE_SET = frozenset({"FID", "IS"})
+"""Scorers that give one number for all pictures."""

@@ -1,0 +1,87 @@
+"""Every expert's own text: checked against the experts, encoded by them, and handed to each.
+
+`carried_texts.py` says how a conditioning carries them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+from ..experts.experts import Expert, ExpertError
+from .carried_texts import CONDS_KEY, others_texts
+
+PREFIX = "afa_expert_"
+LONGEST_REPEAT = 4
+"""The host itself repeats a text at most this often to match a longer one."""
+
+
+def check_texts(conds: dict[str, list[dict[str, Any]]], experts: list[Expert]) -> None:
+    """Raises ExpertError where a conditioning does not carry one fitting text an expert."""
+    width = experts[0].unet_config.get("context_dim")
+    for entry in (entry for entries in conds.values() for entry in entries or () if "cross_attn" in entry):
+        others = [tensor for tensor, _ in others_texts(entry)] if CONDS_KEY in entry else []
+        texts = [entry["cross_attn"], *others]
+        if others and len(texts) != len(experts):
+            raise ExpertError(
+                f"The prompt carries text for {len(texts)} experts, and {len(experts)} models are connected: "
+                "connect as many CLIPs to AFA Ensemble CLIP as models to AFA Ensemble Model, in the same order."
+            )
+        for text, expert in zip(texts, experts, strict=False):  # without own texts all read expert 0's
+            if text.shape[-1] != width:
+                raise ExpertError(
+                    f"The prompt for {expert.label} was encoded for a text width of {text.shape[-1]}, and "
+                    f"{expert.label} ({expert.architecture}) reads {width}: connect the CLIP of its own checkpoint."
+                )
+        lengths = [text.shape[1] for text in texts]
+        if math.lcm(*lengths) > LONGEST_REPEAT * min(lengths):
+            raise ExpertError(
+                f"The experts' prompts are {', '.join(map(str, lengths))} tokens long, and these lengths cannot be "
+                "matched: give every expert a prompt of about the same length."
+            )
+
+
+def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -> None:
+    """Adds every expert's encoded text to the guider's conds, where the host batches and crops them.
+
+    Runs after the host has encoded expert 0's. Where one prompt carries texts all get them, since the
+    host batches only what has the same keys.
+    """
+    entries = [entry for conds in guider.conds.values() for entry in conds or ()]
+    if not any(CONDS_KEY in entry for entry in entries):
+        return
+    for name, conds in guider.conds.items():
+        # For an area of the positive prompt the host copies that entry into the negative's, with a negative text
+        # in place of the encoded one only: what was encoded as one text, and not the entry, says whose it is.
+        known: dict[int, dict[str, Any]] = {}
+        for i, entry in enumerate(conds or ()):
+            own = id(entry["model_conds"].get("c_crossattn", entry))
+            if own not in known:
+                known[own] = _encoded(entry, name, experts, noise, context)
+            conds[i] = {**entry, "model_conds": {**entry["model_conds"], **known[own]}}
+
+
+def take_texts(model_conds: dict[str, Any]) -> dict[str, Any]:
+    """Removes the experts' texts from the host's keyword arguments, which a network would not know."""
+    return {name: model_conds.pop(name) for name in list(model_conds) if name.startswith(PREFIX)}
+
+
+def text_of(texts: dict[str, Any], index: int, kind: str) -> Tensor | None:
+    """Expert `index`'s own `c_crossattn` [B, L, D] or `y` [B, A], as `take_texts` gave them."""
+    return texts.get(f"{PREFIX}{index}_{kind}")
+
+
+def _encoded(entry: dict, prompt_type: str, experts: list[Expert], noise: Tensor, context: dict) -> dict[str, Any]:
+    """The texts of experts 1..N-1 as the host's model conds, named as `take_texts` finds them."""
+    own = others_texts(entry) if CONDS_KEY in entry else [[entry.get("cross_attn"), {}]] * (len(experts) - 1)
+    found = {}
+    for index, (expert, (tensor, extras)) in enumerate(zip(experts[1:], own, strict=True), start=1):
+        conds = [{**entry, **extras, "cross_attn": tensor, "model_conds": {}}]
+        encoded = comfy.samplers.encode_model_conds(
+            expert.patcher.model.extra_conds, conds, noise, noise.device, prompt_type, **context
+        )[0]["model_conds"]
+        found |= {f"{PREFIX}{index}_{kind}": encoded[kind] for kind in ("c_crossattn", "y") if kind in encoded}
+    return found

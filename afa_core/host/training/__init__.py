@@ -1,0 +1,1 @@
+"""ComfyUI's models as frozen experts, and their training data encoded."""

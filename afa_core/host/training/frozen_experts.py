@@ -1,0 +1,158 @@
+"""The host's models as frozen experts that gradients pass through.
+
+The host loads weights in inference mode, and such weights cannot take part in a backward pass. They are
+replaced by ordinary ones before the memory manager moves them, and everything here runs outside
+inference mode (host.md section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ...fusion.fusion import Feature, Fusion, FusionState
+from ...fusion.lockstep import lockstep
+from ...fusion.points import FusionPoint
+from ..architectures.unet_stream import time_embedding, unet_stream
+from ..experts.experts import Expert, check_experts, compute_dtype, fusion_points, own_weights
+from ..sampling.prediction import fuse_in_first_terms
+from ..sampling.run import set_companions
+
+
+class HostExperts:
+    """Experts under the host's memory manager, evaluated together for training.
+
+    checkpointing: recompute every block in the backward pass instead of keeping its activations; asks the training
+                   loop to do so with every aggregator
+    """
+
+    def __init__(self, experts: list[Expert], checkpointing: bool = False):
+        check_experts(experts)
+        patchers = own_weights([expert.patcher for expert in experts])
+        self.experts = [Expert(p.clone(), e.label) for p, e in zip(patchers, experts, strict=True)]
+        self.points = fusion_points(experts)
+        self.labels = [expert.label for expert in experts]
+        self.checkpointing = checkpointing
+        self.run_block = checkpointed_block if checkpointing else forward_timestep_embed
+        first = self.experts[0].patcher
+        self.device = first.load_device
+        self.compute_dtype = compute_dtype(first.model)
+        set_companions(first, [expert.patcher for expert in self.experts], [])
+
+    def load(self, latent_shape: list[int]) -> None:
+        """Makes the weights fit for gradients and asks the host's manager for memory for a batch [B, C, H, W]."""
+        first = self.experts[0].patcher
+        patchers = [first, *first.get_additional_models()]
+        for patcher in patchers:
+            make_trainable(patcher.model)
+        # A backward pass keeps what a forward pass frees: the host's own trainer reserves twice as much.
+        comfy.model_management.load_models_gpu(patchers, memory_required=2 * first.memory_required(latent_shape))
+        for patcher in patchers:
+            patcher.model.requires_grad_(False)
+
+    @property
+    def _samplings(self) -> list[Any]:
+        return [expert.patcher.get_model_object("model_sampling") for expert in self.experts]
+
+    def sigma(self, timesteps: Tensor) -> Tensor:
+        """Timesteps [B] in 0..999 to the first expert's noise levels [B]."""
+        return self._samplings[0].sigma(timesteps.float()).to(timesteps.device)
+
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return self._samplings[0].noise_scaling(sigma, noise.clone(), latents)
+
+    def target(self, latents: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """What the first expert should predict [B, C, H, W] so that it denoises to the latents."""
+        sampling, zero = self._samplings[0], torch.zeros_like(noisy)
+        slope = sampling.calculate_denoised(sigma, torch.ones_like(noisy), zero)
+        return (latents - sampling.calculate_denoised(sigma, zero, noisy)) / slope
+
+    def denoised(self, prediction: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        return self._samplings[0].calculate_denoised(sigma, prediction.float(), noisy)
+
+    def predict(
+        self,
+        fusion: Fusion,
+        noisy: Tensor,
+        sigma: Tensor,
+        texts: list[dict[str, Tensor]],
+        observe: Callable | None = None,
+    ) -> Tensor:
+        """The fused prediction [B, C, H, W] for a noisy latent, in the first expert's terms."""
+        samplings = self._samplings
+        streams, times, contexts = [], [], []
+        for expert, sampling, text in zip(self.experts, samplings, texts, strict=True):
+            unet, dtype = expert.unet, compute_dtype(expert.patcher.model)
+            x = sampling.calculate_input(sigma, noisy).to(dtype)
+            timesteps = sampling.timestep(sigma).float()
+            times.append(time_embedding(unet, timesteps, dtype))
+            contexts.append(text["c_crossattn"].to(x.device, dtype))
+            label = text.get("y")
+            label = None if label is None else label.to(x.device, dtype)
+            options = {"optimized_attention_override": _differentiable_attention}
+            options = {**expert.patcher.model_options["transformer_options"], **options}
+            streams.append(
+                unet_stream(unet, x, timesteps, times[-1], contexts[-1], label, None, options, self.run_block)
+            )
+        fusion = fuse_in_first_terms(self._autocast(fusion), samplings, sigma, noisy)
+        return lockstep(streams, self.points, fusion, FusionState(times, contexts, observe))
+
+    def _autocast(self, fusion: Fusion) -> Fusion:
+        """The aggregator's float32 weights compute in the experts' dtype."""
+        if self.compute_dtype == torch.float32:
+            return fusion
+
+        def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+            with torch.autocast(self.device.type, self.compute_dtype):
+                return fusion(point, features, state)
+
+        return fuse
+
+
+def make_trainable(model: torch.nn.Module) -> None:
+    """Replaces inference tensors by ordinary ones, one at a time, so that memory holds one twice at most."""
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_inference():
+            comfy.utils.set_attr_param(model, name, parameter.detach().clone())
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_inference():
+            comfy.utils.set_attr(model, name, buffer.clone())
+
+
+@contextmanager
+def outside_inference():
+    """The host runs nodes in inference mode; training needs gradients, and the host's flag where it has one."""
+    flagged = hasattr(comfy.model_management, "in_training")
+    with torch.inference_mode(False), torch.enable_grad():
+        if flagged:
+            comfy.model_management.in_training = True
+        try:
+            yield
+        finally:
+            if flagged:
+                comfy.model_management.in_training = False
+
+
+def checkpointed_block(block, h: Tensor, emb: Tensor, context: Tensor, options: dict[str, Any], output_shape=None):
+    """A U-Net block that keeps its input alone and is run again in the backward pass."""
+    before = dict(options)
+
+    def run(h: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+        options.update(before)  # the host counts transformers here; a second run must count the same ones
+        return forward_timestep_embed(block, h, emb, context, options, output_shape)
+
+    return checkpoint(run, h, emb, context, use_reentrant=False)
+
+
+def _differentiable_attention(attention, *args, **kwargs) -> Tensor:
+    """The host's other attentions write in place or have no backward pass."""
+    return attention_pytorch(*args, **kwargs)

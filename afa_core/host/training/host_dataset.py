@@ -1,0 +1,139 @@
+"""The outputs of ComfyUI's own dataset nodes in place of a folder: lists of latents and conditionings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.sd import CLIP
+from torch import Tensor
+
+from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
+from ...training.data.split import held_out
+from ..experts.experts import Expert, ExpertError
+from ..text.captions import TextEncoder, check_lengths, check_width, network_text
+from ..text.carried_texts import CONDS_KEY, others_texts
+from .cache import Cache
+
+
+@dataclass(frozen=True)
+class HostDataset:
+    """latents: LATENTs, of one picture or several each; conditioning: as many CONDITIONINGs."""
+
+    latents: list[dict[str, Any]]
+    conditioning: list[list[list[Any]]]
+
+
+class MemoryStore:
+    """latents [C, h, w], and for every item one (cond, extras) an expert; `empty` of the empty prompt."""
+
+    def __init__(self, experts: list[Expert], latents: list[Tensor], texts: list[list], empty: list):
+        self.experts, self.latents, self.texts, self.empty = experts, latents, texts, empty
+
+    def latent(self, item: int, variant: int) -> Tensor:
+        return self.latents[item]
+
+    def text(self, expert: int, item: int, empty: bool) -> dict[str, Tensor]:
+        cond, extras = (self.empty if empty else self.texts[item])[expert]
+        height, width = self.latents[item].shape[-2:]
+        return network_text(self.experts[expert], cond, extras, (height, width))
+
+
+def host_dataset(
+    experts: list[Expert], clip: CLIP | None, source: HostDataset, plan: BatchPlan, fraction: float, most: int
+) -> LatentDataset:
+    """Raises ExpertError where latents, texts and experts do not fit one another."""
+    if len(source.latents) != len(source.conditioning):
+        raise ExpertError(
+            f"There are {len(source.latents)} latents and {len(source.conditioning)} conditionings: connect both outputs "
+            "of one Make Training Dataset node."
+        )
+    empty = []
+    if plan.caption_dropout:
+        if clip is None:
+            raise ExpertError(
+                "Dropping captions needs the empty prompt, and no CLIP is connected to encode it: connect one, or set "
+                "caption_dropout to 0."
+            )
+        encoder = TextEncoder(experts, clip, Cache())
+        encoder.encode([""], lambda: None)
+        empty = [encoder.conditioning(index, "")[0] for index in range(len(experts))]
+    latents, texts = [], []
+    for latent, conditioning in zip(source.latents, source.conditioning, strict=True):
+        pictures = _latents(experts[0], latent)
+        latents += pictures
+        texts += [_texts(experts, one) for one in _one_each(conditioning, len(pictures))]
+    keys = [hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in latents]
+    kept = held_out(keys, [""] * len(keys), fraction, most)
+    items = [
+        DatasetItem(
+            key,
+            f"latent {number}",
+            "",
+            "",
+            1,
+            (latent.shape[-2], latent.shape[-1]),
+            text[0][0].shape[1],
+            held_out=key in kept,
+        )
+        for number, (key, latent, text) in enumerate(zip(keys, latents, texts, strict=True), start=1)
+    ]
+    digest = hashlib.sha256(json.dumps(keys).encode())
+    for text in texts:
+        for cond, extras in text:
+            digest.update(cond.numpy().tobytes() + b"".join(extras[key].numpy().tobytes() for key in sorted(extras)))
+    return LatentDataset(items, MemoryStore(experts, latents, texts, empty), len(experts), plan, digest.hexdigest())
+
+
+def _latents(expert: Expert, latent: dict[str, Any]) -> list[Tensor]:
+    samples = latent["samples"]
+    expected = expert.patcher.model.latent_format.latent_channels
+    if samples.ndim != 4 or samples.shape[1] != expected:
+        raise ExpertError(
+            f"The latents have the shape {list(samples.shape)}, and {expert.label} takes {expected} channels: make them "
+            "with the VAE of its own checkpoint."
+        )
+    scaled = expert.patcher.model.process_latent_in(samples)
+    return list(normal(scaled))
+
+
+def _one_each(conditioning: list, count: int) -> list[list[list[Any]]]:
+    """A conditioning for each of `count` pictures: ResolutionBucket hands on a list of them, other nodes one for all."""
+    if not conditioning or not isinstance(conditioning[0][0], Tensor):
+        if len(conditioning) != count:
+            raise ExpertError(
+                f"There are {count} latents and {len(conditioning)} conditionings in one bucket: connect both outputs of "
+                "one node."
+            )
+        return conditioning
+    return [conditioning] * count
+
+
+def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """One (cond, tensors beside it) an expert; where a conditioning carries one text only, all read it."""
+    cond, extras = conditioning[0]
+    carries = CONDS_KEY in extras
+    others = others_texts({"cross_attn": cond, **extras}) if carries else [[cond, extras]] * (len(experts) - 1)
+    texts = [[cond, extras], *others]
+    if len(texts) != len(experts):
+        raise ExpertError(
+            f"The conditionings carry text for {len(texts)} experts, and {len(experts)} models are connected: connect as "
+            "many CLIPs to AFA Ensemble CLIP as there are models, in the same order."
+        )
+    for expert, (text, _) in zip(experts, texts, strict=True):
+        check_width(expert, text)
+    check_lengths([text.shape[1] for text, _ in texts])
+    return [(normal(t), {k: normal(v) for k, v in e.items() if _is_host_tensor(k, v)}) for t, e in texts]
+
+
+def _is_host_tensor(key: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and not key.startswith("afa_")
+
+
+def normal(tensor: Tensor) -> Tensor:
+    """A copy in float32 on the CPU that may enter a gradient, wherever and in whatever mode it was made."""
+    with torch.inference_mode(False):
+        return torch.empty(tensor.shape).copy_(tensor)

@@ -1,0 +1,82 @@
+"""Training pictures that the experts paint themselves, where a folder has prompts only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+
+import comfy.sample
+import torch
+
+from ...training.data.prompt_folder import PromptItem
+from ..experts.experts import Expert
+from ..experts.fingerprint import patcher_digest
+from ..text.captions import TextEncoder
+from .cache import Cache, cache_key
+
+
+@dataclass(frozen=True)
+class Painting:
+    """Settings of the host's sampler."""
+
+    steps: int = 20
+    cfg: float = 7.0
+    sampler: str = "euler"
+    scheduler: str = "normal"
+
+
+def paint(
+    experts: list[Expert],
+    encoder: TextEncoder,
+    items: list[PromptItem],
+    size: tuple[int, int],
+    how: Painting,
+    cache: Cache,
+    progress: Callable[[int, int, str], None],
+) -> list[tuple[PromptItem, int, list[str]]]:
+    """(prompt, expert, [entry in the cache]) of every prompt by every expert, at a latent of (height, width).
+
+    All experts start a prompt from the same noise. The latents are kept as the sampler made them: no VAE
+    comes between.
+    """
+    jobs = []
+    entries = []
+    for index, expert in enumerate(experts):
+        fixed = [patcher_digest(expert.patcher), encoder.digests[index], size, *astuple(how)]
+        for item in items:
+            name = cache_key("painting", *fixed, item.caption)
+            entries.append((item, index, [name]))
+            if not cache.sound(name):
+                jobs.append((name, index, item.caption))
+    for number, (name, index, caption) in enumerate(jobs, start=1):
+        if name not in cache:  # one prompt may stand in two files
+            positive, negative = (encoder.conditioning(index, text) for text in (caption, ""))
+            cache.put(name, {"latent": _painted(experts[index], positive, negative, size, how, _seed(caption))})
+        progress(number, len(jobs), "painting pictures")
+    return entries
+
+
+def _painted(expert: Expert, positive, negative, size: tuple[int, int], how: Painting, seed: int) -> torch.Tensor:
+    """What KSampler paints from an empty latent, [C, h, w], scaled as the sampler sees it."""
+    model = expert.patcher
+    with torch.inference_mode():
+        empty = torch.zeros(1, model.model.latent_format.latent_channels, *size)
+        samples = comfy.sample.sample(
+            model,
+            comfy.sample.prepare_noise(empty, seed),
+            how.steps,
+            how.cfg,
+            how.sampler,
+            how.scheduler,
+            positive,
+            negative,
+            empty,
+            disable_pbar=True,
+            seed=seed,
+        )
+        return model.model.process_latent_in(samples.float())[0]
+
+
+def _seed(caption: str) -> int:
+    return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:7], "big")

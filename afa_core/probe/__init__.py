@@ -1,0 +1,1 @@
+"""Whether checkpoints are worth an ensemble, measured before anything is trained."""

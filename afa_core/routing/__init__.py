@@ -1,0 +1,1 @@
+"""What a fusion decided: the record of attention maps, its wire format and its panels."""

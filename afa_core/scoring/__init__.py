@@ -1,0 +1,1 @@
+"""Metrics of pictures and paired statistics."""

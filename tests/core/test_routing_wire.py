@@ -1,0 +1,81 @@
+"""The viewer's data: within its budget, right to a 255th, and what the summary's JSON says."""
+
+import base64
+import json
+
+import pytest
+import torch
+
+from afa_core.fusion.points import unet_points
+from afa_core.routing.record import RoutingRecord
+from afa_core.routing.wire import STEP_BYTES, wire_run, wire_step
+
+POINTS = unet_points(320, [1, 2, 4, 4], [2, 2, 2, 2], 4)
+
+
+def sampled(experts=3, size=64, steps=3, batch=2, on_step=None):
+    """A run over random shares: prompt and negative batched together, `batch` pictures each."""
+    torch.manual_seed(0)
+    record = RoutingRecord()
+    record.on_step = on_step
+    run = record.begin([f"expert {i}" for i in range(experts)], POINTS)
+    for step in range(steps):
+        observe = run.evaluate(10.0 - step, [True] * batch + [False] * batch)
+        for point in POINTS:
+            side = size // point.stride
+            observe(point, torch.randn(2 * batch, experts, side, side).softmax(1))
+    run.finish(None)
+    return run
+
+
+def maps_of(side, experts):
+    """[points][N - 1, h, w] as the browser decodes them."""
+    data, maps = base64.b64decode(side["maps"]), []
+    for h, w in side["sizes"]:
+        count = (experts - 1) * h * w
+        maps.append(torch.tensor(list(data[:count])).reshape(experts - 1, h, w) / 255)
+        data = data[count:]
+    assert not data
+    return maps
+
+
+def test_a_step_is_told_once_it_has_ended_and_not_before():
+    told = []
+    run = sampled(on_step=lambda run, step, evaluations: told.append((step, [e.sigma for e in evaluations])))
+    assert told == [(0, [10.0]), (1, [9.0]), (2, [8.0])]
+    assert len(run.steps) == 3
+
+
+@pytest.mark.parametrize(("experts", "size"), [(2, 64), (3, 64), (8, 128)])
+def test_a_step_is_light(experts, size):
+    run = sampled(experts, size, steps=1)
+    step = wire_step(run, run.evaluations)
+    data = sum(len(base64.b64decode(step[side]["maps"])) for side in ("prompt", "negative"))
+    assert 0 < data <= max(STEP_BYTES, 2 * (experts - 1) * len(POINTS) * 16)
+    assert len(json.dumps(step)) < 20_000
+
+
+def test_maps_are_the_first_picture_s_and_shares_the_batch_s():
+    run = sampled(size=8)
+    step = wire_run(run)["steps"][1]
+    evaluation = run.evaluations[1]
+    for name, rows in (("prompt", [0, 1]), ("negative", [2, 3])):
+        for i, expected in enumerate(maps_of(step[name], 3)):
+            assert torch.allclose(expected, evaluation.maps[i][rows[0], :2].float(), atol=0.003)
+            assert torch.allclose(torch.tensor(step[name]["shares"][i]), evaluation.shares[i][rows].mean(0), atol=1e-4)
+
+
+def test_shares_average_to_the_summary_s():
+    run = sampled()
+    steps, summary = wire_run(run)["steps"], run.summary()
+    by_step = [torch.tensor(step["prompt"]["shares"]).mean(0) for step in steps]
+    assert torch.allclose(torch.stack(by_step), torch.tensor(summary["prompt"]["by_step"]), atol=1e-3)
+
+
+def test_fixed_shares_have_no_maps():
+    run = RoutingRecord().begin(["a", "b"], POINTS)
+    run.evaluate(1.0, [True])(POINTS[-1], [0.25, 0.75])
+    run.finish(None)
+    (step,) = wire_run(run)["steps"]
+    assert step["prompt"] == {"points": [24], "shares": [[0.25, 0.75]], "sizes": [[0, 0]], "maps": ""}
+    assert "negative" not in step

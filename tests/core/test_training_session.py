@@ -1,0 +1,175 @@
+"""A training's promises: it goes on to the same numbers after anything, and never leaves half a file."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from afa_core.aggregator.file import AggregatorError, load_aggregator
+from afa_core.training.loop import Stop
+from afa_core.training.session import TrainingError
+from tests.support.toy_training import run
+from tests.support.training_toys import ToyExperts
+
+STEPS = 17
+SCRIPT = Path(__file__).parents[1] / "support" / "toy_training.py"
+
+
+def same_weights(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The file and state of an uninterrupted training."""
+    return run(tmp_path_factory.mktemp("whole"), STEPS)
+
+
+def test_training_is_deterministic(whole, tmp_path):
+    file, state = run(tmp_path, STEPS)
+    assert same_weights(file.state, whole[0].state)
+    assert state.losses == whole[1].losses
+
+
+def test_training_lowers_the_held_out_loss(whole):
+    evaluations = whole[1].evaluations
+    assert evaluations[0]["held_out"] == pytest.approx(whole[1].baselines["block average"], rel=1e-5)
+    assert whole[1].best_loss < evaluations[0]["held_out"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"expert_dropout": 0.5, "load_balance": 0.1}])
+def test_checkpointed_aggregators_learn_the_same(tmp_path, monkeypatch, changes):
+    """Also where a second draw of lost experts, or a second look at the shares, would be another one."""
+    plain, told = run(tmp_path / "plain", 5, **changes)
+    monkeypatch.setattr(ToyExperts, "checkpointing", True)
+    saving, told_saving = run(tmp_path / "saving", 5, **changes)
+    assert same_weights(plain.state, saving.state)
+    assert told.losses == told_saving.losses
+
+
+class Interrupted(BaseException):
+    """Like the host's interruption, which newer hosts do not count among the exceptions."""
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 6, 16])
+def test_an_interrupted_training_goes_on_to_the_same_numbers(whole, tmp_path, at):
+    def interrupt(report, aggregator):
+        if report.state.step >= at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, STEPS, interrupt)
+    usable = load_aggregator(tmp_path / "toy.safetensors")
+    assert usable.config == whole[0].config
+    file, state = run(tmp_path, STEPS)
+    assert same_weights(file.state, whole[0].state)
+    assert state.losses == whole[1].losses
+    assert state.evaluations == whole[1].evaluations
+
+
+def test_stopping_keeps_the_work_and_ends_well(tmp_path):
+    def stop(report, aggregator):
+        if report.state.step == 7:
+            raise Stop
+
+    file, state = run(tmp_path, STEPS, stop)
+    assert state.finished == "stopped" and state.step == 7
+    assert same_weights(file.state, load_aggregator(tmp_path / "toy.safetensors").state)
+
+
+def test_more_steps_continue_a_finished_training(whole, tmp_path):
+    run(tmp_path, 9)
+    file, state = run(tmp_path, STEPS)
+    assert state.losses == whole[1].losses
+    assert same_weights(
+        load_aggregator(tmp_path / "toy-last.safetensors").state, half(torch_state(tmp_path / "toy.resume"))
+    )
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path):
+    run(tmp_path, STEPS)
+    told = []
+    run(tmp_path, STEPS, lambda report, aggregator: told.append(report))
+    assert told == []
+
+
+def torch_state(path):
+    from safetensors.torch import load_file
+
+    return {key[7:]: tensor for key, tensor in load_file(path).items() if key.startswith("module.")}
+
+
+def half(state):
+    return {key: tensor.half() for key, tensor in state.items()}
+
+
+def test_a_changed_setting_is_named_and_refused(tmp_path):
+    run(tmp_path, 4)
+    with pytest.raises(
+        TrainingError, match=r"toy was begun with other settings: learning_rate was 0.003 and is 0.5\. "
+    ):
+        run(tmp_path, 8, learning_rate=0.5)
+    _, state = run(tmp_path, 8, resume="continue with changes", learning_rate=0.5)
+    assert state.step == 8
+    _, state = run(tmp_path, 8, resume="start anew", learning_rate=0.5)
+    assert len(state.losses) == 8
+
+
+def test_a_damaged_state_is_refused_in_one_sentence(tmp_path):
+    run(tmp_path, 4)
+    path = tmp_path / "toy.resume"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(AggregatorError, match="toy.resume .* start anew"):
+        run(tmp_path, 8)
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_does_not_hide_the_first_error(tmp_path, caplog):
+    def fail(report, aggregator):
+        (tmp_path / "toy.safetensors").unlink(missing_ok=True)
+        (tmp_path / "toy.safetensors").mkdir(exist_ok=True)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(tmp_path, 8, fail)
+    assert "toy.safetensors could not be saved" in caplog.text
+
+
+def test_early_stop_ends_where_the_held_out_loss_is_flat(tmp_path):
+    _, state = run(tmp_path, 500, patience=2, learning_rate=1e-9)
+    assert state.finished == "the held-out loss is flat"
+    assert state.step < 50
+    _, again = run(tmp_path, 500, patience=2, learning_rate=1e-9)
+    assert again.finished == state.finished and again.step == state.step
+
+
+def test_the_averaged_weights_are_what_is_saved(tmp_path):
+    file, state = run(tmp_path, 8, ema=0.9)
+    assert same_weights(file.state, half(state.best))
+    assert not same_weights(half(state.ema), half(torch_state(tmp_path / "toy.resume")))
+
+
+def test_twenty_kills_at_random_moments_end_in_the_same_weights(whole, tmp_path):
+    """kill -9 while it trains, saves and evaluates; whatever is on disk then is whole."""
+    dice = random.Random(5)
+    kills = 0
+    started = time.monotonic()
+    while kills < 20 and time.monotonic() - started < 300:
+        folder = tmp_path / f"run {kills}"
+        folder.mkdir()
+        process = subprocess.Popen([sys.executable, SCRIPT, folder, str(STEPS), "0.01"], stdout=subprocess.PIPE)
+        process.stdout.readline()  # it trains
+        time.sleep(dice.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        for visible in folder.glob("*.safetensors"):
+            load_aggregator(visible)
+        file, state = run(folder, STEPS)
+        assert same_weights(file.state, whole[0].state)
+        assert state.losses == whole[1].losses
+    assert kills == 20

@@ -1,0 +1,192 @@
+"""The authors' own numbers: golden cases from checkpoint files, through the nodes and a real sampler step."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from afa_core.fusion.fusion import FusionState
+from afa_core.fusion.lockstep import lockstep
+from tests.golden.goldweights import materialise
+from tests.support.ensembles import ensemble, spy_on, text_for, untrained
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SAMPLE, FUSED = 5e-5, 2e-4
+"""Tolerances of tests/golden/README.md, with the host's default attention."""
+
+
+class Case:
+    def __init__(self, name: str):
+        with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+            self.about = json.loads(file.metadata()["afa_golden"])
+            self.tensors = {key: file.get_tensor(key) for key in file.keys()}
+        self.name = name
+        self.experts = self.about["experts"]
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self.tensors[key]
+
+    def texts(self, sample: slice = slice(None)) -> list:
+        """A conditioning with each expert's own text."""
+        return text_for([text[sample] for text in self["encoder_hidden_states"]])
+
+
+@pytest.fixture
+def golden(pack, comfy_host, checkpoint):
+    """golden("case_a") -> (case, the ensemble made by the nodes, the experts' models)."""
+
+    def build(name, conv_out=True):
+        case = Case(name)
+        materialise(name, str(comfy_host.base / "models" / "afa" / name))
+        (aggregator,) = comfy_host.call("LoadAFAAggregator", aggregator_name=name)
+        if not conv_out:
+            aggregator = untrained(aggregator)
+        experts = [checkpoint(f"golden_{i}")[0] for i in case.experts]
+        return case, ensemble(comfy_host, aggregator, *experts), experts
+
+    return build
+
+
+def noisy_latent(case: Case, model) -> tuple[torch.Tensor, dict]:
+    """(sigma [B], LATENT) whose first evaluation gives the network the case's x."""
+    sampling = model.get_model_object("model_sampling")
+    sigma = sampling.sigma(case["timesteps"])
+    noisy = case["x"] * (sigma.reshape(-1, 1, 1, 1) ** 2 + 1).sqrt()
+    return sigma, {"samples": noisy / model.model.latent_format.scale_factor}
+
+
+def euler_step(host, model, case: Case, positive, negative, cfg: float, samples=slice(None)) -> torch.Tensor:
+    """One Euler step to noise level 0 by the host's sampler: the denoised latent, scaled as the network sees it."""
+    sigma, latent = noisy_latent(case, model)
+    (sampler,) = host.call("KSamplerSelect", sampler_name="euler")
+    output, _ = host.call(
+        "SamplerCustom", model=model, add_noise=False, noise_seed=0, cfg=cfg, positive=positive, negative=negative,
+        sampler=sampler, sigmas=torch.tensor([sigma[0].item(), 0.0]), latent_image={"samples": latent["samples"][samples]},
+    )  # fmt: skip
+    return output["samples"] * model.model.latent_format.scale_factor
+
+
+def denoised(case: Case, model, prediction: torch.Tensor) -> torch.Tensor:
+    sigma, latent = noisy_latent(case, model)
+    noisy = latent["samples"] * model.model.latent_format.scale_factor
+    return noisy - prediction * sigma.reshape(-1, 1, 1, 1)
+
+
+def guided_sampling(host, case: Case, model) -> torch.Tensor:
+    """The model's predictions [B, 4, H, W] in one evaluation of a sampler, whatever the timesteps of the batch."""
+    import comfy.samplers
+
+    sigma, latent = noisy_latent(case, model)
+    seen = []
+
+    class OneEvaluation(comfy.samplers.Sampler):
+        def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *rest):
+            result = model_wrap(latent_image, sigma, model_options=extra_args["model_options"], seed=extra_args["seed"])
+            seen.append((latent_image - result) / sigma.reshape(-1, 1, 1, 1))
+            return result
+
+    (guider,) = host.call("BasicGuider", model=model, conditioning=case.texts())
+    (noise,) = host.call("DisableNoise")
+    host.call(
+        "SamplerCustomAdvanced", noise=noise, guider=guider, sampler=OneEvaluation(),
+        sigmas=torch.tensor([sigma.max().item(), 0.0]), latent_image=latent,
+    )  # fmt: skip
+    return seen[0]
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+def check_inside(case: Case, spy, tolerances=(SAMPLE, FUSED)) -> None:
+    """Everything that the aggregators met and decided, against the authors' record."""
+    sample, fused = tolerances
+    close(spy.fused[24], case["sample"], sample)
+    close(spy.state.mean_time, case["temb_mean"], sample)
+    close(spy.state.mean_text, case["text_mean"], sample)
+    for j, time in enumerate(spy.state.time):
+        close(time, case[f"temb_{j}"], sample)
+    assert sorted(spy.fused) == sorted(spy.shares) == list(range(25))
+    for i in range(25):
+        close(spy.shares[i], case[f"attn_map_{i:02}"], sample)
+        close(spy.fused[i], case[f"fused_{i:02}"], fused)
+        if f"agg_in_{i:02}" in case.tensors:
+            close(torch.stack(spy.features[i], dim=1), case[f"agg_in_{i:02}"], fused)
+
+
+def test_case_a_as_the_two_sides_of_guidance(golden, comfy_host):
+    """One latent with two texts is what guidance evaluates; the host puts the negative side first."""
+    case, model, _ = golden("case_a")
+    spy = spy_on(model)
+    positive, negative = case.texts(slice(1, 2)), case.texts(slice(0, 1))
+    found = euler_step(comfy_host, model, case, positive, negative, cfg=2.0, samples=slice(0, 1))
+    check_inside(case, spy)
+    without, prompted = denoised(case, model, case["sample"]).chunk(2)
+    close(found, without + 2.0 * (prompted - without), 2e-4)
+
+
+def test_case_b_three_experts_on_a_wide_latent(golden, comfy_host):
+    case, model, _ = golden("case_b")
+    spy = spy_on(model)
+    found = euler_step(comfy_host, model, case, case.texts(), case.texts(), cfg=1.0)
+    check_inside(case, spy)
+    sigma, _ = noisy_latent(case, model)
+    close(found, denoised(case, model, case["sample"]), SAMPLE * sigma.item())
+
+
+def test_case_e_a_timestep_for_every_sample(golden, comfy_host):
+    """Its tiny variances tell a wrong epsilon of a norm from the right one."""
+    case, model, _ = golden("case_e")
+    spy = spy_on(model)
+    predicted = guided_sampling(comfy_host, case, model)
+    check_inside(case, spy)
+    close(predicted, case["sample"], SAMPLE)
+
+
+@pytest.mark.parametrize("name", ["case_a", "case_b", "case_e"])
+def test_the_same_attention_gives_the_same_numbers(golden, comfy_host, pytorch_attention, name):
+    """With the kernel that the authors' run had, and the very x that it had: closer, as only this machine rounds."""
+    from afa_core.host.architectures.unet_stream import time_embedding, unet_stream
+
+    case, model, experts = golden(name)
+    spy = spy_on(model)
+    with torch.inference_mode():
+        unets = [expert.model.diffusion_model for expert in experts]
+        times = [time_embedding(unet, case["timesteps"], torch.float32) for unet in unets]
+        texts = list(case["encoder_hidden_states"])
+        streams = [
+            unet_stream(unet, case["x"], case["timesteps"], time, text, None, None, {})
+            for unet, time, text in zip(unets, times, texts, strict=True)
+        ]
+        lockstep(streams, model.get_attachment("afa").points, spy, FusionState(times, texts))
+    check_inside(case, spy, tolerances=(2e-5, 1e-4))
+
+
+@pytest.mark.parametrize("name", ["case_a", "case_b", "case_e"])
+def test_an_untrained_aggregator_averages(golden, comfy_host, name):
+    case, model, _ = golden(name, conv_out=False)
+    spy = spy_on(model)
+    close(guided_sampling(comfy_host, case, model), case["sample_zero_init"], SAMPLE)
+    n = len(case.experts)
+    for shares in spy.shares.values():
+        assert torch.equal(shares, torch.full_like(shares, 1 / n))
+
+
+@pytest.mark.parametrize("name", ["case_a", "case_b", "case_e"])
+def test_single_experts(golden, comfy_host, name):
+    """Each expert alone, on its own text: tells a wrong expert from a wrong fusion."""
+    case, _, experts = golden(name)
+    for j, expert in enumerate(experts):
+        alone = Case(name)
+        alone.tensors["encoder_hidden_states"] = case["encoder_hidden_states"][j : j + 1]
+        close(guided_sampling(comfy_host, alone, expert), case[f"single_expert_{j}_sample"], SAMPLE)
+
+
+def test_the_order_of_the_experts_matters(golden, comfy_host, checkpoint):
+    """Swapped experts miss the golden sample by far: the tolerances above are no loophole."""
+    case, model, _ = golden("case_a")
+    aggregator = comfy_host.call("LoadAFAAggregator", aggregator_name="case_a")[0]
+    swapped = ensemble(comfy_host, aggregator, *(checkpoint(f"golden_{i}")[0] for i in reversed(case.experts)))
+    assert (guided_sampling(comfy_host, case, swapped) - case["sample"]).abs().max() > 0.05

@@ -1,0 +1,154 @@
+"""Experts that are loaded in part, or stored in fewer bits: an ensemble of them works as one of whole experts does."""
+
+from weakref import WeakSet
+
+import pytest
+import torch
+
+from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator
+from tests.support.graphs import hooked_lora, sample
+from tests.support.node_trainer import Trainer, same, twelve_pictures
+from tests.support.shop import Shop
+from tests.support.small_files import make_lora
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def shop(comfy_host, pack):
+    return Shop(comfy_host)
+
+
+@pytest.fixture(scope="module")
+def trainer(comfy_host, pack, tmp_path_factory):
+    return Trainer(comfy_host, twelve_pictures(tmp_path_factory.mktemp("pictures")))
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """little_memory(bytes): the host takes the CPU for a graphics card with so much memory, as under --lowvram."""
+    import comfy.model_management as memory
+
+    networks = WeakSet()
+
+    def allow(total: int) -> None:
+        def free(device=None, torch_free_too=False):
+            # All that were ever loaded: the host takes a model off its list to load it anew, but not off the card.
+            networks.update(loaded.model.model for loaded in memory.current_loaded_models)
+            left = max(0, total - sum(network.model_loaded_weight_memory for network in networks))
+            return (left, left) if torch_free_too else left
+
+        monkeypatch.setattr(memory, "is_device_cpu", lambda device: False)
+        monkeypatch.setattr(memory, "lowvram_available", True)
+        monkeypatch.setattr(memory, "vram_state", memory.VRAMState.LOW_VRAM)
+        monkeypatch.setattr(memory, "minimum_inference_memory", lambda: 0)
+        monkeypatch.setattr(memory, "EXTRA_RESERVED_VRAM", 0)
+        monkeypatch.setattr(memory, "get_free_memory", free)
+
+    return allow
+
+
+def loaded_share(model) -> list[float]:
+    """Of every expert of an ensemble of two, how much of it is loaded. The aggregator may fit whole."""
+    return [p.loaded_size() / p.model_size() for p in (model, *model.get_additional_models()[:1])]
+
+
+def run(shop, model):
+    return sample(shop.wires(model))
+
+
+# ------------------------------------------------------------------ loaded in part
+@pytest.mark.parametrize("total", [0, 16 * MIB])
+@pytest.mark.parametrize("wire", [lambda w: w, hooked_lora], ids=["plain", "scheduled LoRA"])
+def test_experts_loaded_in_part(shop, little_memory, total, wire):
+    """Each expert gives what it gives alone and whole, but for the order of the sums in the host's attention.
+
+    That goes by the memory that is free; where none is, alone and in the ensemble, the two are the same to the bit.
+    """
+    import comfy.model_management as memory
+
+    def painted(model):
+        return sample(wire(shop.wires(model)))
+
+    models = [shop.with_lora(shop.plain), shop.other]
+    whole = [painted(model) for model in models]
+    memory.unload_all_models()
+    little_memory(total)
+    for chosen, alone in enumerate([painted(model) for model in models]):
+        model = ensemble(shop.host, certain_aggregator(shop.plain, 2, chosen), *models)
+        found = painted(model)
+        assert max(loaded_share(model)) < 1
+        assert any(loaded_share(model)) == bool(total)
+        assert total or torch.equal(found, alone)
+        assert (found - whole[chosen]).abs().max() < 1e-3 * whole[chosen].abs().max()
+
+
+# ------------------------------------------------------------------ stored in fewer bits
+def in_fp8(shop, name):
+    """As the host loads a checkpoint under --fp8_e4m3fn-unet."""
+    import comfy.sd
+
+    path = str(shop.host.base / "models" / "checkpoints" / f"{name}.safetensors")
+    with torch.inference_mode():
+        return comfy.sd.load_checkpoint_guess_config(path, model_options={"dtype": torch.float8_e4m3fn})[0]
+
+
+def packed(shop, name):
+    from tests.support.packed_weights import load_packed
+
+    return load_packed(str(shop.host.base / "models" / "checkpoints" / f"{name}.safetensors"))
+
+
+STORED = {"fp8": in_fp8, "packed": packed}
+
+
+@pytest.mark.parametrize("stored", list(STORED))
+@pytest.mark.parametrize("patched", [False, True], ids=["", "with a LoRA"])
+def test_twins_are_the_plain_model(shop, stored, patched):
+    models = [STORED[stored](shop, "tiny_sd15_a") for _ in range(3)]
+    assert any(parameter.element_size() == 1 for parameter in models[0].model.parameters())
+    if patched:
+        models = [shop.with_lora(model) for model in models]
+    expected = run(shop, models[0])
+    assert not torch.equal(expected, run(shop, shop.plain))
+    assert torch.equal(run(shop, ensemble(shop.host, random_aggregator(shop.plain, 2), *models[1:])), expected)
+
+
+@pytest.mark.parametrize("stored", list(STORED))
+def test_beside_an_expert_in_full_precision(shop, stored):
+    models = [STORED[stored](shop, "tiny_sd15_a"), shop.other]
+    expected = [run(shop, model) for model in models]
+    for order in ([0, 1], [1, 0]):
+        for place, which in enumerate(order):
+            model = ensemble(shop.host, certain_aggregator(shop.plain, 2, place), *(models[i] for i in order))
+            assert torch.equal(run(shop, model), expected[which])
+
+
+@pytest.mark.parametrize("stored", list(STORED))
+def test_one_checkpoint_with_two_loras(shop, stored):
+    second = make_lora(shop.host.base, shop.plain, name="second_lora", seed=1)
+    model = STORED[stored](shop, "tiny_sd15_a")
+    models = [shop.with_lora(model), shop.with_lora(model, 0.8, second), model]
+    expected = [run(shop, m) for m in models]
+    assert not torch.equal(expected[0], expected[1])
+    for chosen in range(3):
+        assert torch.equal(
+            run(shop, ensemble(shop.host, certain_aggregator(shop.plain, 3, chosen), *models)), expected[chosen]
+        )
+    assert torch.equal(run(shop, model), expected[2])
+
+
+# ------------------------------------------------------------------ training
+def test_training_on_experts_loaded_in_part(trainer, little_memory):
+    expected = trainer.run("whole experts").state
+    little_memory(16 * MIB)
+    assert same(trainer.run("experts in part").state, expected)
+
+
+@pytest.mark.parametrize("stored", list(STORED))
+def test_training_on_experts_in_fewer_bits(shop, trainer, stored):
+    models = {f"model_{i}": STORED[stored](shop, f"tiny_sd15_{name}") for i, name in enumerate("ab", start=1)}
+    before = run(shop, models["model_1"])
+    file = trainer.run(f"on {stored}", **models)
+    assert all(loss > 0 for loss in file.training["losses"]) and len(file.training["losses"]) == 4
+    assert torch.equal(run(shop, models["model_1"]), before)

@@ -1,0 +1,105 @@
+"""Experts that predict noise, velocity, or one of each: what they say is compared in what they denoise to."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, training_free
+from tests.support.graphs import sample, zero_terminal_snr
+from tests.support.shop import Shop
+
+
+@pytest.fixture(scope="module")
+def shop(comfy_host, pack):
+    shop = Shop(comfy_host)
+    shop.velocity = shop.load("tiny_sd15_v")[0]
+    return shop
+
+
+def averaging(first, second, share: float):
+    """The reference: `first`, every denoised prediction of which is averaged with that of `second`."""
+    model = first.clone()
+
+    def average(apply_model, given):
+        c = given["c"]
+        copied = {**c, "transformer_options": {**c["transformer_options"]}}
+        own = apply_model(given["input"], given["timestep"], **c)
+        return share * own + (1 - share) * second.model.apply_model(given["input"], given["timestep"], **copied)
+
+    model.set_model_unet_function_wrapper(average)
+    return model
+
+
+def test_velocity_experts_among_themselves(shop):
+    twin = shop.load("tiny_sd15_v")[0]
+    model = ensemble(shop.host, random_aggregator(shop.velocity, 2), shop.velocity, twin)
+    assert torch.equal(sample(shop.wires(model)), sample(shop.wires(shop.velocity)))
+
+
+@pytest.mark.parametrize("order", ["eps first", "v first"])
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_noise_and_velocity_meet_in_what_they_denoise_to(shop, order, share):
+    """At every evaluation of a sampler, also with its own timestep for every sample of a batch."""
+    models = [shop.plain, shop.velocity] if order == "eps first" else [shop.velocity, shop.plain]
+    fusion = training_free(shop.host, "noise average", f"{share}, {1 - share}")
+    found = sample(shop.wires(ensemble(shop.host, fusion, *models)).with_widgets(steps=4))
+    expected = sample(shop.wires(averaging(*models, share)).with_widgets(steps=4))
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (found - sample(shop.wires(models[0]).with_widgets(steps=4))).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+@pytest.mark.parametrize("order", ["eps first", "v first"])
+def test_one_of_two_kinds_alone(shop, order, chosen):
+    models = [shop.plain, shop.velocity] if order == "eps first" else [shop.velocity, shop.plain]
+    model = ensemble(shop.host, certain_aggregator(shop.plain, 2, chosen), *models)
+    found = sample(shop.wires(model).with_widgets(steps=3))
+    expected = sample(shop.wires(models[chosen]).with_widgets(steps=3))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_kinds_by_a_node_instead_of_the_checkpoint(shop):
+    """What ModelSamplingDiscrete says of an expert holds, whatever its file says."""
+    told = shop.host.call("ModelSamplingDiscrete", model=shop.other, sampling="v_prediction", zsnr=False)[0]
+    found = sample(shop.wires(ensemble(shop.host, "noise average", shop.plain, told)))
+    w = shop.wires(shop.plain)
+    untold = sample(shop.wires(ensemble(shop.host, "noise average", shop.plain, shop.other)))
+    assert not torch.allclose(found, untold, atol=0.1)
+    alone = training_free(shop.host, "noise average", "0, 1")
+    followed = sample(replace(w, model=ensemble(shop.host, alone, shop.plain, told)))
+    torch.testing.assert_close(followed, sample(replace(w, model=told)), rtol=1e-3, atol=2e-3)
+
+
+def test_an_expert_with_another_noise_schedule_keeps_its_own_timesteps(shop):
+    """Zero terminal SNR moves every noise level: the expert is told the timestep that this level has for it."""
+    told = zero_terminal_snr(shop.wires(shop.velocity)).model
+    alone = training_free(shop.host, "noise average", "0, 1")
+    sigmas = shop.host.call("BasicScheduler", model=shop.plain, scheduler="normal", steps=3, denoise=1.0)[0]
+
+    def run(model):
+        w = shop.wires(model)
+        return w.call(
+            "SamplerCustom", model=model, add_noise=True, noise_seed=1, cfg=4.0, positive=w.positive,
+            negative=w.negative, sampler=w.call("KSamplerSelect", sampler_name="euler"), sigmas=sigmas,
+            latent_image=w.latent,
+        )["samples"]  # fmt: skip
+
+    found = run(ensemble(shop.host, alone, shop.plain, told))
+    # Only how the first noise is scaled hangs on the schedule of the model in front, so both start from model_1's.
+    expected = run(averaging(shop.plain, Patched(told), 0.0))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
+
+
+class Patched:
+    """A model with the object patches of its patcher in place whenever it is evaluated."""
+
+    def __init__(self, patcher):
+        self.patcher, self.model = patcher, self
+
+    def apply_model(self, *args, **kwargs):
+        self.patcher.patch_model(load_weights=False)
+        try:
+            return self.patcher.model.apply_model(*args, **kwargs)
+        finally:
+            self.patcher.unpatch_model(unpatch_weights=False)

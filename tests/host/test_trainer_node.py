@@ -1,0 +1,174 @@
+"""Training through the node, on toy checkpoints and a folder of pictures."""
+
+import json
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve small pictures with captions, in two domains."""
+    from PIL import Image
+
+    for i in range(12):
+        place = tmp_path / "pictures" / ("red" if i % 2 else "blue")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (200, 20 * i, 30) if i % 2 else (30, 20 * i, 200)).save(place / f"{i}.png")
+        (place / f"{i}.txt").write_text(f"picture {i}")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def train(comfy_host, pack, checkpoint, folder):
+    """train(**widgets) -> (aggregator, plot, report) with two toy experts of SD1.5's shape."""
+    models = [checkpoint(name) for name in ("tiny_sd15_a", "tiny_sd15_b")]
+
+    def run(**changes):
+        import nodes
+
+        (_, clip, vae), _ = models
+        inputs = nodes.NODE_CLASS_MAPPINGS["AFATrainer"].INPUT_TYPES()["required"]
+        defaults = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
+        defaults |= {name: spec[1]["options"][0] for name, spec in inputs.items() if "options" in (*spec, {})[1]}
+        widgets = {
+            **defaults, "model_1": models[0][0], "model_2": models[1][0], "clip": clip, "vae": vae,
+            "prompt_folder": str(folder), "save_as": "test_trainer", "resolution": 64, "steps": 4, "batch_size": 2,
+            "hidden_size": 64, "num_layers": 1, "num_heads": 4, "learning_rate": 1e-3, "evaluate_every": 2,
+            "resume": "start anew", **changes,
+        }  # fmt: skip
+        return comfy_host.call("AFATrainer", **{name: [value] for name, value in widgets.items()})
+
+    run.models = models
+    return run
+
+
+def test_a_trained_aggregator_is_usable_at_once_and_from_its_file(comfy_host, train, encode, sample):
+    file, plot, report = train(sample_prompt="picture 1", sample_every=2)
+    assert plot.ndim == 4 and plot.shape[-1] == 3
+    assert "Held-out loss" in report and "12 pictures" in report
+    (loaded,) = comfy_host.call("LoadAFAAggregator", aggregator_name="test_trainer.safetensors")
+    assert all(torch.equal(file.state[key], loaded.state[key]) for key in file.state)
+    (a, clip, _), (b, _, _) = train.models
+    text = encode(clip, "a cat")
+    pictures = []
+    for aggregator in (file, loaded):
+        ensemble, _ = comfy_host.call("AFAEnsembleModel", aggregator=aggregator, model_1=a, model_2=b)
+        pictures.append(sample(ensemble, text, text))
+    assert torch.equal(*pictures)
+
+
+def test_the_file_says_how_it_came_about(train):
+    file, _, _ = train()
+    assert [expert["prediction"] for expert in file.experts] == ["eps", "eps"]
+    assert all(len(expert["sha256"]) == 64 for expert in file.experts)
+    assert file.training["steps"] == 4 and len(file.training["held_out"]) == 3
+    shares = torch.tensor(file.routing["shares"])
+    assert shares.shape == (5, 25, 2)
+    covered = shares.sum(-1).mean(-1) > 0
+    assert torch.allclose(shares[covered].sum(-1), torch.ones(int(covered.sum()), 25), atol=1e-3)
+    json.dumps(file.training), json.dumps(file.routing)
+
+
+def test_experts_are_usable_and_unchanged_after_training(train, encode, sample):
+    (a, clip, _), _ = train.models
+    text = encode(clip, "a cat")
+    before = sample(a, text, text)
+    train()
+    assert torch.equal(sample(a, text, text), before)
+    assert all(parameter.grad is None for parameter in a.model.parameters())
+
+
+def test_checkpointing_changes_no_number(train):
+    plain, _, _ = train(gradient_checkpointing=False)
+    saving, _, _ = train(gradient_checkpointing=True)
+    assert all(torch.equal(plain.state[key], saving.state[key]) for key in plain.state)
+
+
+@pytest.mark.parametrize(
+    "ablation", ["without the timestep", "without the text", "without spatial location", "only the last fusion point"]
+)
+def test_ablations_are_stored_in_the_file_and_load(comfy_host, train, ablation):
+    file, _, _ = train(ablation=ablation, steps=2)
+    assert len(file.config.ablations) == 1
+    (a, _, _), (b, _, _) = train.models
+    comfy_host.call("AFAEnsembleModel", aggregator=file, model_1=a, model_2=b)
+
+
+def test_errors_are_sentences(train, tmp_path, folder):
+    with pytest.raises(ValueError, match="save_as should be a plain file name"):
+        train(save_as="../outside")
+    for picture in sorted(folder.rglob("*.png"))[3:]:
+        picture.unlink()
+    with pytest.raises(ValueError, match="3 usable pictures or prompts, and training needs at least 10"):
+        train()
+    with pytest.raises(ValueError, match="hidden_size should be a multiple of 32"):
+        train(hidden_size=100)
+
+
+def test_interruption_through_the_host_keeps_an_aggregator(comfy_host, train, monkeypatch):
+    import comfy.model_management as memory
+
+    from afa_core.aggregator.file import load_aggregator
+
+    path = comfy_host.base / "models" / "afa" / "test_interrupted.safetensors"
+    steps = iter(range(100))
+    original = memory.throw_exception_if_processing_interrupted
+
+    def interrupt_later():
+        if next(steps) == 40:
+            memory.interrupt_current_processing()
+        original()
+
+    monkeypatch.setattr(memory, "throw_exception_if_processing_interrupted", interrupt_later)
+    with pytest.raises(memory.InterruptProcessingException):
+        train(save_as="test_interrupted", steps=1000)
+    monkeypatch.undo()
+    assert load_aggregator(path).training["finished"] == ""
+
+
+def test_gradients_agree_with_finite_differences(pack, checkpoint, encode):
+    """Through the host's own networks, in float64: the directional derivative of the loss."""
+    from afa_core.aggregator.config import AggregatorConfig
+    from afa_core.fusion.fusion import SABWFusion
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.training.frozen_experts import HostExperts, outside_inference
+    from afa_core.training.data.dataset import Batch
+    from afa_core.training.loop import new_aggregator
+    from afa_core.training.objective import sample_loss, training_draw
+
+    names = ("tiny_sd15_a", "tiny_sd15_b")
+    with torch.inference_mode():
+        experts = [Expert(checkpoint(name)[0], name) for name in names]
+    with outside_inference():
+        frozen = HostExperts(experts)
+        frozen.load([2, 4, 8, 8])
+        for expert in experts:
+            expert.unet.double().dtype = torch.float64
+        torch.manual_seed(0)
+        config = AggregatorConfig("toy", tuple(p.channels for p in frozen.points), 2, 32, 256, 64, 1, 4)
+        aggregator = new_aggregator(config, 0, torch.device("cpu")).double()
+        for name, parameter in aggregator.named_parameters():
+            if name.endswith("conv_out.weight"):
+                torch.nn.init.normal_(parameter, std=0.02)
+        text = torch.randn(2, 77, 32, dtype=torch.float64)
+        batch = Batch([0, 1], torch.randn(2, 4, 8, 8).double(), [{"c_crossattn": text, "y": None}] * 2, torch.zeros(2))
+        draw = training_draw(batch.latents.shape, 0, 0)
+
+        def loss():
+            return sample_loss(frozen, SABWFusion(aggregator), batch, draw).mean()
+
+        loss().backward()
+        parameters = list(aggregator.parameters())
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in parameters)
+        direction = [torch.randn_like(p) * p.abs().mean() for p in parameters]
+        slope = sum((p.grad * d).sum() for p, d in zip(parameters, direction, strict=True))
+        step = 1e-6
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for p, d in zip(parameters, direction, strict=True):
+                    p.add_(d, alpha=sign * step if sign > 0 else -2 * step)
+            values.append(loss().item())
+        measured = (values[0] - values[1]) / (2 * step)
+    assert measured == pytest.approx(slope.item(), rel=1e-4)

@@ -1,0 +1,17 @@
+"""The README's memory table is the one that the command prints, and its counts are the published ones."""
+
+import pytest
+
+from tests.support.comfy.bootstrap import REPOSITORY
+from tests.tools.memory_table import aggregator_parameters, table
+
+
+def test_the_readme_holds_the_table_as_printed():
+    assert table() in (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("experts", "parameters"), [(2, 42_425_344), (3, 45_132_416), (4, 47_839_488), (5, 50_546_560)]
+)
+def test_the_aggregator_has_the_paper_s_parameters(experts, parameters):
+    assert aggregator_parameters("SD1.5", experts) == parameters

@@ -1,0 +1,47 @@
+"""A LoRA and a ControlNet for the toys of SD1.5's topology, written where the host's loaders look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+
+def make_lora(base: Path, model, clip=None, name: str = "tiny_lora", seed: int = 0) -> str:
+    """A LoRA of rank 2 on every attention of the U-Net, and of the text encoder where one is given."""
+    generator = torch.Generator().manual_seed(seed)
+    named = {f"diffusion_model.{key}": m for key, m in model.model.diffusion_model.named_modules()}
+    if clip is not None:
+        named |= {f"text_encoders.{key}": m for key, m in clip.cond_stage_model.named_modules()}
+    state = {}
+    for key, module in named.items():
+        if key.endswith(("to_q", "to_v", "to_out.0", "q_proj", "v_proj")):
+            out_features, in_features = module.weight.shape
+            state[f"{key}.lora_up.weight"] = torch.randn(out_features, 2, generator=generator) * 0.3
+            state[f"{key}.lora_down.weight"] = torch.randn(2, in_features, generator=generator) * in_features**-0.5
+    path = base / "models" / "loras" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path)
+    return path.name
+
+
+def make_controlnet(base: Path, model, name: str = "tiny_controlnet") -> str:
+    """The host's own ControlNet class over this U-Net's shapes, with random weights."""
+    import comfy.ops
+    from comfy.cldm.cldm import ControlNet
+
+    from tests.support.comfy.checkpoints import _randomise
+
+    config = {
+        k: v
+        for k, v in model.model.model_config.unet_config.items()
+        if k not in ("out_channels", "disable_unet_model_creation")
+    }
+    config.pop("transformer_depth_output", None)
+    net = ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init, device="cpu")
+    state = {f"control_model.{key}": tensor.contiguous() for key, tensor in _randomise(net, 9).state_dict().items()}
+    path = base / "models" / "controlnet" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path)
+    return path.name

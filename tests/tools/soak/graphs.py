@@ -1,0 +1,64 @@
+"""Ten prompts with ten different ensembles, in API format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from afa_core.aggregator.config import AggregatorConfig
+from afa_core.aggregator.file import save_aggregator
+from tests.support.aggregators import random_aggregator
+
+A, B, C, V = (f"tiny_sd15_{name}.safetensors" for name in "abcv")
+CONFIG = {"text_width": 32, "time_width": 256, "hidden_size": 64, "num_layers": 1}
+
+# (experts, method or aggregator, start_percent, width of the picture)
+ENSEMBLES = [
+    ([A, B], "pair.safetensors", 0.0, 64),
+    ([A, B, C], "three.safetensors", 0.0, 64),
+    ([B, A], "block average", 0.0, 64),
+    ([A, V], "noise average", 0.0, 96),
+    ([C, B], "pair.safetensors", 0.4, 64),
+    ([A, A], "pair.safetensors", 0.0, 128),
+    ([A, B], "magic fusion", 0.0, 64),
+    ([A, C], "other.safetensors", 0.0, 64),
+    ([B, C, V], "last block average", 0.0, 64),
+    ([C, A, B], "three.safetensors", 0.0, 64),
+]
+
+
+def put_aggregators(base: Path) -> None:
+    for name, experts, seed in (("pair", 2, 1), ("other", 2, 2), ("three", 3, 3)):
+        config = AggregatorConfig("SD1.x", (*[64] * 24, 4), experts, **CONFIG)
+        save_aggregator(random_aggregator(config, seed), base / "models" / "afa" / f"{name}.safetensors")
+
+
+def prompt(number: int) -> dict:
+    """The number-th prompt of a soak; each has a seed of its own."""
+    experts, fusion, start, width = ENSEMBLES[number % len(ENSEMBLES)]
+    loaders = {f"c{i}": node("CheckpointLoaderSimple", ckpt_name=name) for i, name in enumerate(experts, start=1)}
+    models = {f"model_{i}": [f"c{i}", 0] for i in range(1, len(experts) + 1)}
+    clips = {f"clip_{i}": [f"c{i}", 1] for i in range(1, len(experts) + 1)}
+    if fusion.endswith(".safetensors"):
+        aggregator = node("LoadAFAAggregator", aggregator_name=fusion)
+    else:
+        aggregator = node("AFATrainingFreeFusion", method=fusion)
+    sampling = {"steps": 2, "seed": number, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    wires = {"model": ["e", 0], "positive": ["p", 0], "negative": ["n", 0], "latent_image": ["l", 0]}
+    return {
+        **loaders,
+        "a": aggregator,
+        "e": node("AFAEnsembleModel", aggregator=["a", 0], start_percent=start, **models),
+        "t": node("AFAEnsembleCLIP", **clips),
+        "p": node("CLIPTextEncode", clip=["t", 0], text=f"cat {number}"),
+        "n": node("CLIPTextEncode", clip=["t", 0], text=""),
+        "l": node("EmptyLatentImage", width=width, height=64, batch_size=1),
+        "k": node("KSampler", **sampling, **wires),
+        "d": node("VAEDecode", samples=["k", 0], vae=["c1", 2]),
+        "m": node("AFARoutingMaps", routing=["e", 1], samples=["k", 0], image=["d", 0]),
+        "s": node("PreviewImage", images=["d", 0]),
+        "q": node("PreviewImage", images=["m", 0]),
+    }
+
+
+def node(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}

@@ -1,0 +1,247 @@
+"""Runs the workflow templates on the pocket experts and draws their thumbnails from what they painted.
+
+    python -m tests.tools.thumbnails [NAME ...]
+
+The templates are run as they are, but for small pictures and short trainings; beside the files of tests/support/stand_ins.py there are
+LoRAs taken out of the pocket experts, emoji with captions, and prompts for some.
+The training learns from pictures that npm fetches, of what two of the experts know each: there a minute is enough to learn
+whom to follow.
+"""
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file, save_file
+
+from tests.pocket import assemble, folder
+from tests.support.comfy.bootstrap import REPOSITORY, make_base
+from tests.support.comfy.server import LiveServer
+from tests.support.comfy.templates import FOLDER, Prompt, alone, find, template, with_values
+from tests.support.stand_ins import NET, stand_ins
+from tests.tools.demo import EXPERTS, SAMPLING, TRAINED
+
+SIDE = 512
+LABEL = 26
+GAP = 8
+PROMPT = "twemoji, red apple, food fruit"
+SUBJECTS = [
+    f"{hand}, {subject}"
+    for hand in ("twemoji", "noto")
+    for subject in ("red apple, food fruit", "cat face, animal mammal", "grinning face, face smiling")
+]
+STEPS = 20
+COMMON = {
+    "Prompt": {"text": PROMPT},
+    "Negative prompt": {"text": ""},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+    "KSampler": {**SAMPLING, "steps": STEPS, "seed": 1},
+    "AFATrainer": {
+        "steps": 60, "batch_size": 8, "resolution": 64, "hidden_size": 64, "num_layers": 1, "num_heads": 4, "warmup_steps": 10,
+        "learning_rate": 1e-3, "evaluate_every": 10, "sample_every": 1000, "gradient_checkpointing": False,
+    },
+    "AFAProbe": {"pictures": 12, "noises": 4, "resolution": 64},
+    "AFAAutoMerge": {**SAMPLING, "steps": 8, "budget": 8, "prompts": "\n".join(SUBJECTS[:2]), "negative": ""},
+    "ControlNetApplyAdvanced": {"strength": 0.0},
+}  # fmt: skip
+"""The ControlNet is random: it has a place in the graph and no say in the picture."""
+
+KNOWN = {"prompt_folder": "known_pictures", "steps": 240, "evaluate_every": 30}
+"""A training on `known_pictures`, which shows something."""
+
+Tile = tuple[Image.Image, str]
+
+
+class Runner:
+    """Runs one template and variants of it."""
+
+    def __init__(self, server: LiveServer, name: str):
+        self.server = server
+        self.prompt = with_values(template(name, server.get("/object_info")), COMMON)
+
+    def pictures(self, kind: str = "SaveImage", prompt: Prompt | None = None) -> dict[str, list[Image.Image]]:
+        """What the nodes of a kind show, by their titles."""
+        prompt = prompt or self.prompt
+        history = self.server.run(prompt, timeout=3000)
+        return {
+            prompt[node]["_meta"]["title"]: [
+                Image.open(io.BytesIO(data)).convert("RGB") for data in self.server.images(history, node)
+            ]
+            for node in find(prompt, kind)
+        }
+
+    def saved(self, prompt: Prompt | None = None) -> Image.Image:
+        (((picture,)),) = self.pictures(prompt=prompt).values()
+        return picture
+
+    def alone(self, kind: str) -> list[Image.Image]:
+        """Each expert's own picture, by itself, from the loaders of a kind."""
+        return [self.saved(alone(self.prompt, loader)) for loader in find(self.prompt, kind)]
+
+    def shown(self, source: list) -> Image.Image:
+        """The first picture that an output gives, which the template itself may leave unconnected."""
+        prompt = {
+            **self.prompt,
+            "shown": {"class_type": "PreviewImage", "inputs": {"images": source}, "_meta": {"title": "shown"}},
+        }
+        return self.pictures("PreviewImage", prompt)["shown"][0]
+
+
+# ------------------------------------------------------------------ what a thumbnail shows
+def quick_start(run: Runner) -> Image.Image:
+    experts = [(picture, f"checkpoint {i}") for i, picture in enumerate(run.alone("CheckpointLoaderSimple"), start=1)]
+    return stacked([(run.saved(), "together")], experts)
+
+
+def sd15_ensemble(run: Runner) -> Image.Image:
+    (maps,) = find(run.prompt, "AFARoutingMaps")
+    panels = run.shown([maps, 0])
+    heat_maps = panels.crop((0, 0, panels.width, panels.height // 2))
+    return stacked([(run.saved(), "three checkpoints, one aggregator")], [(heat_maps, "")])
+
+
+def sdxl_with_loras(run: Runner) -> Image.Image:
+    own = [(picture, f"with LoRA {i}") for i, picture in enumerate(run.alone("LoraLoader"), start=1)]
+    return stacked([(run.saved(), "both")], own)
+
+
+def control_and_high_res(run: Runner) -> Image.Image:
+    return stacked([(run.saved(), "ControlNet, then high-res fix")])
+
+
+def probe_experts(run: Runner) -> Image.Image:
+    (probe,) = find(run.prompt, "AFAProbe")
+    plot = run.shown([probe, 1])
+    gains = plot.crop((0, plot.height // 15, round(plot.width * 0.53), round(plot.height * 0.54)))
+    return stacked([(gains, "Is it worth it?")])
+
+
+def train_aggregator(run: Runner) -> Image.Image:
+    (trainer,) = find(run.prompt, "AFATrainer")
+    run.prompt[trainer]["inputs"] |= KNOWN
+    return stacked([(left_half(run.shown([trainer, 1])), "Train your own aggregator")])
+
+
+def train_from_prompts(run: Runner) -> Image.Image:
+    (trainer,) = find(run.prompt, "AFATrainer")
+    return stacked([(run.saved(), "trained from prompts alone")], [(left_half(run.shown([trainer, 1])), "")])
+
+
+def left_half(plot: Image.Image) -> Image.Image:
+    """The losses, without the shares beside them."""
+    return plot.crop((0, 0, plot.width // 2 + 6, plot.height))
+
+
+def compare_methods(run: Runner) -> Image.Image:
+    settings = {"Seed": 1, "Steps": STEPS, "Switch at step": STEPS // 2, "Guidance": SAMPLING["cfg"]}
+    texts = {"Prompt": PROMPT, "Negative prompt": ""}
+    sampler = {name: SAMPLING[name] for name in ("sampler_name", "scheduler")}
+    changes = {title: {"value": value} for title, value in {**settings, **texts}.items()}
+    size = {"EmptyLatentImage": COMMON["EmptyLatentImage"], "KSampler": sampler, "KSamplerAdvanced": sampler}
+    run.prompt = with_values(template("compare_methods", run.server.get("/object_info")), {**changes, **size})
+    tiles = [(picture, title) for title, (picture,) in run.pictures().items()]
+    return stacked(tiles[:3], tiles[3:6], tiles[6:])
+
+
+def auto_block_merge(run: Runner) -> Image.Image:
+    return stacked([(picture, title.lower()) for title, (picture,) in run.pictures().items()])
+
+
+THUMBNAILS: dict[str, Callable[[Runner], Image.Image]] = {
+    draw.__name__: draw
+    for draw in (
+        quick_start, sd15_ensemble, sdxl_with_loras, control_and_high_res, probe_experts, train_aggregator, train_from_prompts,
+        compare_methods, auto_block_merge,
+    )
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------ drawing
+def stacked(*rows: list[Tile]) -> Image.Image:
+    """Rows of labelled pictures on a square, as the list of templates shows it; further rows are small below the first."""
+    sheet = Image.new("RGB", (SIDE, SIDE), "white")
+    equal = len({len(row) for row in rows}) == 1
+    tall = SIDE // len(rows) if equal else round(SIDE * 0.3)
+    top = 0
+    for number, row in enumerate(rows):
+        height = tall if equal or number else SIDE - tall * (len(rows) - 1)
+        for column, (picture, label) in enumerate(row):
+            box = (column * SIDE // len(row), top, SIDE // len(row), height)
+            _tile(sheet, box, picture, label)
+        top += height
+    return sheet
+
+
+def _tile(sheet: Image.Image, box: tuple[int, int, int, int], picture: Image.Image, label: str) -> None:
+    left, top, width, height = box
+    room = (width - 2 * GAP, height - 2 * GAP - (LABEL if label else 0))
+    scale = min(room[0] / picture.width, room[1] / picture.height)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    fitted = picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
+    sheet.paste(fitted, (left + (width - size[0]) // 2, top + GAP + (room[1] - size[1]) // 2))
+    if label:
+        font = ImageFont.load_default(19 if len(label) * 10 < width else 15)
+        at = (left + width // 2, top + height - GAP - LABEL // 2)
+        ImageDraw.Draw(sheet).text(at, label, fill="#333", font=font, anchor="mm")
+
+
+# ------------------------------------------------------------------ files
+def extracted_lora(expert: Path, base: Path, rank: int = 16) -> dict[str, torch.Tensor]:
+    """What makes an expert of its base, in every matrix of the U-Net, as the LoRA of this rank that is nearest to it."""
+    one, other = load_file(expert), load_file(base)
+    state = {}
+    for key in one:
+        if not (key.startswith(NET) and key.endswith(".weight") and one[key].ndim == 2):
+            continue
+        u, s, v = torch.linalg.svd(one[key].float() - other[key].float(), full_matrices=False)
+        name = "diffusion_model." + key.removeprefix(NET).removesuffix(".weight")
+        state[f"{name}.lora_up.weight"] = (u * s)[:, :rank].contiguous()
+        state[f"{name}.lora_down.weight"] = v[:rank].contiguous()
+    return state
+
+
+def pocket_files(base: Path) -> None:
+    """In place of what tests/support/stand_ins.py makes at random: what the pocket experts have of it."""
+    models = base / "models"
+    checkpoints = models / "checkpoints"
+    (models / "afa" / "your_aggregator_1_2_3.safetensors").write_bytes(TRAINED.read_bytes())
+    for number, expert in enumerate(EXPERTS[:2], start=1):
+        state = extracted_lora(checkpoints / f"{expert}.safetensors", checkpoints / "pocket_base.safetensors")
+        save_file(state, models / "loras" / f"your_lora_{number}.safetensors")
+    (base / "input" / "my_prompts" / "prompts.txt").write_text("\n".join(SUBJECTS))
+    (base / "input" / "my_prompts" / "held_out.txt").write_text(SUBJECTS[0])
+    pictures = base / "input" / "my_pictures"
+    for old in pictures.iterdir():
+        old.unlink()
+    for path in (REPOSITORY / "tests" / "emoji").glob("*/*.*"):
+        (pictures / path.name).write_bytes(path.read_bytes())
+
+
+def known_pictures(place: Path) -> None:
+    """A prompt folder of what the first two experts know, in three hands."""
+    for domain in ("people", "animals"):
+        shutil.copytree(folder.known() / domain, place / domain)
+
+
+def main(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        base = make_base(Path(scratch))
+        assemble.ensure(base / "models" / "checkpoints")
+        with stand_ins(base, EXPERTS, ["pocket_base", "pocket_base"]), LiveServer(base) as server:
+            pocket_files(base)
+            known_pictures(base / "input" / KNOWN["prompt_folder"])
+            for name in names or THUMBNAILS:
+                path = FOLDER / f"{name}.jpg"
+                THUMBNAILS[name](Runner(server, name)).save(path, quality=88)
+                print(f"{path.relative_to(REPOSITORY)}  {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(sys.argv[1:])
