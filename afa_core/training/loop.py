@@ -98,7 +98,7 @@ def train(
             if evaluation_at(state) is None:
                 evaluate(aggregator, experts, dataset, settings, state)
                 tell(Report(state, settings, 0.0, [], state.evaluations[-1]))
-            if is_flat(state.evaluations, settings.patience):
+            if is_flat(state.held_out_losses, settings.patience):
                 state.finished = "the held-out loss is flat"
                 return
         started = time.perf_counter()
@@ -225,9 +225,8 @@ def evaluation_at(state: TrainingState) -> dict[str, Any] | None:
     return next((row for row in state.evaluations if row["step"] == state.step), None)
 
 
-def is_flat(evaluations: list[dict[str, Any]], patience: int) -> bool:
-    """Whether the last `patience` evaluations brought no improvement over what was there before."""
-    losses = [row["held_out"] for row in evaluations]
+def is_flat(losses: list[float], patience: int) -> bool:
+    """Whether the last `patience` held-out losses brought no improvement over what was there before."""
     if not patience or len(losses) <= patience:
         return False
     return min(losses[-patience:]) > min(losses[:-patience]) * (1 - FLAT)

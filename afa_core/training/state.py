@@ -7,6 +7,7 @@ state to keep: everything random is a function of seed and step.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,13 @@ class TrainingState:
     torn: bool = False
 
     @property
+    def held_out_losses(self) -> list[float]:
+        """One of every evaluation; infinite where it is NaN, which would compare as neither better nor worse."""
+        return [math.inf if math.isnan(row["held_out"]) else row["held_out"] for row in self.evaluations]
+
+    @property
     def best_loss(self) -> float:
-        return min((row["held_out"] for row in self.evaluations), default=float("inf"))
+        return min(self.held_out_losses, default=math.inf)
 
 
 PLAIN = ("fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds")

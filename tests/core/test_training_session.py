@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from afa_core.aggregator.file import AggregatorError, load_aggregator
+from afa_core.fusion.fusion import SABWFusion
 from afa_core.training.loop import Stop
 from afa_core.training.session import TrainingError
 from tests.support.toy_training import run
@@ -145,6 +146,23 @@ def test_early_stop_ends_where_the_held_out_loss_is_flat(tmp_path):
     assert state.step < 50
     _, again = run(tmp_path, 500, patience=2, learning_rate=1e-9)
     assert again.finished == state.finished and again.step == state.step
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_nan_at_the_first_evaluation_does_not_decide_what_is_best(tmp_path, monkeypatch, patience):
+    sound, looks = ToyExperts.predict, iter(range(1000))
+
+    def predict(self, fusion, noisy, *args):
+        prediction = sound(self, fusion, noisy, *args)
+        evaluating = isinstance(fusion, SABWFusion) and not torch.is_grad_enabled()
+        return prediction * torch.nan if evaluating and next(looks) == 0 else prediction
+
+    monkeypatch.setattr(ToyExperts, "predict", predict)
+    file, state = run(tmp_path, 30, patience=patience, learning_rate=3e-3 if patience == 0 else 1e-9)
+    losses = [row["held_out"] for row in state.evaluations]
+    assert losses[0] != losses[0] and state.best_loss == min(losses[1:])
+    assert same_weights(file.state, half(state.best))
+    assert state.step == (30 if patience == 0 else 10)
 
 
 def test_the_averaged_weights_are_what_is_saved(tmp_path):

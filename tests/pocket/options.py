@@ -54,8 +54,9 @@ def early_stop(running, patience: int = 3) -> str:
 
     with safe_open(Path(running.base, "models", "afa", f"{aggregator.NAME}.resume"), "pt") as state:
         rows = json.loads(state.metadata()["evaluations"])
-    ends = next((end for end in range(1, len(rows) + 1) if is_flat(rows[:end], patience)), len(rows))
-    found = (min(row["held_out"] for row in rows[:end]) for end in (ends, len(rows)))
+    losses = [row["held_out"] for row in rows]
+    ends = next((end for end in range(1, len(rows) + 1) if is_flat(losses[:end], patience)), len(rows))
+    found = (min(losses[:end]) for end in (ends, len(rows)))
     return (
         f"Early stop after {patience} looks without improvement: at step {rows[ends - 1]['step']} of {rows[-1]['step']}; "
         "best watched loss {:.4f} instead of {:.4f}.".format(*found)
