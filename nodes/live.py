@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
 import time
 import uuid
@@ -27,9 +28,15 @@ MEASURED = ("held_out", "best_single", "block_average", "shares")
 
 
 def send(event: str, data: dict[str, Any]) -> None:
-    """To the browser that queued the graph, or to all where that is not known."""
+    """To the browser that queued the graph, or to all where that is not known.
+
+    Errors are logged, no more: a view is worth neither a render nor a training.
+    """
     server = PromptServer.instance
-    server.send_sync(event, data, server.client_id)
+    try:
+        server.send_sync(event, data, server.client_id)
+    except Exception as error:
+        logging.warning(f"AFA: the browser cannot be notified of {event}: {error!r}")
 
 
 def routing_listener(node_id: str | None) -> Callable[[RoutingRun, int, list[Evaluation]], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,7 +51,8 @@ class Evaluation:
 
 
 StepListener = Callable[["RoutingRun", int, list[Evaluation]], None]
-"""Called with the run, the number of a step and its evaluations, once it has ended."""
+"""Called with the run, the number of a step and its evaluations, once it has ended. Its errors are logged, no more: a
+view is not worth a render."""
 
 
 @dataclass
@@ -62,25 +64,30 @@ class RoutingRun:
     on_step: StepListener | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     latent: Tensor | None = None
-    steps_told: int = 0
+    steps_reported: int = 0
 
     def evaluate(self, sigma: float, guided: list[bool]) -> Callable[[FusionPoint, Shares], None]:
         """Opens an evaluation; gives what its fusions report to."""
         if self.evaluations and self.evaluations[-1].sigma != sigma:
-            self._tell_step()
+            self._report_step()
         self.evaluations.append(Evaluation(sigma, guided))
         return self.evaluations[-1].observe
 
-    def _tell_step(self) -> None:
-        """Tells the listener of the step that has just ended: the last evaluations at one noise level."""
-        if self.on_step is not None and self.evaluations:
-            sigma = self.evaluations[-1].sigma
-            step = list(takewhile(lambda e: e.sigma == sigma, reversed(self.evaluations)))[::-1]
-            self.on_step(self, self.steps_told, step)
-            self.steps_told += 1
+    def _report_step(self) -> None:
+        """Hands the listener the step that has just ended: the last evaluations at one noise level."""
+        if self.on_step is None or not self.evaluations:
+            return
+        sigma = self.evaluations[-1].sigma
+        step = list(takewhile(lambda e: e.sigma == sigma, reversed(self.evaluations)))[::-1]
+        try:
+            self.on_step(self, self.steps_reported, step)
+        except Exception as error:  # as text: a log that kept the error would keep the tensors of its frames
+            logging.warning(f"AFA: the routing viewer is not updated any more during this run: {error!r}")
+            self.on_step = None
+        self.steps_reported += 1
 
     def finish(self, latent: Tensor | None) -> None:
-        self._tell_step()
+        self._report_step()
         for evaluation in self.evaluations:
             evaluation.to_cpu()
         self.latent = None if latent is None else latent.cpu()

@@ -46,6 +46,18 @@ def test_a_step_is_told_once_it_has_ended_and_not_before():
     assert len(run.steps) == 3
 
 
+def test_an_error_of_the_listener_is_logged_once_and_ends_nothing(caplog):
+    calls = []
+
+    def fail(run, step, evaluations):
+        calls.append(step)
+        raise RuntimeError("no such browser")
+
+    run = sampled(on_step=fail)
+    assert len(run.steps) == 3 and calls == [0]
+    assert "the routing viewer is not updated" in caplog.text and "no such browser" in caplog.text
+
+
 @pytest.mark.parametrize(("experts", "size"), [(2, 64), (3, 64), (8, 128)])
 def test_a_step_is_light(experts, size):
     run = sampled(experts, size, steps=1)

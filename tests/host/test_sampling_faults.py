@@ -171,3 +171,15 @@ def test_a_sampler_that_throws(patient):
 
     assert told(ZeroDivisionError, run) == "a mistake in a sampler"
     patient.check()
+
+
+def test_an_error_of_the_viewer_neither_ends_a_render_nor_hides_an_error(patient, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("the event loop is closed")
+
+    monkeypatch.setattr(patient.model.get_attachment("afa").record, "on_step", broken)
+    assert torch.equal(patient.run(), patient.expected)
+    with failing_module(patient.networks[1].output_blocks[4][0], ZeroDivisionError("the first error"), at=2):
+        assert told(ZeroDivisionError, patient.run) == "the first error"
+    monkeypatch.undo()
+    patient.check()

@@ -154,3 +154,16 @@ def test_a_models_folder_that_may_not_be_written_to_is_told_before_the_work(trai
     )
     with pytest.raises(OSError, match="Nothing can be saved in /sys/models/afa .*: allow writing there"):
         trainer.run("nowhere")
+
+
+def test_an_error_of_the_view_neither_ends_a_training_nor_hides_an_error(trainer, expected, monkeypatch):
+    import server
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("the event loop is closed")
+
+    monkeypatch.setattr(server.PromptServer.instance, "send_sync", broken)
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
+    assert same(trainer.run("no view").state, expected)
+    with failing_module(block(trainer), ZeroDivisionError("the first error"), at=9):
+        assert trainer.told(ZeroDivisionError, "no view", resume="start anew") == "the first error"
