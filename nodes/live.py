@@ -27,12 +27,19 @@ SAMPLES = 4
 MEASURED = ("held_out", "best_single", "block_average", "shares")
 
 
+def running_server() -> PromptServer | None:
+    """The host's server; None where ComfyUI is embedded as a library."""
+    return getattr(PromptServer, "instance", None)
+
+
 def send(event: str, data: dict[str, Any]) -> None:
-    """To the browser that queued the graph, or to all where that is not known.
+    """To the browser that queued the graph, or to all where that is not known; to none without a server.
 
     Errors are logged, no more: a view is worth neither a render nor a training.
     """
-    server = PromptServer.instance
+    server = running_server()
+    if server is None:
+        return
     try:
         server.send_sync(event, data, server.client_id)
     except Exception as error:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from aiohttp import web
-from server import PromptServer
 
 from ..afa_core.aggregator.summary import read_summary
 from ..afa_core.host.files import aggregator_names, aggregator_path
 from .kept import kept
-from .live import FEEDS, ROUTING, last_training
+from .live import FEEDS, ROUTING, last_training, running_server
 
 
 def register_routes() -> None:
-    routes = PromptServer.instance.routes
+    server = running_server()
+    if server is None:
+        return
+    routes = server.routes
     routes.get("/afa/aggregator")(aggregator)
     routes.get("/afa/routing")(routing)
     routes.get("/afa/training")(training)

@@ -14,7 +14,7 @@ SCRIPT = """
 import json, sys, time
 from pathlib import Path
 from tests.host.bootstrap import make_base
-from tests.host.inprocess import Host
+from tests.support.comfy.inprocess import Host
 host = Host(make_base(Path(sys.argv[1])))
 started = time.perf_counter()
 host.load_pack()

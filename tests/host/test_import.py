@@ -11,7 +11,7 @@ from tests.support.comfy.bootstrap import PACK_NAME, REPOSITORY, make_base
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
-from tests.host.inprocess import Host
+from tests.support.comfy.inprocess import Host
 
 host = Host(Path(sys.argv[1]))
 before, started = set(sys.modules), time.perf_counter()
@@ -47,3 +47,35 @@ def test_only_our_own_modules_are_new(loaded):
 def test_it_is_quick(loaded):
     """The bench prints the exact figure against its limit of 50 ms; this is for a busy machine."""
     assert loaded["seconds"] < 1
+
+
+WITHOUT_SERVER = """
+import json, sys
+from pathlib import Path
+from tests.support.comfy.checkpoints import ensure_checkpoints
+from tests.support.comfy.inprocess import Host
+
+ensure_checkpoints()
+host = Host(Path(sys.argv[1]))
+import server
+del server.PromptServer.instance
+host.load_pack()
+model, clip, _ = host.call("CheckpointLoaderSimple", ckpt_name="tiny_sd15_a.safetensors")
+other = host.call("CheckpointLoaderSimple", ckpt_name="tiny_sd15_b.safetensors")[0]
+fusion = host.call("AFATrainingFreeFusion", method="block average")[0]
+ensemble, routing = host.call("AFAEnsembleModel", aggregator=fusion, model_1=model, model_2=other)
+text = host.call("CLIPTextEncode", clip=clip, text="a cat")[0]
+latent = host.call("EmptyLatentImage", width=64, height=64, batch_size=1)[0]
+sampler = {"seed": 1, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal"}
+samples = host.call("KSampler", model=ensemble, positive=text, negative=text, latent_image=latent, **sampler)[0]
+print(json.dumps([bool(samples["samples"].isfinite().all()), len(routing.run_of(samples["samples"]).steps)]))
+"""
+
+
+def test_the_pack_works_where_no_server_runs(tmp_path):
+    """As of a ComfyUI that is embedded as a library."""
+    command = [sys.executable, "-c", WITHOUT_SERVER, str(make_base(tmp_path))]
+    answer = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    assert json.loads(answer.stdout.splitlines()[-1]) == [True, 2]
+    assert "cannot be notified" not in answer.stderr
