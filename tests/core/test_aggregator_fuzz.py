@@ -6,6 +6,7 @@ import resource
 import shutil
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import torch
 
 from afa_core.aggregator.file import AggregatorError, load_aggregator, save_aggregator
 from afa_core.aggregator.summary import read_summary
+from afa_core.fusion.fusion import StaticFusion
+from afa_core.fusion.points import FusionPoint
+from afa_core.fusion.selection import Selection, Selector, routing_table
 from tests.support.aggregators import (
     assert_sentence,
     named_aggregator,
@@ -20,7 +24,7 @@ from tests.support.aggregators import (
     small_config,
     write_authors_layout,
 )
-from tests.support.mutations import mutate_folder, mutated_file
+from tests.support.mutations import mutate_folder, mutated_file, mutated_routing
 
 FILES, FOLDERS = 900, 150
 """How many mutations of either layout are tried."""
@@ -76,3 +80,24 @@ def test_mutated_folders(tmp_path, little_memory):
         refused += outcome(tmp_path / "mutated")
         shutil.rmtree(tmp_path / "mutated")
     assert FOLDERS * 0.6 < refused < FOLDERS
+
+
+def test_what_a_loaded_file_is_used_for(tmp_path, little_memory):
+    """A table of shares that nobody measured is no table, and whatever is one chooses experts."""
+    path = tmp_path / "mine.safetensors"
+    sound = named_aggregator()
+    points = [FusionPoint(i, f"point {i}", channels, 1) for i, channels in enumerate(sound.config.channels)]
+    tables = 0
+    for seed in range(FILES):
+        routing = mutated_routing([point.name for point in points], 2, random.Random(seed))
+        save_aggregator(replace(sound, routing=routing), path)
+        table = routing_table(load_aggregator(path).routing, points, 2)
+        if table is None:
+            continue
+        tables += 1
+        assert table.shape[1:] == (3, 2) and table.isfinite().all()
+        selector = Selector(Selection(skip_below=0.6, table=table), StaticFusion("block average").bind(points, 2), 3)
+        for timestep in (0.0, 0.5, 1.0):
+            gone = selector.choose(1.0, timestep, "batch").left_out
+            assert not gone[0] & gone[1], routing
+    assert 0 < tables < FILES * 0.5

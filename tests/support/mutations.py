@@ -93,6 +93,23 @@ def _flipped(content: bytes, choice: random.Random, within: int) -> bytes:
     return bytes(damaged)
 
 
+def mutated_routing(points: list[str], experts: int, choice: random.Random) -> dict:
+    """What training measured, with one thing wrong at any depth."""
+    shares = [[[1 / experts] * experts for _ in points] for _ in range(3)]
+    routing = {"points": list(points), "timesteps": [100, 500, 900], "shares": shares}
+    place, key = routing, choice.choice(["points", "shares", "shares", "shares"])
+    while isinstance(place[key], list) and place[key] and choice.random() < 0.8:
+        place, key = place[key], choice.randrange(len(place[key]))
+    odd = choice.choice([*ODD_VALUES, "gone", "twice", "nested"])
+    if odd == "gone":
+        del place[key]
+    elif odd == "twice" and isinstance(place, list):
+        place.append(place[key])
+    else:
+        place[key] = json.loads(nested(100)) if odd == "nested" else odd
+    return routing
+
+
 def _with_odd_value(fields: dict, choice: random.Random) -> dict:
     key = choice.choice([*fields, "odd"])
     if choice.random() < 0.15:
