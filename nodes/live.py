@@ -6,6 +6,7 @@ import base64
 import io
 import logging
 import math
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -76,19 +77,29 @@ def data_url(picture, side: int) -> str:
 
 
 class TrainingFeed:
-    """One training run as its node's view sees it: messages, the curve so far, and the Stop button."""
+    """One training run as its node's view sees it: messages, the curve so far, and the Stop button.
+
+    state: "training", then "stopping" where the button was pressed, then "done" for good
+    """
+
+    latest_of_all: TrainingFeed | None = None
+    """The training that runs, or ran last: the host runs one graph at a time."""
 
     def __init__(self, node_id: str | None, experts: list[str], steps: int, workflow: str = ""):
         self.node_id = str(node_id)
         self.workflow = workflow
-        self.header = {"node": self.node_id, "run": uuid.uuid4().hex, "experts": list(experts), "steps": steps}
+        self.run = uuid.uuid4().hex
+        self.client = getattr(running_server(), "client_id", None)
+        self.header = {
+            "node": self.node_id, "workflow": workflow, "run": self.run, "experts": list(experts), "steps": steps,
+        }  # fmt: skip
         self.state = "training"
+        self._lock = threading.RLock()  # the button is pressed in the server's thread
         self.latest: dict[str, Any] = {}
         self.history: list[list[Any]] = []
         self.samples: list[dict[str, Any]] = []
-        self.stop_requested = False
         self._sent = -math.inf
-        FEEDS[self.node_id] = self
+        TrainingFeed.latest_of_all = self
         self.send(step=0)
 
     def send(self, step: int, sample=None, **values: Any) -> None:
@@ -113,17 +124,29 @@ class TrainingFeed:
 
     def stop(self) -> bool:
         """Asks the loop to end after this step; False where it has ended already."""
-        if self.state == "done":
-            return False
-        self.stop_requested, self.state = True, "stopping"
-        self.send(self.latest.get("step", 0), message="stopping after this step, and saving")
-        return True
+        with self._lock:
+            if self.state == "done":
+                return False
+            self.state = "stopping"
+            self.send(self.latest.get("step", 0), message="stopping after this step, and saving")
+            return True
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.state == "stopping"
 
     def finish(self, message: str | None = None) -> None:
-        if self.state != "done":
+        with self._lock:
+            if self.state == "done":
+                return
             self.state = "done"
             self.send(self.latest.get("step", 0), message=message or "ended early; queue the graph again to go on")
             self._keep()
+
+    def is_shown_to(self, client: str) -> bool:
+        """Whether a page shows this run: the one that queued it; another only once that is gone, or it is done."""
+        server = running_server()
+        return self.state == "done" or self.client == client or server is None or self.client not in server.sockets
 
     def snapshot(self) -> dict[str, Any]:
         """Everything a view needs that was not there from the start."""
@@ -134,19 +157,24 @@ class TrainingFeed:
             keep(TRAINING, self.workflow, self.node_id, self.snapshot())
 
 
-FEEDS: dict[str, TrainingFeed] = {}
-"""The last training of each node, for views that are opened later; a handful, since so few nodes train."""
+def last_training(workflow: str, node_id: str, client: str) -> dict[str, Any] | None:
+    """The training that a node of a workflow runs or ran last, also before ComfyUI was started again.
 
-
-def last_training(workflow: str, node_id: str) -> dict[str, Any] | None:
-    """The training that a node of a workflow runs or ran last, also before ComfyUI was started again."""
-    feed = FEEDS.get(node_id)
-    if feed is not None and feed.workflow == workflow:
-        return feed.snapshot()
+    None to a page while the training that another one queued still runs.
+    """
+    feed = TrainingFeed.latest_of_all
+    if feed is not None and (feed.workflow, feed.node_id) == (workflow, node_id):
+        return feed.snapshot() if feed.is_shown_to(client) else None
     snapshot = kept(TRAINING, workflow, node_id)
     if snapshot and snapshot["state"] != "done":
         snapshot |= {"state": "done", "message": "ComfyUI was closed; queue the graph again to go on"}
     return snapshot
+
+
+def stop_training(run: str) -> bool:
+    """Ends a training after its step; False where it does not run (any more)."""
+    feed = TrainingFeed.latest_of_all
+    return feed is not None and feed.run == run and feed.stop()
 
 
 def _finite(value: Any) -> Any:

@@ -7,7 +7,7 @@ from aiohttp import web
 from ..afa_core.aggregator.summary import read_summary
 from ..afa_core.host.files import aggregator_names, aggregator_path
 from .kept import kept
-from .live import FEEDS, ROUTING, last_training, running_server
+from .live import ROUTING, last_training, running_server, stop_training
 
 
 def register_routes() -> None:
@@ -18,7 +18,7 @@ def register_routes() -> None:
     routes.get("/afa/aggregator")(aggregator)
     routes.get("/afa/routing")(routing)
     routes.get("/afa/training")(training)
-    routes.post("/afa/training/stop")(stop_training)
+    routes.post("/afa/training/stop")(stop)
 
 
 async def aggregator(request: web.Request) -> web.Response:
@@ -39,7 +39,7 @@ async def routing(request: web.Request) -> web.Response:
 
 async def training(request: web.Request) -> web.Response:
     """The training that a node runs or ran last; null where it has not trained."""
-    return web.json_response(last_training(*_place(request)))
+    return web.json_response(last_training(*_place(request), request.query.get("client", "")))
 
 
 def _place(request: web.Request) -> tuple[str, str]:
@@ -47,10 +47,10 @@ def _place(request: web.Request) -> tuple[str, str]:
     return request.query.get("workflow", ""), request.query.get("node", "")
 
 
-async def stop_training(request: web.Request) -> web.Response:
+async def stop(request: web.Request) -> web.Response:
+    """Stops one run, by the id that its messages carry: no other of the same node or workflow."""
     try:
-        node = str((await request.json())["node"])
+        run = str((await request.json())["run"])
     except (ValueError, LookupError, TypeError, RecursionError):  # no JSON, no such encoding, no object, too deep
-        return web.json_response({"error": "expected {node: id}"}, status=400)
-    feed = FEEDS.get(node)
-    return web.json_response({"stopping": feed is not None and feed.stop()})
+        return web.json_response({"error": "expected {run: id}"}, status=400)
+    return web.json_response({"stopping": stop_training(run)})

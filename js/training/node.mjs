@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { executionOf, nodeOfExecution } from "../graph.mjs";
 import { addWidget } from "../widget.mjs";
-import { advance, restored } from "./progress.mjs";
+import { advance, isOfWorkflow, restored } from "./progress.mjs";
 import { TrainingView } from "./view.mjs";
 
 const HEIGHT = 330;
@@ -13,8 +13,8 @@ const WIDGET_GAP = 4;
 const views = new WeakMap(); // of each node: {view, progress}
 
 export function addTrainingView(node) {
-  const view = new TrainingView(() => stop(node));
-  const state = { view, progress: null };
+  const state = { progress: null };
+  const view = (state.view = new TrainingView(() => stop(state.progress.run)));
   views.set(node, state);
   foldAdvanced(node);
   showSmallNumbers(node);
@@ -48,7 +48,7 @@ function showSmallNumbers(node) {
 async function restore(node, state) {
   const id = executionOf(app.rootGraph, node);
   if (id === null) return;
-  const address = new URLSearchParams({ workflow: app.rootGraph.id ?? "", node: id });
+  const address = new URLSearchParams({ workflow: app.rootGraph.id ?? "", node: id, client: await clientId() });
   const answer = await api.fetchApi(`/afa/training?${address}`, { cache: "no-store" });
   const snapshot = answer.ok ? await answer.json() : null;
   if (!snapshot || state.progress) return;
@@ -56,12 +56,19 @@ async function restore(node, state) {
   state.view.show(state.progress);
 }
 
-async function stop(node) {
-  const body = JSON.stringify({ node: executionOf(app.rootGraph, node) });
+/** The id by which the host knows this page; it comes with the host's first message. */
+async function clientId() {
+  if (!api.clientId) await new Promise((done) => api.addEventListener("status", done, { once: true }));
+  return api.clientId ?? "";
+}
+
+async function stop(run) {
+  const body = JSON.stringify({ run });
   await api.fetchApi("/afa/training/stop", { method: "POST", headers: { "Content-Type": "application/json" }, body });
 }
 
 function onMessage({ detail }) {
+  if (!isOfWorkflow(detail, app.rootGraph.id)) return;
   const node = nodeOfExecution(app.rootGraph, detail.node);
   const state = node && views.get(node);
   if (!state) return;

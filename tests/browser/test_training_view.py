@@ -68,7 +68,7 @@ def test_stop_asks_the_server_once_and_says_so(canvas):
     canvas.run(CURVE)
     with canvas.page.expect_response("**/afa/training/stop") as answer:
         canvas.run("document.querySelector('.afa-stop').click();")
-    assert json.loads(answer.value.request.post_data) == {"node": str(canvas.run("return app.graph.nodes[0].id;"))}
+    assert json.loads(answer.value.request.post_data) == {"run": "one"}
     assert answer.value.json() == {"stopping": False}  # nothing is being trained
     assert canvas.run("return document.querySelector('.afa-stop').disabled;")
     say = "app.api.dispatchEvent(new CustomEvent('afa.training', { detail: { node: String(app.graph.nodes[0].id), run: 'one', steps: 200, experts: [], step: 121, ...argument } }));"

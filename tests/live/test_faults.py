@@ -65,12 +65,12 @@ def answer(server, path: str, body: bytes | None = None, kind: str = "applicatio
         (b"7", "application/json"),
         (b"{}", "application/json"),
         (b"\xff\xfe", "application/json"),
-        (b'{"node": "1"}', "application/json; charset=none-such"),
+        (b'{"run": "1"}', "application/json; charset=none-such"),
         (b"[" * 100_000, "application/json"),
     ],
 )
 def test_strange_requests_to_stop_a_training_are_answered(server, body, kind):
-    assert answer(server, "/afa/training/stop", body, kind) == (400, b'{"error": "expected {node: id}"}')
+    assert answer(server, "/afa/training/stop", body, kind) == (400, b'{"error": "expected {run: id}"}')
 
 
 @pytest.mark.parametrize("name", ["..%2F..%2Fuser%2Fcomfyui.db", "%2Fetc%2Fpasswd", "..", "%00", "a" * 3000])

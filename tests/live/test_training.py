@@ -76,10 +76,16 @@ def test_train_cancel_resume_and_sample(live_server, pictures):
 def test_the_stop_button_ends_well_and_keeps_the_work(live_server, pictures):
     with Events(live_server) as events:
         prompt_id = live_server.queue(workflow(live_server, "stopped", steps=5000))
-        while events.wait("afa.training")["step"] < 3:
+        while (message := events.wait("afa.training"))["step"] < 3:
             pass
-        assert live_server.post("/afa/training/stop", {"node": "3"}) == {"stopping": True}
+        assert live_server.post("/afa/training/stop", {"run": "another"}) == {"stopping": False}
+        question = "/afa/training?workflow=&node=3&client="
+        assert live_server.get(question + "another") is None
+        assert live_server.get(question + live_server.client_id)["run"] == message["run"]
+        assert live_server.post("/afa/training/stop", {"run": message["run"]}) == {"stopping": True}
         history = live_server.wait(prompt_id)
+    assert live_server.post("/afa/training/stop", {"run": message["run"]}) == {"stopping": False}
+    assert live_server.get(question + "another")["state"] == "done"
     assert live_server.images(history)
     stopped = load_aggregator(live_server.base / "models" / "afa" / "stopped.safetensors")
     assert stopped.training["finished"] == "stopped" and stopped.training["steps"] < 5000

@@ -67,8 +67,7 @@ def _stop_after(running: Host, minutes: float) -> None:
 
     def press() -> None:
         time.sleep(minutes * 60)
-        for feed in live.FEEDS.values():
-            feed.stop()
+        live.TrainingFeed.latest_of_all.stop()
 
     threading.Thread(target=press, daemon=True).start()
 
