@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..afa_core.fusion.fusion import STATIC_METHODS, StaticFusion
+from ..afa_core.fusion.averages import STATIC_METHODS, StaticFusion
 from ..afa_core.fusion.magic import MODES, REFERENCES, MagicFusion
 from ..afa_core.numbers import parse_numbers
 from .sockets import AggregatorType, schema

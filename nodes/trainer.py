@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..afa_core.aggregator.config import ABLATIONS, AggregatorConfig
 from ..afa_core.atomic_file import check_writable
-from ..afa_core.fusion.fusion import SABWFusion
+from ..afa_core.fusion.sabw_fusion import SABWFusion
 from ..afa_core.host.experts.checkpoints import model_digest
 from ..afa_core.host.experts.experts import Expert, check_experts, fusion_points
 from ..afa_core.host.files import aggregator_folder

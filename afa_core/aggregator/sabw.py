@@ -161,10 +161,10 @@ class SABW(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if side > 1:  # what the blocks add is interpolated; what they add it to is there at every position
             logits = self.conv_out(h) + spread(logits - self.conv_out(coarse), side, h.shape[-2:])
+        for index in missing:  # by Python numbers: an index tensor would have to be copied to the device
+            logits[:, index] = -torch.inf
         if "space" in self.ablations:
             logits = logits.mean((2, 3), keepdim=True).expand_as(logits)
-        if missing:
-            logits = logits.index_fill(1, torch.tensor(missing, device=logits.device), -torch.inf)
         return logits.softmax(dim=1)
 
 

@@ -14,10 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fusion import Feature, Fusion, FusionError, FusionState, Shares, fuse, present
+from .fusion import SMALLEST, Feature, Fusion, FusionError, FusionState, fuse, present
 from .points import FusionPoint
-
-SMALLEST = torch.finfo(torch.float32).tiny
 
 LeftOut = dict[int, frozenset[int]]
 """By number of the expert, the indices of the fusion points whose block it does not compute."""
@@ -87,8 +85,8 @@ class KeptRouting:
     maps: dict[int, Tensor] = field(default_factory=dict)
     gone: LeftOut | None = None
 
-    def keep(self, point: FusionPoint, shares: Shares) -> None:
-        self.maps[point.index] = torch.as_tensor(shares)
+    def keep(self, point: FusionPoint, shares: Tensor) -> None:
+        self.maps[point.index] = shares
 
     def left_out(self, points: int, skip_below: float) -> LeftOut:
         """Found once: on a GPU this waits for the queue."""
@@ -114,7 +112,7 @@ class Choice:
 
     fusion: Fusion
     left_out: LeftOut = field(default_factory=dict)
-    keep: Callable[[FusionPoint, Shares], None] | None = None
+    keep: Callable[[FusionPoint, Tensor], None] | None = None
 
 
 class Selector:
@@ -140,22 +138,3 @@ class Selector:
             return Choice(kept, kept.left_out(self.points, self.selection.skip_below))
         self.kept[key] = KeptRouting()
         return Choice(self.fusion, keep=self.kept[key].keep)
-
-
-class ExpertDropout:
-    """Training: a fusion that loses experts at random, so that the aggregator learns to do without.
-
-    At every fusion point each expert is lost with probability `rate`, but never all of them, and at the
-    prediction two stay, so that there is always a decision to learn from.
-    """
-
-    def __init__(self, fusion: Fusion, rate: float, random: torch.Generator):
-        self.fusion = fusion
-        self.rate = rate
-        self.random = random
-
-    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-        chances = torch.rand(len(features), generator=self.random)
-        lost = chances < self.rate
-        lost[chances.topk(2 if point.is_prediction else 1).indices] = False
-        return self.fusion(point, [None if gone else f for gone, f in zip(lost, features, strict=True)], state)

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..fusion.fusion import Shares
 from ..fusion.points import FusionPoint
 
 MAP_SIZE = 32
@@ -35,15 +34,13 @@ class Evaluation:
     shares: dict[int, Tensor] = field(default_factory=dict)
     maps: dict[int, Tensor] = field(default_factory=dict)
 
-    def observe(self, point: FusionPoint, shares: Shares) -> None:
+    def observe(self, point: FusionPoint, shares: Tensor) -> None:
         """Takes what a fusion decided; stays on its device, so that no step waits for a copy."""
-        if not isinstance(shares, Tensor):
-            self.shares[point.index] = torch.tensor(shares).expand(len(self.guided), -1)
-            return
         shares = shares.detach()
-        self.shares[point.index] = shares.float().mean((2, 3))
+        self.shares[point.index] = shares.float().mean((2, 3)).expand(len(self.guided), -1)
         height, width = (min(side, MAP_SIZE) for side in shares.shape[-2:])
-        self.maps[point.index] = F.adaptive_avg_pool2d(shares, (height, width)).half()
+        if (height, width) != (1, 1):
+            self.maps[point.index] = F.adaptive_avg_pool2d(shares, (height, width)).half()
 
     def to_cpu(self) -> None:
         self.shares = {i: t.cpu() for i, t in self.shares.items()}
@@ -66,7 +63,7 @@ class RoutingRun:
     latent: Tensor | None = None
     steps_reported: int = 0
 
-    def evaluate(self, sigma: float, guided: list[bool]) -> Callable[[FusionPoint, Shares], None]:
+    def evaluate(self, sigma: float, guided: list[bool]) -> Callable[[FusionPoint, Tensor], None]:
         """Opens an evaluation; gives what its fusions report to."""
         if self.evaluations and self.evaluations[-1].sigma != sigma:
             self._report_step()

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn, optim
 
 from ..aggregator.sabw import Aggregator
-from ..fusion.fusion import CheckpointedFusion, Fusion, SABWFusion, StaticFusion
+from ..fusion.averages import StaticFusion
+from ..fusion.fusion import Fusion
 from ..fusion.not_finite import NotFinite, finding_the_culprit
-from ..fusion.selection import ExpertDropout
+from ..fusion.sabw_fusion import SABWFusion
 from .data.dataset import Batch, LatentDataset
+from .fusions import CheckpointedFusion, ExpertDropout
 from .objective import (
     Balance,
     Draw,

@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..fusion.fusion import Feature, Fusion, FusionState, Shares, StaticFusion
+from ..fusion.averages import StaticFusion
+from ..fusion.fusion import Feature, Fusion, FusionState
 from ..fusion.points import FusionPoint
 from .data.dataset import Batch
 
@@ -81,7 +82,7 @@ def sample_loss(
     fusion: Fusion,
     batch: Batch,
     draw: Draw,
-    observe: Callable[[FusionPoint, Shares], None] | None = None,
+    observe: Callable[[FusionPoint, Tensor], None] | None = None,
     min_snr_gamma: float = 0.0,
 ) -> Tensor:
     """Mean squared error [B] of the fused prediction, in the first expert's terms (eps, or v)."""
@@ -102,8 +103,8 @@ class Balance:
 
     shares: dict[int, Tensor] = field(default_factory=dict)
 
-    def observe(self, point: FusionPoint, shares: Shares) -> None:
-        self.shares[point.index] = torch.as_tensor(shares).float().mean((0, 2, 3))
+    def observe(self, point: FusionPoint, shares: Tensor) -> None:
+        self.shares[point.index] = shares.float().mean((0, 2, 3))
 
     def imbalance(self) -> Tensor:
         """log N - entropy of the mean shares, averaged over the fusion points: 0 when all experts are followed

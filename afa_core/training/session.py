@@ -13,8 +13,8 @@ from torch import optim
 from ..aggregator.config import AggregatorConfig
 from ..aggregator.file import AggregatorError, AggregatorFile, save_aggregator
 from ..aggregator.sabw import Aggregator
-from ..fusion.fusion import SABWFusion, Shares
 from ..fusion.points import FusionPoint
+from ..fusion.sabw_fusion import SABWFusion
 from .data.dataset import LatentDataset
 from .loop import Report, Stop, TrainingSettings, new_aggregator, train, using
 from .objective import TIMESTEPS, FrozenExperts, held_out_draw, sample_loss
@@ -110,8 +110,8 @@ def routing_table(
             draw = held_out_draw(batch, look=1)
             shares: list[torch.Tensor] = []
 
-            def observe(point: FusionPoint, share: Shares, shares=shares) -> None:
-                shares.append(torch.as_tensor(share).mean((2, 3)).float().cpu())
+            def observe(point: FusionPoint, share: torch.Tensor, shares=shares) -> None:
+                shares.append(share.mean((2, 3)).float().cpu())
 
             sample_loss(experts, SABWFusion(aggregator), batch.to(experts.device), draw, observe)
             levels = draw.timesteps * NOISE_LEVELS // TIMESTEPS

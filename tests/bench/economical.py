@@ -48,7 +48,7 @@ def bench_economical() -> list[str]:
 
 
 def aggregated(module):
-    from afa_core.fusion.fusion import SABWFusion
+    from afa_core.fusion.sabw_fusion import SABWFusion
 
     return SABWFusion(module)
 

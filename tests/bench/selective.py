@@ -54,7 +54,7 @@ def bench_selective() -> list[str]:
 
 
 def aggregated(pocket: Pocket):
-    from afa_core.fusion.fusion import SABWFusion
+    from afa_core.fusion.sabw_fusion import SABWFusion
 
     return SABWFusion(pocket.shipped)
 

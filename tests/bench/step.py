@@ -29,7 +29,7 @@ def bench_step(size: int, rounds: int, most: int = 3, family: Family = SD15) -> 
     """
     from comfy.ldm.modules import attention
 
-    from afa_core.fusion.fusion import StaticFusion
+    from afa_core.fusion.averages import StaticFusion
     from afa_core.host.experts.experts import Expert
     from afa_core.host.sampling.ensemble import make_ensemble
 
@@ -120,7 +120,7 @@ def metered(run, meter: Meter):
 @contextmanager
 def parts_timed(meter: Meter) -> Iterator[None]:
     from afa_core.aggregator import sabw
-    from afa_core.fusion.fusion import SABWFusion
+    from afa_core.fusion.sabw_fusion import SABWFusion
     from afa_core.host.sampling import step as evaluation
     from afa_core.routing.record import Evaluation, RoutingRun
 

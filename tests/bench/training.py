@@ -13,9 +13,10 @@ from .models import random_aggregator, random_unet
 def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[], None]:
     """A forward and backward pass of the trainer's loss, batch 1."""
     from afa_core.aggregator.sabw import Aggregator
-    from afa_core.fusion.fusion import CheckpointedFusion, SABWFusion
+    from afa_core.fusion.sabw_fusion import SABWFusion
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
     from afa_core.training.data.dataset import Batch
+    from afa_core.training.fusions import CheckpointedFusion
     from afa_core.training.objective import sample_loss, training_draw
 
     frozen = HostExperts(experts, checkpointing)
@@ -38,7 +39,7 @@ def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[],
 
 def input_gradient_pass(expert, size: int) -> Callable[[], None]:
     """The expert's own forward pass and the gradient of its input, through the same block stream."""
-    from afa_core.fusion.fusion import StaticFusion
+    from afa_core.fusion.averages import StaticFusion
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
 
     frozen = HostExperts([expert])

@@ -14,7 +14,7 @@ import torch
 
 from afa_core.aggregator.file import AggregatorError, load_aggregator, save_aggregator
 from afa_core.aggregator.summary import read_summary
-from afa_core.fusion.fusion import StaticFusion
+from afa_core.fusion.averages import StaticFusion
 from afa_core.fusion.points import FusionPoint
 from afa_core.fusion.selection import Selection, Selector, routing_table
 from tests.support.aggregators import (

@@ -6,9 +6,11 @@ from torch.autograd import gradcheck
 
 from afa_core.aggregator.config import AggregatorConfig
 from afa_core.aggregator.sabw import Aggregator
-from afa_core.fusion.fusion import FusionError, FusionState, SABWFusion, StaticFusion, blend
+from afa_core.fusion.averages import StaticFusion
+from afa_core.fusion.fusion import FusionError, FusionState, blend
 from afa_core.fusion.lockstep import lockstep
 from afa_core.fusion.points import FusionPoint, unet_points
+from afa_core.fusion.sabw_fusion import SABWFusion
 
 
 def random_shares(*shape: int, dtype=torch.float32) -> torch.Tensor:
@@ -25,7 +27,7 @@ def _seed():
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_equal_features_stay_what_they_are(dtype, n):
     feature = torch.randn(2, 4, 5, 3).to(dtype)
-    for shares in (random_shares(2, n, 5, 3), [1 / n] * n, torch.eye(n)[n - 1].tolist()):
+    for shares in (random_shares(2, n, 5, 3), *(row.view(1, n, 1, 1) for row in (torch.full((n,), 1 / n), torch.eye(n)[-1]))):
         assert torch.equal(blend([feature] * n, shares), feature)
 
 
@@ -35,7 +37,7 @@ def test_a_share_of_one_gives_that_feature(n, as_map):
     features = [torch.randn(2, 4, 5, 3) * 1e3 for _ in range(n)]
     for k in range(n):
         one_hot = torch.eye(n)[k]
-        shares = one_hot[None, :, None, None].expand(2, n, 5, 3) if as_map else one_hot.tolist()
+        shares = one_hot.view(1, n, 1, 1).expand(2, n, 5, 3) if as_map else one_hot.view(1, n, 1, 1)
         assert torch.equal(blend(features, shares), features[k])
 
 

@@ -72,8 +72,10 @@ def test_maps_are_the_first_picture_s_and_shares_the_batch_s():
     step = wire_run(run)["steps"][1]
     evaluation = run.evaluations[1]
     for name, rows in (("prompt", [0, 1]), ("negative", [2, 3])):
-        for i, expected in enumerate(maps_of(step[name], 3)):
-            assert torch.allclose(expected, evaluation.maps[i][rows[0], :2].float(), atol=0.003)
+        maps = maps_of(step[name], 3)
+        for i, expected in evaluation.maps.items():
+            assert torch.allclose(maps[i], expected[rows[0], :2].float(), atol=0.003)
+        for i in range(len(POINTS)):
             assert torch.allclose(torch.tensor(step[name]["shares"][i]), evaluation.shares[i][rows].mean(0), atol=1e-4)
 
 
@@ -86,7 +88,7 @@ def test_shares_average_to_the_summary_s():
 
 def test_fixed_shares_have_no_maps():
     run = RoutingRecord().begin(["a", "b"], POINTS)
-    run.evaluate(1.0, [True])(POINTS[-1], [0.25, 0.75])
+    run.evaluate(1.0, [True])(POINTS[-1], torch.tensor([0.25, 0.75]).view(1, 2, 1, 1))
     run.finish(None)
     (step,) = wire_run(run)["steps"]
     assert step["prompt"] == {"points": [24], "shares": [[0.25, 0.75]], "sizes": [[0, 0]], "maps": ""}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from afa_core.aggregator.file import AggregatorError, load_aggregator
-from afa_core.fusion.fusion import SABWFusion
+from afa_core.fusion.sabw_fusion import SABWFusion
 from afa_core.training.loop import Stop
 from afa_core.training.session import TrainingError
 from tests.support.toy_training import run

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from afa_core.fusion.fusion import FusionError, FusionState, SABWFusion
+from afa_core.fusion.fusion import FusionError, FusionState
 from afa_core.fusion.lockstep import absent, lockstep
 from afa_core.fusion.points import FusionPoint
-from afa_core.fusion.selection import ExpertDropout, KeptRouting, Selection, Selector, left_out, routing_table
+from afa_core.fusion.sabw_fusion import SABWFusion
+from afa_core.fusion.selection import KeptRouting, Selection, Selector, left_out, routing_table
+from afa_core.training.fusions import ExpertDropout
 from afa_core.training.loop import Stop
 from tests.core.test_fusion import POINTS, tiny_aggregator, tiny_state, toy_stream, toy_weights
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator

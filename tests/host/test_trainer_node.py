@@ -130,7 +130,7 @@ def test_interruption_through_the_host_keeps_an_aggregator(comfy_host, train, mo
 def test_gradients_agree_with_finite_differences(pack, checkpoint, encode):
     """Through the host's own networks, in float64: the directional derivative of the loss."""
     from afa_core.aggregator.config import AggregatorConfig
-    from afa_core.fusion.fusion import SABWFusion
+    from afa_core.fusion.sabw_fusion import SABWFusion
     from afa_core.host.experts.experts import Expert
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
     from afa_core.training.data.dataset import Batch

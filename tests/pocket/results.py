@@ -40,7 +40,7 @@ class Results:
 def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHIPPED) -> Results:
     """Every row on all items of a prompt folder, same draws for all; shares are of the last aggregator."""
     from afa_core.aggregator.file import load_aggregator
-    from afa_core.fusion.fusion import SABWFusion
+    from afa_core.fusion.sabw_fusion import SABWFusion
     from afa_core.host.experts.experts import Expert
     from afa_core.host.training.encoding import DatasetSettings, prepare_dataset
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference

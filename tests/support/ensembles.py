@@ -9,7 +9,7 @@ from torch import Tensor
 
 from afa_core.aggregator.config import AggregatorConfig
 from afa_core.aggregator.file import AggregatorFile
-from afa_core.fusion.fusion import SABWFusion
+from afa_core.fusion.sabw_fusion import SABWFusion
 
 
 def ensemble(host, aggregator, *models, **widgets):

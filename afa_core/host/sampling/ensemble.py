@@ -18,9 +18,11 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
-from ...fusion.fusion import Fusion, FusionError, SABWFusion, StaticFusion
+from ...fusion.averages import StaticFusion
+from ...fusion.fusion import Fusion, FusionError
 from ...fusion.magic import MagicFusion
 from ...fusion.points import FusionPoint
+from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
 from ...routing.record import RoutingRecord
 from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype, fusion_points, own_weights

@@ -14,7 +14,7 @@ import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...fusion.fusion import SABWFusion
+from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selector
 from ..experts.experts import KEY, Expert, check_not_compiled, compute_dtype, later_patches
 from ..text.conditioning import check_texts, encode_texts

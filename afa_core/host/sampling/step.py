@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 
-from ...fusion.fusion import Feature, Fusion, FusionState, Shares
+from ...fusion.fusion import Feature, Fusion, FusionState
 from ...fusion.lockstep import BlockStream, absent, lockstep
 from ...fusion.magic import MagicFusion
 from ...fusion.not_finite import finding_the_culprit
@@ -112,7 +112,7 @@ def ensemble_prediction(
             texts.append(text)
         return lockstep(streams, ensemble.points, fusion, FusionState(times, texts, observe)).to(x.dtype)
 
-    def observe(point: FusionPoint, shares: Shares) -> None:
+    def observe(point: FusionPoint, shares: Tensor) -> None:
         for tell in observers:
             tell(point, shares)
 
