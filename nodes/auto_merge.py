@@ -78,8 +78,7 @@ class AFAAutoMerge(io.ComfyNode):
         score = SCORERS[scorer]()
         latent = latent_image["samples"]
         settings = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        unet = found[0].unet
-        space = SearchSpace(len(found), len(unet.input_blocks), len(unet.output_blocks))
+        space = SearchSpace(len(found), found[0].merge_blocks)
         identity = {
             "models": [patcher_digest(expert.patcher) for expert in found],
             "clip": clip_digest(clip), "vae": vae_digest(vae), "latent": list(latent.shape), "prompts": lines,

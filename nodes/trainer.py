@@ -14,7 +14,7 @@ from ..afa_core.aggregator.config import ABLATIONS, AggregatorConfig
 from ..afa_core.atomic_file import check_writable
 from ..afa_core.fusion.sabw_fusion import SABWFusion
 from ..afa_core.host.experts.checkpoints import model_digest
-from ..afa_core.host.experts.experts import Expert, check_experts, fusion_points
+from ..afa_core.host.experts.experts import Expert, check_experts
 from ..afa_core.host.files import aggregator_folder
 from ..afa_core.host.out_of_memory import TRAINING, naming_what_ran
 from ..afa_core.host.training.encoding import (
@@ -106,13 +106,13 @@ class AFATrainer(io.ComfyNode):
 
 
 def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
-    first = models[0]
+    first, architecture, network = models[0], models[0].architecture, models[0].patcher.model
     return AggregatorConfig(
-        architecture=first.architecture,
-        channels=tuple(point.channels for point in fusion_points(models)),
+        architecture=first.architecture_name,
+        channels=tuple(point.channels for point in first.points),
         num_experts=len(models),
-        text_width=first.unet_config["context_dim"],
-        time_width=first.unet.time_embed[-1].out_features,
+        text_width=architecture.text_width(network),
+        time_width=architecture.time_width(network),
         hidden_size=widgets["hidden_size"],
         num_layers=widgets["num_layers"],
         num_heads=widgets["num_heads"],

@@ -19,7 +19,7 @@ LIMITS = {
     "routing_stride": (1, 64),
 }
 
-LATER = {"ablations", "routing_stride"}
+LATER = {"ablations", "routing_stride", "fused"}
 """Fields that a file may lack."""
 
 
@@ -33,6 +33,7 @@ class AggregatorConfig:
 
     routing_stride: where features are finer than this stride of the latent, the aggregator's blocks work on averages,
     and what they add is interpolated; 1 works at every position, as published
+    fused: indices of the fusion points that have an aggregator; None: all of them
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class AggregatorConfig:
     num_heads: int = 8
     ablations: tuple[str, ...] = ()
     routing_stride: int = 1
+    fused: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if (
@@ -68,14 +70,24 @@ class AggregatorConfig:
         if not isinstance(self.ablations, tuple) or not set(map(str, self.ablations)) <= set(ABLATIONS):
             raise ConfigError(f"ablations should be among {', '.join(ABLATIONS)}, found {self.ablations!r:.80}")
 
+        last = len(self.channels) - 1
+        if self.fused is not None:
+            for index in _tuple("fused", self.fused):
+                _whole("fused", index, 0, last)
+            if sorted(set(self.fused)) != list(self.fused) or last not in self.fused:
+                raise ConfigError(
+                    f"fused should list fusion points in order, and the prediction ({last}) last, found {list(self.fused)!r:.80}"
+                )
+
     @property
-    def fused_points(self) -> range:
+    def fused_points(self) -> tuple[int, ...]:
         """Indices of the fusion points that have an aggregator."""
-        last = len(self.channels)
-        return range(last - 1 if "blocks" in self.ablations else 0, last)
+        points = tuple(range(len(self.channels))) if self.fused is None else self.fused
+        return points[-1:] if "blocks" in self.ablations else points
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        fields = asdict(self)
+        return fields if self.fused is not None else {name: fields[name] for name in fields if name != "fused"}
 
     @classmethod
     def from_json(cls, fields: Any) -> AggregatorConfig:
@@ -89,7 +101,7 @@ class AggregatorConfig:
             raise ConfigError(
                 f"config should have {', '.join(sorted(known))}, and {'lacks' if missing else 'has'} {odd!r:.80}"
             )
-        lists = {name: tuple(fields[name]) for name in ("channels", "ablations") if isinstance(fields.get(name), list)}
+        lists = {name: tuple(fields[name]) for name in ("channels", "ablations", "fused") if isinstance(fields.get(name), list)}
         return cls(**{**fields, **lists})
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -128,6 +140,12 @@ def sabw_shapes(config: AggregatorConfig, channels: int) -> Iterator[tuple[str, 
         yield from weight_and_bias(block + "ff.net.2", h, 4 * h)
     yield from weight_and_bias("transformer.proj_out", h, h, 1, 1)
     yield "conv_out.weight", (config.num_experts, h, 1, 1)
+
+
+def _tuple(name: str, value: Any) -> tuple:
+    if not isinstance(value, tuple):
+        raise ConfigError(f"{name} should be a list, found {value!r:.40}")
+    return value
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> None:

@@ -26,26 +26,36 @@ class FusionError(ValueError):
 
 
 @dataclass
+class Embeddings:
+    """What one expert's network makes of timestep and prompt, known once its stream has yielded.
+
+    time: [B, T], before any activation
+    text: [B, L, D]
+    """
+
+    time: Tensor | None = None
+    text: Tensor | None = None
+
+
+@dataclass
 class FusionState:
     """What a fusion may know of this evaluation beside the features.
 
-    time:    one time embedding [B, T] an expert, before any activation
-    text:    one text state [B, L, D] an expert
-    observe: called with (point, shares) wherever features are fused; shares [B, N, H, W] sum to 1 over the experts, and
-             are [1, N, 1, 1] where they are the same everywhere
+    embeddings: one an expert
+    observe:    called with (point, shares) wherever features are fused; shares [B, N, H, W] sum to 1 over the
+                experts, and are [1, N, 1, 1] where they are the same everywhere
     """
 
-    time: list[Tensor]
-    text: list[Tensor]
+    embeddings: Sequence[Embeddings]
     observe: Callable[[FusionPoint, Tensor], None] | None = None
 
     @cached_property
     def mean_time(self) -> Tensor:
-        return _mean(self.time)
+        return _mean([own.time for own in self.embeddings if own.time is not None])
 
     @cached_property
     def mean_text(self) -> Tensor:
-        return _mean(_same_length(self.text))
+        return _mean(_same_length([own.text for own in self.embeddings if own.text is not None]))
 
 
 Feature = Tensor | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ BlockStream = Generator[Feature, Feature, None]
 Where the expert is left out it yields None, having computed nothing."""
 
 
-def lockstep(streams: list[BlockStream], points: list[FusionPoint], fusion: Fusion, state: FusionState) -> Tensor:
+def lockstep(streams: Sequence[BlockStream], points: list[FusionPoint], fusion: Fusion, state: FusionState) -> Tensor:
     """One evaluation of an ensemble: the fused prediction [B, C, H, W] (AFA figure 2).
 
     A single stream under a fusion that gives features back is the expert's own forward pass.

@@ -19,6 +19,8 @@ from .points import FusionPoint
 
 MODES = ("fuse throughout", "model_1 first, then fuse", "fuse first, then model_1")
 REFERENCES = ("model_1", "each its own")
+TIMESTEPS = 1000
+"""Of the paper's models: its switch is one of these."""
 KERNEL = 4
 """Side of the smoothing window, which the paper chose for latents of 64 x 64."""
 

@@ -124,11 +124,11 @@ class Selector:
         self.calls: Counter[Hashable] = Counter()
         self.kept: dict[Hashable, KeptRouting] = {}
 
-    def choose(self, noise_level: float, timestep: float, batch: Hashable) -> Choice:
-        """timestep: of the noise level, as a fraction of all; batch: which conditionings are evaluated together."""
+    def choose(self, noise_level: float, fraction: float, batch: Hashable) -> Choice:
+        """fraction: the noise level in 0..1; batch: which conditionings are evaluated together."""
         table = self.selection.table
         if self.selection.decide_every == 1 and table is not None:
-            level = min(max(int(timestep * len(table)), 0), len(table) - 1)
+            level = min(max(int(fraction * len(table)), 0), len(table) - 1)
             return Choice(self.fusion, left_out(table[level], self.selection.skip_below))
         step = self.steps.setdefault(noise_level, len(self.steps))
         key = batch, self.calls[step, batch]

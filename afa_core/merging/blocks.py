@@ -1,4 +1,4 @@
-"""The blocks of a U-Net as merge-block-weighted (MBW) tools name them, and the classic rows of weights."""
+"""The blocks of a network as merge-block-weighted (MBW) tools name them, and the classic rows of weights."""
 
 from __future__ import annotations
 
@@ -8,19 +8,8 @@ from collections.abc import Callable
 BASE = "BASE"
 """The row of everything that no other row names."""
 
-
-def block_prefixes(inputs: int, outputs: int) -> dict[str, tuple[str, ...]]:
-    """IN00 ... M00 ... OUT11, each with the prefixes of the network's keys that belong to it.
-
-    SD1.x and SD2.x have 12 input and 12 output blocks, SDXL 9 and 9. As in supermerger the time and
-    label embeddings follow the first input block, and the last convolution the last output block.
-    """
-    blocks: dict[str, tuple[str, ...]] = {f"IN{i:02}": (f"input_blocks.{i}.",) for i in range(inputs)}
-    blocks["IN00"] += ("time_embed.", "label_emb.")
-    blocks["M00"] = ("middle_block.",)
-    blocks |= {f"OUT{i:02}": (f"output_blocks.{i}.",) for i in range(outputs)}
-    blocks[f"OUT{outputs - 1:02}"] += ("out.",)
-    return blocks
+Blocks = dict[str, tuple[str, ...]]
+"""The blocks of a network by the names of merging tools, each with the prefixes of the network's keys in it."""
 
 
 def _smoothstep(t: float) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..numbers import parse_numbers
-from .blocks import BASE, PRESETS, block_prefixes, preset_row
+from .blocks import BASE, PRESETS, Blocks, preset_row
 
 PREFIX = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*\.?")
 
@@ -21,11 +21,11 @@ class MergeError(ValueError):
 class Recipe:
     """One share a model (they sum to 1) for every row: a block name, a prefix of the network's keys, or BASE.
 
-    blocks: the prefixes of every block name (`block_prefixes`)
+    blocks: the prefixes of every block name
     """
 
     rows: dict[str, tuple[float, ...]]
-    blocks: dict[str, tuple[str, ...]]
+    blocks: Blocks
 
     def shares(self, key: str) -> tuple[float, ...]:
         """The shares for a key of the network: the longest prefix that matches decides, as in the host."""
@@ -85,7 +85,7 @@ def normalised(weights: Sequence[float], models: int, where: str) -> tuple[float
     return tuple(w / total for w in weights)
 
 
-def parse_recipe(weights: str, preset: str, table: str, models: int, inputs: int, outputs: int) -> Recipe:
+def parse_recipe(weights: str, preset: str, table: str, models: int, blocks: Blocks) -> Recipe:
     """The recipe of three widgets; each is finer than the one before it and goes before it.
 
     weights: one number a model, or nothing for equal shares
@@ -95,7 +95,6 @@ def parse_recipe(weights: str, preset: str, table: str, models: int, inputs: int
              number a model; or, for two models, one line of as many numbers as there are blocks, as MBW tools
              write it, with or without BASE in front
     """
-    blocks = block_prefixes(inputs, outputs)
     found = parse_numbers("The weights", weights) or (1.0,) * models
     shares = normalised(found, models, "weights")
     rows = {BASE: shares}
@@ -109,7 +108,7 @@ def parse_recipe(weights: str, preset: str, table: str, models: int, inputs: int
     return Recipe(rows, blocks)
 
 
-def _line(line: str, models: int, blocks: dict[str, tuple[str, ...]]) -> dict[str, tuple[float, ...]]:
+def _line(line: str, models: int, blocks: Blocks) -> dict[str, tuple[float, ...]]:
     match = re.match(r"([A-Za-z_][\w.]*)(?:\s*-\s*([A-Za-z]\w*))?(?:\s*[:=,]\s*|\s+|$)", line)
     if match is None:
         return _classic(line, models, blocks)
@@ -137,7 +136,7 @@ def _rows(first: str, last: str | None, names: list[str]) -> list[str]:
     return names[start : end + 1] if start <= end else names[end : start + 1]
 
 
-def _classic(line: str, models: int, blocks: dict[str, tuple[str, ...]]) -> dict[str, tuple[float, ...]]:
+def _classic(line: str, models: int, blocks: Blocks) -> dict[str, tuple[float, ...]]:
     """A row of MBW tools: model_2's share in every block."""
     alphas = parse_numbers(f'The line "{line:.60}" of block_weights', line)
     names = [BASE, *blocks][-len(alphas) :]

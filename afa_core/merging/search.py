@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from itertools import groupby
 
-from .blocks import BASE, block_prefixes
+from .blocks import BASE, Blocks
 from .recipe import Recipe, stick_shares
 
 Vector = tuple[float, ...]
@@ -22,16 +23,15 @@ GRID = tuple(i / 10 for i in range(11))
 
 
 class SearchSpace:
-    """The coordinates of a merge of `models` models with a U-Net of `inputs` and `outputs` blocks.
+    """The coordinates of a merge of `models` models, block by block.
 
     autoMBW has one more, base_alpha, for text encoder and VAE, which our merges leave alone.
     """
 
-    def __init__(self, models: int, inputs: int, outputs: int):
+    def __init__(self, models: int, blocks: Blocks):
         self.models = models
-        self.blocks = block_prefixes(inputs, outputs)
-        self.names = list(self.blocks)
-        self.inputs = inputs
+        self.blocks = blocks
+        self.names = list(blocks)
 
     @property
     def size(self) -> int:
@@ -49,12 +49,15 @@ class SearchSpace:
         return Recipe({BASE: stick_shares(self.uniform[:step]), **rows}, self.blocks)
 
     def groups(self) -> list[list[int]]:
-        """The coordinates in autoMBW's order: the middle block, then input and output blocks in pairs ("2x")."""
-        middle, outputs = self.inputs, range(self.inputs + 1, len(self.names))
-        sides = (list(range(self.inputs)), list(outputs))
+        """The coordinates in autoMBW's order: the middle block, then input and output blocks in pairs ("2x").
+
+        So in any family: kinds of one block first, then the blocks of every other kind in pairs.
+        """
+        kinds = groupby(range(len(self.names)), key=lambda block: self.names[block].rstrip("0123456789"))
+        sides = sorted((list(blocks) for _, blocks in kinds), key=lambda side: len(side) > 1)
         pairs = [side[i : i + 2] for side in sides for i in range(0, len(side), 2)]
         step = self.models - 1
-        return [[block * step + n for block in blocks] for blocks in ([middle], *pairs) for n in range(step)]
+        return [[block * step + n for block in blocks] for blocks in pairs for n in range(step)]
 
 
 # ---- what several pictures' scores are worth together ----

@@ -14,7 +14,7 @@ def overhead(size: int, experts: int, family: Family = SD15, **sizes) -> float:
     from comfy.model_patcher import ModelPatcher
 
     from afa_core.aggregator.sabw import Aggregator
-    from afa_core.host.architectures.unet_stream import points_of
+    from afa_core.host.architectures.unet import UNet
 
     model = ModelPatcher(network(family, "meta"), torch.device("meta"), torch.device("meta"))
     unet, config = model.model.diffusion_model, config_for(model, experts, **{**PUBLISHED, **sizes})
@@ -27,7 +27,7 @@ def overhead(size: int, experts: int, family: Family = SD15, **sizes) -> float:
     label = tensor(1, width) if (width := family.config["adm_in_channels"]) else None
     one = _flops(lambda: unet(tensor(1, 4, size, size), tensor(1), text, label))
     fusing = 0
-    for point in points_of(unet):
+    for point in UNet().points(model.model):
         side = size // point.stride
         features = [tensor(1, point.channels, side, side)] * experts
         sabw = aggregator.aggregators[str(point.index)]

@@ -24,11 +24,11 @@ CONSTANT = 1e3
 def bench_selective_step(rounds: int = 3) -> list[str]:
     from comfy.ldm.modules import attention
 
-    from afa_core.host.experts.experts import Expert, fusion_points
+    from afa_core.host.experts.experts import Expert
     from afa_core.host.sampling.ensemble import make_ensemble
 
     experts = [Expert(random_unet(seed), f"model_{seed + 1}") for seed in range(3)]
-    points = len(fusion_points(experts))
+    points = len(experts[0].points)
     computed = sum(2 if _two(index) else 1 for index in range(points)) / 3 / points
     ensembles = {
         f"{name}{kind}": make_ensemble(one_sided(random_aggregator(experts, **economy)), experts, **selection)

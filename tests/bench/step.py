@@ -121,10 +121,10 @@ def metered(run, meter: Meter):
 def parts_timed(meter: Meter) -> Iterator[None]:
     from afa_core.aggregator import sabw
     from afa_core.fusion.sabw_fusion import SABWFusion
-    from afa_core.host.sampling import step as evaluation
+    from afa_core.host.architectures import unet
     from afa_core.routing.record import Evaluation, RoutingRun
 
-    stream, attention = evaluation.unet_stream, sabw.Attention.forward
+    stream, attention = unet.unet_stream, sabw.Attention.forward
 
     def timed_stream(*args, **kwargs):
         blocks, sent = stream(*args, **kwargs), None
@@ -148,7 +148,7 @@ def parts_timed(meter: Meter) -> Iterator[None]:
 
     with ExitStack() as stack:
         for owner, name, replacement in (
-            (evaluation, "unet_stream", timed_stream),
+            (unet, "unet_stream", timed_stream),
             (sabw.Attention, "forward", timed_attention),
             (SABWFusion, "__call__", timed_fusion),
             (Evaluation, "observe", meter.timed("recording", observe)),

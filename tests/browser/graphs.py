@@ -6,7 +6,7 @@ from safetensors import safe_open
 
 from afa_core.aggregator.config import AggregatorConfig
 from afa_core.aggregator.file import save_aggregator
-from afa_core.fusion.points import unet_points
+from afa_core.host.architectures.unet_layout import unet_points
 from tests.support.aggregators import random_aggregator
 
 NET = "model.diffusion_model."

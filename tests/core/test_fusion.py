@@ -7,10 +7,11 @@ from torch.autograd import gradcheck
 from afa_core.aggregator.config import AggregatorConfig
 from afa_core.aggregator.sabw import Aggregator
 from afa_core.fusion.averages import StaticFusion
-from afa_core.fusion.fusion import FusionError, FusionState, blend
+from afa_core.fusion.fusion import Embeddings, FusionError, FusionState, blend
 from afa_core.fusion.lockstep import lockstep
-from afa_core.fusion.points import FusionPoint, unet_points
+from afa_core.fusion.points import FusionPoint
 from afa_core.fusion.sabw_fusion import SABWFusion
+from afa_core.host.architectures.unet_layout import unet_points
 
 
 def random_shares(*shape: int, dtype=torch.float32) -> torch.Tensor:
@@ -93,7 +94,7 @@ def tiny_state(n: int = 2, requires_grad: bool = False) -> FusionState:
     def tensors(*shape):
         return [torch.randn(shape, dtype=torch.float64, requires_grad=requires_grad) for _ in range(n)]
 
-    return FusionState(tensors(1, 8), tensors(1, 4, 6))
+    return FusionState([Embeddings(*both) for both in zip(tensors(1, 8), tensors(1, 4, 6), strict=True)])
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -131,10 +132,10 @@ def test_gradients_through_lockstep():
     state = tiny_state(requires_grad=True)
 
     def prediction(*_):
-        fresh = FusionState(state.time, state.text)
+        fresh = FusionState(state.embeddings)
         return lockstep([toy_stream(weights) for weights in experts], POINTS, SABWFusion(aggregator), fresh)
 
-    inputs = [*experts[0], *experts[1], *state.time, *state.text, *aggregator.parameters()]
+    inputs = [*experts[0], *experts[1], *(e for own in state.embeddings for e in (own.time, own.text)), *aggregator.parameters()]
     assert gradcheck(prediction, inputs, fast_mode=True)
 
 
@@ -151,7 +152,7 @@ def fused_points(fusion, points) -> list[str]:
     found = []
     for point in points:
         features = [torch.zeros(1, point.channels, 2, 2), torch.ones(1, point.channels, 2, 2)]
-        inputs = fusion(point, features, FusionState([], []))
+        inputs = fusion(point, features, FusionState([]))
         if inputs[0] is inputs[1]:
             found.append(point.name)
         else:
@@ -191,7 +192,7 @@ def test_points_of_the_families():
 def test_weights_are_scaled_to_a_sum_of_one():
     fusion = StaticFusion("noise average", (3.0, 1.0)).bind(SD15, 2)
     features = [torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)]
-    assert torch.equal(fusion(SD15[-1], features, FusionState([], []))[0], torch.full((1, 4, 2, 2), 0.25))
+    assert torch.equal(fusion(SD15[-1], features, FusionState([]))[0], torch.full((1, 4, 2, 2), 0.25))
 
 
 @pytest.mark.parametrize("weights", [(1.0, 2.0, 3.0), (0.0, 0.0), (-1.0, 2.0), (float("nan"), 1.0)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from afa_core.fusion.points import unet_points
+from afa_core.host.architectures.unet_layout import unet_points
 from afa_core.routing.panels import clearest, leads, routing_panels
 from afa_core.routing.record import RoutingRecord
 

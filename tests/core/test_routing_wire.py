@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from afa_core.fusion.points import unet_points
+from afa_core.host.architectures.unet_layout import unet_points
 from afa_core.routing.record import RoutingRecord
 from afa_core.routing.wire import STEP_BYTES, wire_run, wire_step
 

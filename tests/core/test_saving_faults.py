@@ -9,6 +9,7 @@ import torch
 
 from afa_core.aggregator.file import AggregatorError, save_aggregator
 from afa_core.atomic_file import SavingError, replacing
+from afa_core.host.architectures.unet_layout import unet_merge_blocks
 from afa_core.training.loop import new_aggregator
 from afa_core.training.state import TrainingState, save_state
 from tests.support.aggregators import random_aggregator, small_config
@@ -29,7 +30,7 @@ def journal(path, seed):
     from afa_core.merging.journal import Journal
     from afa_core.merging.search import SearchSpace
 
-    space = SearchSpace(2, 12, 12)
+    space = SearchSpace(2, unet_merge_blocks(12, 12))
     Journal(path, space, {"seed": seed}).add(space.uniform, [0.5] * 1000)
 
 

@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 
+from afa_core.host.architectures.unet_layout import unet_merge_blocks
 from afa_core.merging.journal import Journal, run_search
 from afa_core.merging.recipe import MergeError
 from afa_core.merging.search import TALLIES, SearchSpace, arithmetic, binary_mid, cma_es, geometric, harmonic
 
-SD15 = SearchSpace(2, 12, 12)
+SD15 = SearchSpace(2, unet_merge_blocks(12, 12))
 
 
 def answer_all(strategy, score, limit):
@@ -44,7 +45,7 @@ def test_the_space_of_two_models_is_mbw():
 
 def test_uniform_is_an_equal_share():
     for models in (2, 3, 5):
-        space = SearchSpace(models, 9, 9)
+        space = SearchSpace(models, unet_merge_blocks(9, 9))
         assert space.recipe(space.uniform).shares("input_blocks.3.x") == pytest.approx([1 / models] * models)
 
 
@@ -53,7 +54,7 @@ def test_autombws_order_is_middle_then_pairs():
     assert groups[:3] == [[12], [0, 1], [2, 3]]
     assert groups[-1] == [23, 24]
     assert len(groups) == 13  # its fourteenth is base_alpha
-    for space in (SD15, SearchSpace(3, 9, 9)):
+    for space in (SD15, SearchSpace(3, unet_merge_blocks(9, 9))):
         assert sorted(i for group in space.groups() for i in group) == list(range(space.size))
 
 

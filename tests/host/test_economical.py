@@ -35,7 +35,7 @@ def shares(stride, **changes):
     sabw = tiny_aggregator(**changes).aggregators["1"]
     state = tiny_state()
     features = list(torch.randn(2, 1, 5, 6, 4, dtype=torch.float64))
-    return sabw(features, state.time[0], state.text[0], stride)
+    return sabw(features, state.embeddings[0].time, state.embeddings[0].text, stride)
 
 
 def test_only_where_features_are_finer():
@@ -56,7 +56,7 @@ def test_the_convolutions_still_see_every_position():
         for last in (sabw.res_block.conv2, sabw.transformer.proj_out):
             torch.nn.init.zeros_(last.weight)
             torch.nn.init.zeros_(last.bias)
-        found.append(sabw(features, state.time[0], state.text[0]))
+        found.append(sabw(features, state.embeddings[0].time, state.embeddings[0].text))
     assert torch.allclose(*found, atol=1e-12)
     assert found[0].std((2, 3)).min() > 0
 
@@ -66,14 +66,14 @@ def test_an_expert_that_was_left_out_gets_nothing():
     sabw = tiny_aggregator(routing_stride=2).aggregators["1"]
     state = tiny_state()
     feature = torch.randn(1, 5, 6, 4, dtype=torch.float64)
-    assert sabw([feature, None], state.time[0], state.text[0])[:, 1].eq(0).all()
+    assert sabw([feature, None], state.embeddings[0].time, state.embeddings[0].text)[:, 1].eq(0).all()
 
 
 def test_gradients():
     sabw = tiny_aggregator(routing_stride=2).aggregators["1"]
     state = tiny_state(requires_grad=True)
     features = [torch.randn(1, 5, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    assert gradcheck(lambda *f: sabw(list(f), state.time[0], state.text[0]), features, fast_mode=True)
+    assert gradcheck(lambda *f: sabw(list(f), state.embeddings[0].time, state.embeddings[0].text), features, fast_mode=True)
 
 
 def test_it_is_an_option_of_the_file():

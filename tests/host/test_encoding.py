@@ -143,7 +143,7 @@ def test_sdxl_reads_sizes_and_pooled_texts(encoding, checkpoint, pictures):
     dataset = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(pictures), small(encoding))
     square, wide = dataset.batch_of([2]), dataset.batch_of([4])
     assert dataset.items[2].caption == dataset.items[4].caption
-    assert square.texts[0]["y"].shape == (1, experts[0].unet_config["adm_in_channels"])
+    assert square.texts[0]["y"].shape == (1, experts[0].patcher.model.model_config.unet_config["adm_in_channels"])
     assert torch.equal(square.texts[0]["c_crossattn"], wide.texts[0]["c_crossattn"])
     assert not torch.equal(square.texts[0]["y"], wide.texts[0]["y"])  # the size is part of it
     with torch.inference_mode():

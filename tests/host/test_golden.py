@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from afa_core.fusion.fusion import FusionState
+from afa_core.fusion.fusion import Embeddings, FusionState
 from afa_core.fusion.lockstep import lockstep
 from tests.golden.goldweights import materialise
 from tests.support.ensembles import ensemble, spy_on, text_for, untrained
@@ -106,7 +106,7 @@ def check_inside(case: Case, spy, tolerances=(SAMPLE, FUSED)) -> None:
     close(spy.fused[24], case["sample"], sample)
     close(spy.state.mean_time, case["temb_mean"], sample)
     close(spy.state.mean_text, case["text_mean"], sample)
-    for j, time in enumerate(spy.state.time):
+    for j, time in enumerate(own.time for own in spy.state.embeddings):
         close(time, case[f"temb_{j}"], sample)
     assert sorted(spy.fused) == sorted(spy.shares) == list(range(25))
     for i in range(25):
@@ -156,11 +156,12 @@ def test_the_same_attention_gives_the_same_numbers(golden, comfy_host, pytorch_a
         unets = [expert.model.diffusion_model for expert in experts]
         times = [time_embedding(unet, case["timesteps"], torch.float32) for unet in unets]
         texts = list(case["encoder_hidden_states"])
+        inputs = {"x": case["x"], "timesteps": case["timesteps"], "y": None, "control": None}
         streams = [
-            unet_stream(unet, case["x"], case["timesteps"], time, text, None, None, {})
+            unet_stream(unet, {**inputs, "context": text, "transformer_options": {}}, time)
             for unet, time, text in zip(unets, times, texts, strict=True)
         ]
-        lockstep(streams, model.get_attachment("afa").points, spy, FusionState(times, texts))
+        lockstep(streams, model.get_attachment("afa").points, spy, FusionState([Embeddings(*both) for both in zip(times, texts, strict=True)]))
     check_inside(case, spy, tolerances=(2e-5, 1e-4))
 
 

@@ -5,12 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afa_core.merging.blocks import PRESETS, block_prefixes, preset_row
+from afa_core.host.architectures.unet_layout import unet_merge_blocks
+from afa_core.merging.blocks import PRESETS, preset_row
 from afa_core.merging.recipe import chain_ratios, parse_recipe, stick_shares
 
 
 def recipe(weights="", preset="none", table="", models=2, inputs=12, outputs=12):
-    return parse_recipe(weights, preset, table, models, inputs, outputs)
+    return parse_recipe(weights, preset, table, models, unet_merge_blocks(inputs, outputs))
 
 
 # ---- recipes ----
@@ -34,7 +35,7 @@ def test_sticks_are_a_chain_read_backwards(taken):
 
 
 def test_blocks_of_sd15_and_sdxl():
-    sd15, sdxl = block_prefixes(12, 12), block_prefixes(9, 9)
+    sd15, sdxl = unet_merge_blocks(12, 12), unet_merge_blocks(9, 9)
     assert len(sd15) == 25
     assert list(sd15)[:2] + list(sd15)[11:14] == ["IN00", "IN01", "IN11", "M00", "OUT00"]
     assert len(sdxl) == 19

@@ -86,7 +86,7 @@ def test_a_network_that_is_no_unet(comfy_host, models, expert_error):
     first, second = models("tiny_sd15_a", "tiny_sd15_b")
     second.model.diffusion_model = torch.nn.Linear(1, 1)
     text = refused(expert_error, lambda: ensemble(comfy_host, "block average", first, second))
-    assert "model_2 is a Linear, and this pack ensembles U-Nets: SD1.x, SD2.x and SDXL checkpoints" in text
+    assert "model_2 is a Linear, and this pack ensembles U-Nets (SD1.x, SD2.x, SDXL)" in text
 
 
 def test_weights_for_another_number_of_models(comfy_host, models):

@@ -92,7 +92,7 @@ def evaluated(fusion, left_out=(), observe=None):
     torch.manual_seed(0)
     first, second, state = toy_weights(), toy_weights(), tiny_state()
     streams = [toy_stream(first), leaving_out(toy_stream(second), left_out)]
-    return lockstep(streams, POINTS, fusion, FusionState(state.time, state.text, observe))
+    return lockstep(streams, POINTS, fusion, FusionState(state.embeddings, observe))
 
 
 def leaving_out(stream, points):
@@ -113,9 +113,9 @@ def test_the_others_share_what_is_left():
     sabw = tiny_aggregator(3).aggregators["1"]
     state = tiny_state(3)
     a, b = torch.randn(2, 1, 5, 2, 3, dtype=torch.float64)
-    shares = sabw([a, None, b], state.time[0], state.text[0])
+    shares = sabw([a, None, b], state.embeddings[0].time, state.embeddings[0].text)
     assert not shares[:, 1].any() and torch.allclose(shares.sum(1), torch.ones(1, 2, 3, dtype=torch.float64))
-    stand_in = sabw([a, (a + b) / 2, b], state.time[0], state.text[0])[:, [0, 2]]
+    stand_in = sabw([a, (a + b) / 2, b], state.embeddings[0].time, state.embeddings[0].text)[:, [0, 2]]
     assert torch.allclose(shares[:, [0, 2]], stand_in / stand_in.sum(1, keepdim=True))
 
 

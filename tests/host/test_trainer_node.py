@@ -144,7 +144,7 @@ def test_gradients_agree_with_finite_differences(pack, checkpoint, encode):
         frozen = HostExperts(experts)
         frozen.load([2, 4, 8, 8])
         for expert in experts:
-            expert.unet.double().dtype = torch.float64
+            expert.patcher.model.diffusion_model.double().dtype = torch.float64
         torch.manual_seed(0)
         config = AggregatorConfig("toy", tuple(p.channels for p in frozen.points), 2, 32, 256, 64, 1, 4)
         aggregator = new_aggregator(config, 0, torch.device("cpu")).double()

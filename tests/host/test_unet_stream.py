@@ -4,6 +4,8 @@ Each case runs twice on one network: by the host and by the stream. What it hand
 patches that write in place) is made anew for each run.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -45,19 +47,24 @@ def by_host(unet, inputs, control=None, options=None):
         return unet(**own, control=control, transformer_options=options or {})
 
 
+def points_of(unet):
+    from afa_core.host.architectures.unet import UNet
+
+    return UNet().points(SimpleNamespace(diffusion_model=unet))
+
+
 def by_stream(unet, inputs, control=None, options=None, fusion=alone, dtype=torch.float32):
-    from afa_core.fusion.fusion import FusionState
+    from afa_core.fusion.fusion import Embeddings, FusionState
     from afa_core.fusion.lockstep import lockstep
-    from afa_core.host.architectures.unet_stream import points_of, time_embedding, unet_stream
+    from afa_core.host.architectures.unet_stream import time_embedding, unet_stream
 
     with torch.inference_mode():
         time = time_embedding(unet, inputs["timesteps"], dtype)
         shared = (inputs["x"], inputs["context"], time)
         before = [tensor.clone() for tensor in shared]
-        stream = unet_stream(
-            unet, inputs["x"], inputs["timesteps"], time, inputs["context"], inputs["y"], control, options or {}
-        )
-        prediction = lockstep([stream], points_of(unet), fusion, FusionState([time], [inputs["context"]]))
+        stream = unet_stream(unet, {**inputs, "control": control, "transformer_options": options or {}}, time)
+        state = FusionState([Embeddings(time, inputs["context"])])
+        prediction = lockstep([stream], points_of(unet), fusion, state)
         for tensor, original in zip(shared, before, strict=True):
             assert torch.equal(tensor, original), "the stream wrote into what other experts read"
     return prediction
@@ -274,8 +281,6 @@ def test_patches_are_told_the_same(unet, inputs):
 
 
 def test_points_are_where_the_stream_yields(unet, inputs):
-    from afa_core.host.architectures.unet_stream import points_of
-
     seen = []
 
     def watch(point, features, state):

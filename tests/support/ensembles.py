@@ -26,16 +26,15 @@ def training_free(host, method: str, weights: str = ""):
 
 def config_for(model, experts: int, **sizes) -> AggregatorConfig:
     """The configuration of an aggregator for `experts` checkpoints like this one."""
-    from afa_core.host.architectures.unet_stream import points_of
     from afa_core.host.experts.experts import Expert
 
     expert = Expert(model, "model")
     return AggregatorConfig(
-        architecture=expert.architecture,
-        channels=tuple(point.channels for point in points_of(expert.unet)),
+        architecture=expert.architecture_name,
+        channels=tuple(point.channels for point in expert.points),
         num_experts=experts,
-        text_width=expert.unet_config["context_dim"],
-        time_width=expert.unet.time_embed[-1].out_features,
+        text_width=expert.architecture.text_width(expert.patcher.model),
+        time_width=expert.architecture.time_width(expert.patcher.model),
         **{"hidden_size": 64, "num_layers": 1, **sizes},
     )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from afa_core.aggregator.config import AggregatorConfig
-from afa_core.fusion.fusion import FusionState
+from afa_core.fusion.fusion import Embeddings, FusionState
 from afa_core.fusion.lockstep import lockstep
 from afa_core.fusion.points import FusionPoint
 from afa_core.training.data.dataset import BatchPlan, DatasetItem, LatentDataset
@@ -54,7 +54,7 @@ class ToyExperts:
     def predict(self, fusion, noisy: Tensor, sigma: Tensor, texts: list[dict], observe=None) -> Tensor:
         x = noisy / (sigma.square() + 1).sqrt()[:, None, None, None]
         time = sigma[:, None].log().expand(-1, TIME_WIDTH)
-        state = FusionState([time] * 2, [text["c_crossattn"] for text in texts], observe)
+        state = FusionState([Embeddings(time, text["c_crossattn"]) for text in texts], observe)
         return lockstep([expert.stream(x) for expert in self.experts], self.points, fusion, state)
 
 

@@ -6,7 +6,7 @@ python -m tests.tools.memory_table
 import math
 
 from afa_core.aggregator.config import AggregatorConfig
-from afa_core.fusion.points import unet_points
+from afa_core.host.architectures.unet_layout import unet_points
 
 GB = 1e9
 HALF = 2  # bytes of a weight in fp16 or bf16

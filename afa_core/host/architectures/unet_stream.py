@@ -22,17 +22,7 @@ from torch import Tensor
 
 from ...fusion.fusion import Feature
 from ...fusion.lockstep import BlockStream
-from ...fusion.points import FusionPoint, unet_points
-
-
-def points_of(unet: UNetModel) -> list[FusionPoint]:
-    return unet_points(
-        unet.model_channels,
-        list(unet.channel_mult),
-        list(unet.num_res_blocks),
-        unet.out_channels,
-        has_middle=unet.middle_block is not None,
-    )
+from .architecture import Inputs
 
 
 def time_embedding(unet: UNetModel, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
@@ -42,24 +32,20 @@ def time_embedding(unet: UNetModel, timesteps: Tensor, dtype: torch.dtype) -> Te
 
 def unet_stream(
     unet: UNetModel,
-    x: Tensor,
-    timesteps: Tensor,
+    inputs: Inputs,
     time: Tensor,
-    context: Tensor,
-    y: Tensor | None,
-    control: dict[str, list] | None,
-    options: dict[str, Any],
     run_block: Callable[..., Tensor] = forward_timestep_embed,
     left_out: Container[int] = (),
 ) -> BlockStream:
     """One expert's forward pass, block by block.
 
-    x [B, C, H, W] as the U-Net takes it, `time` from `time_embedding`, context [B, L, D], y [B, A] for
-    SDXL. `control` and `options` (the host's transformer_options) are this stream's own: the host's code
-    empties the one and writes into the other. `run_block` lets a trainer put a checkpoint around a block.
-    `left_out` holds the fusion points whose block is not computed: None is yielded there, and a feature must
-    be sent.
+    inputs: x [B, C, H, W] as the U-Net takes it, timesteps [B], context [B, L, D], y [B, A] for SDXL, and the
+    stream's own control and transformer_options: the host's code empties the one and writes into the other.
+    `time` comes from `time_embedding`. `run_block` lets a trainer put a checkpoint around a block. `left_out` holds
+    the fusion points whose block is not computed: None is yielded there, and a feature must be sent.
     """
+    x, timesteps, context, y = (inputs[name] for name in ("x", "timesteps", "context", "y"))
+    control, options = inputs["control"], inputs["transformer_options"]
     options["original_shape"] = list(x.shape)
     options["transformer_index"] = 0
     patches = options.get("patches", {})

@@ -8,26 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...aggregator.config import AggregatorConfig
 from ...fusion.points import FusionPoint
-from ..architectures.unet_stream import points_of
+from ...merging.blocks import Blocks
+from ..architectures.architecture import Architecture
+from ..architectures.families import architecture_of, supported
 
 KEY = "afa"
 """Under which a patcher carries what makes it an ensemble."""
-
-FAMILIES = {768: "SD1.x", 1024: "SD2.x", 2048: "SDXL", 1280: "SDXL refiner"}
-"""The U-Nets of Stable Diffusion by the width of their text states."""
-
-TOPOLOGY = (
-    "in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks", "transformer_depth",
-    "transformer_depth_middle", "transformer_depth_output", "context_dim", "adm_in_channels",
-)  # fmt: skip
-"""What two networks must share for their features to mean the same places."""
 
 
 class ExpertError(ValueError):
@@ -42,19 +34,30 @@ class Expert:
     label: str
 
     @property
-    def unet(self) -> UNetModel:
-        return self.patcher.model.diffusion_model
+    def architecture(self) -> Architecture:
+        """The family of its network. Raises ExpertError where no family can run it."""
+        family = architecture_of(self.patcher.model)
+        if family is None:
+            raise ExpertError(
+                f"{self.label} is a {type(self.patcher.model.diffusion_model).__name__}, and this pack ensembles {supported()}."
+            )
+        return family
 
     @property
-    def unet_config(self) -> dict[str, Any]:
-        return self.patcher.model.model_config.unet_config
+    def architecture_name(self) -> str:
+        return self.architecture.name(self.patcher.model)
 
     @property
-    def architecture(self) -> str:
-        if not isinstance(self.unet, UNetModel):
-            return type(self.unet).__name__
-        width = self.unet_config.get("context_dim", 0)
-        return FAMILIES.get(width, f"U-Net with text width {width}")
+    def points(self) -> list[FusionPoint]:
+        return self.architecture.points(self.patcher.model)
+
+    @property
+    def merge_blocks(self) -> Blocks:
+        return self.architecture.merge_blocks(self.patcher.model)
+
+    @property
+    def prompt_width(self) -> int:
+        return self.architecture.prompt_width(self.patcher.model)
 
     @property
     def prediction(self) -> str:
@@ -69,13 +72,7 @@ def check_experts(experts: list[Expert]) -> None:
         _check_supported(expert)
     first = experts[0]
     for other in experts[1:]:
-        for key in TOPOLOGY:
-            theirs, ours = other.unet_config.get(key), first.unet_config.get(key)
-            if theirs != ours:
-                raise ExpertError(
-                    f"{other.label} is a {other.architecture} ({key} {theirs}) and {first.label} a "
-                    f"{first.architecture} ({key} {ours}): an ensemble needs checkpoints of one architecture."
-                )
+        _check_topology(first, other)
         if _latent_format(other) != _latent_format(first):
             raise ExpertError(
                 f"{other.label} and {first.label} paint in different latent spaces ({_latent_format(other)[0]} and "
@@ -94,18 +91,17 @@ def check_config(name: str, config: AggregatorConfig, experts: list[Expert]) -> 
         raise ExpertError(
             f"{name} was trained for {config.num_experts} experts, and {len(experts)} models are connected."
         )
-    first = experts[0]
-    channels = tuple(point.channels for point in points_of(first.unet))
+    first, model = experts[0], experts[0].patcher.model
     checks = {
-        "fusion points of the channels": (config.channels, channels),
-        "a text width of": (config.text_width, first.unet_config.get("context_dim")),
-        "a time embedding of": (config.time_width, first.unet.time_embed[-1].out_features),
+        "fusion points of the channels": (config.channels, tuple(point.channels for point in first.points)),
+        "a text width of": (config.text_width, first.architecture.text_width(model)),
+        "a time embedding of": (config.time_width, first.architecture.time_width(model)),
     }
     for what, (expected, found) in checks.items():
         if expected != found:
             made_for = f" ({config.architecture})" if config.architecture else ""
             raise ExpertError(
-                f"{name}{made_for} was made for {what} {_short(expected)}, and {first.label} ({first.architecture}) "
+                f"{name}{made_for} was made for {what} {_short(expected)}, and {first.label} ({first.architecture_name}) "
                 f"has {_short(found)}: load an aggregator that was trained for this architecture."
             )
 
@@ -175,17 +171,24 @@ def check_not_compiled(patcher: ModelPatcher, label: str, objects: dict[str, Any
 
 
 def _check_supported(expert: Expert) -> None:
-    config = getattr(expert.patcher.model.model_config, "unet_config", {})
-    video = config.get("use_temporal_attention") or config.get("use_temporal_resblock")
-    if type(expert.unet) is not UNetModel or video:
-        raise ExpertError(
-            f"{expert.label} is a {expert.architecture}, and this pack ensembles U-Nets: SD1.x, SD2.x and SDXL checkpoints."
-        )
+    _ = expert.architecture
     check_not_compiled(expert.patcher, expert.label, {})
     if expert.patcher.get_attachment(KEY) is not None:
         raise ExpertError(
             f"{expert.label} is an ensemble itself: connect its checkpoints to this AFA Ensemble Model, one a socket."
         )
+
+
+def _check_topology(first: Expert, other: Expert) -> None:
+    differs = f"{other.label} is a {other.architecture_name}{{}} and {first.label} a {first.architecture_name}{{}}"
+    needs = "an ensemble needs checkpoints of one architecture."
+    if other.architecture is not first.architecture:
+        raise ExpertError(f"{differs.format('', '')}: {needs}")
+    configs = [expert.patcher.model.model_config.unet_config for expert in (other, first)]
+    for key in first.architecture.topology:
+        theirs, ours = (config.get(key) for config in configs)
+        if theirs != ours:
+            raise ExpertError(f"{differs.format(f' ({key} {theirs})', f' ({key} {ours})')}: {needs}")
 
 
 def _latent_format(expert: Expert) -> tuple[str, float]:
@@ -234,6 +237,3 @@ def _copied(patcher: ModelPatcher) -> ModelPatcher:
 def _short(value: Any) -> str:
     return f"{list(value)}" if isinstance(value, tuple) else f"{value}"
 
-
-def fusion_points(experts: list[Expert]) -> list[FusionPoint]:
-    return points_of(experts[0].unet)

@@ -24,8 +24,7 @@ def check_mergeable(experts: list[Expert]) -> None:
 
 def recipe_for(experts: list[Expert], weights: str, preset: str, table: str) -> Recipe:
     """The recipe of a node's widgets, with the block names that these models have."""
-    unet = experts[0].unet
-    return parse_recipe(weights, preset, table, len(experts), len(unet.input_blocks), len(unet.output_blocks))
+    return parse_recipe(weights, preset, table, len(experts), experts[0].merge_blocks)
 
 
 def merge_models(experts: list[Expert], recipe: Recipe) -> ModelPatcher:

@@ -7,6 +7,7 @@ which its memory manager loads beside the first; wrappers run them; the attachme
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -25,10 +26,9 @@ from ...fusion.points import FusionPoint
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
 from ...routing.record import RoutingRecord
-from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype, fusion_points, own_weights
+from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype, own_weights
 from ..experts.identity import check_identity
-from . import guidance, run
-from . import step as evaluation
+from . import guidance, run, step
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def make_ensemble(
     Raises ExpertError or FusionError, before any weight is moved, where the parts do not fit.
     """
     check_experts(experts)
-    points = fusion_points(experts)
+    points = experts[0].points
     if isinstance(aggregator, AggregatorFile):
         check_config(aggregator.name, aggregator.config, experts)
         check_identity(aggregator, experts)
@@ -107,8 +107,10 @@ def make_ensemble(
     run.set_companions(main, patchers, companions)
     main.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, run.prepare_sampling)
     main.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, run.sampler_sample)
-    main.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, evaluation.apply_model)
-    main.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, evaluation.diffusion_model)
+    main.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, step.apply_model)
+    main.add_wrapper_with_key(
+        WrappersMP.DIFFUSION_MODEL, KEY, partial(step.diffusion_model, experts[0].architecture)
+    )
     main.add_callback_with_key(CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES, KEY, run.register_hooks)
     main.add_callback_with_key(CallbacksMP.ON_APPLY_HOOKS, KEY, run.apply_hooks)
     main.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, KEY, run.prepare_state)

@@ -9,6 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...fusion.fusion import FusionError, blend
+from ...fusion.magic import TIMESTEPS
 from .run import RUN, ensemble_of
 from .step import EXPERT, is_active
 
@@ -34,8 +35,8 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
     model, x, sigma, options = args["model"], args["input"], args["sigma"], args["model_options"]
     main = model.current_patcher
     ensemble = ensemble_of(main)
-    level = sigma[0].item()
-    if not (is_active(main, level) and ensemble.fusion.fuses_at(model.model_sampling.timestep(sigma)[0].item())):
+    level, noise = sigma[0].item(), ensemble.experts[0].architecture.noise
+    if not (is_active(main, level) and ensemble.fusion.fuses_at(noise.level(model.model_sampling, sigma)[0].item() * TIMESTEPS)):
         return args["conds_out"]
     if any(cond is None for cond in args["conds"]):
         raise FusionError(

@@ -108,18 +108,13 @@ def prepare_sampling(executor, main: ModelPatcher, noise_shape, conds, *args, **
 
 
 def activation_factor(main: ModelPatcher, noise_shape) -> float:
-    """How much more activation memory an ensemble needs than its first expert alone.
-
-    Experts run in turn, so only their features at one fusion point come on top, and the aggregator there.
-    """
+    """How much more activation memory an ensemble needs than its first expert alone."""
     ensemble = ensemble_of(main)
-    batch, height, width = noise_shape[0], noise_shape[-2], noise_shape[-1]
-    size = compute_dtype(main.model).itemsize
+    positions = noise_shape[0] * noise_shape[-2] * noise_shape[-1]
     hidden = ensemble.fusion.aggregator.config.hidden_size if isinstance(ensemble.fusion, SABWFusion) else 0
-    # Features of all experts and their concatenation; feed-forward and attention of the tokens.
-    values = max((2 * len(ensemble.experts) * p.channels + 14 * hidden) / p.stride**2 for p in ensemble.points)
-    extra = values * batch * height * width * size
-    return 1 + extra / main.memory_required([batch, *noise_shape[1:]])
+    size, count = compute_dtype(main.model).itemsize, len(ensemble.experts)
+    extra = positions * ensemble.experts[0].architecture.fusion_memory(ensemble.points, count, hidden, size)
+    return 1 + extra / main.memory_required(list(noise_shape))
 
 
 def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, *rest):

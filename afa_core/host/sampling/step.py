@@ -6,7 +6,7 @@ DIFFUSION_MODEL runs all experts in lockstep in place of the first one's forward
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,15 +16,15 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 
-from ...fusion.fusion import Feature, Fusion, FusionState
-from ...fusion.lockstep import BlockStream, absent, lockstep
+from ...fusion.fusion import Embeddings, Feature, Fusion, FusionState
+from ...fusion.lockstep import BlockStream, lockstep
 from ...fusion.magic import MagicFusion
 from ...fusion.not_finite import finding_the_culprit
 from ...fusion.points import FusionPoint
 from ...fusion.selection import Choice
-from ...training.objective import TIMESTEPS
-from ..architectures.unet_stream import time_embedding, unet_stream
-from ..experts.experts import Expert, compute_dtype
+from ..architectures.architecture import Architecture, Inputs
+from ..experts.experts import Expert
+from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
 from ..text.conditioning import take_texts, text_of
 from .prediction import fuse_in_first_terms
@@ -56,23 +56,25 @@ def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, t
     return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
 
-def diffusion_model(
-    executor, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs
-):
-    options = dict(transformer_options or {})
+def diffusion_model(architecture: Architecture, executor, *args, **kwargs):
+    inputs = architecture.named(args, kwargs)
+    options = inputs["transformer_options"] = dict(inputs["transformer_options"] or {})
     call: Call = options.pop(CALL)
     only = options.pop(EXPERT, 0 if isinstance(ensemble_of(call.main).fusion, MagicFusion) else None)
 
-    def evaluate(x, timesteps, context, y, control, options, **kwargs):
-        if not is_active(call.main, call.noise_level):
-            alone = own_options(call.main, 0, options)
-            return executor.original(x, timesteps, context, y, control, alone, **kwargs)
-        return ensemble_prediction(call, x, timesteps, context, y, control, options, only)
+    def evaluate(*args, **kwargs):
+        inputs = architecture.named(args, kwargs)
+        if is_active(call.main, call.noise_level):
+            return ensemble_prediction(call, inputs, only)
+        alone = own_options(call.main, 0, inputs["transformer_options"])
+        args, kwargs = architecture.positional({**inputs, "transformer_options": alone})
+        return executor.original(*args, **kwargs)
 
     # Wrappers that were added to the ensemble later act on the ensemble, not on its first expert.
     later = executor.wrappers[executor.idx + 1 :]
     inner = type(executor).new_class_executor(evaluate, executor.class_obj, later)
-    return inner.execute(x, timesteps, context, y, control, options, **kwargs)
+    args, kwargs = architecture.positional(inputs)
+    return inner.execute(*args, **kwargs)
 
 
 def is_active(main: ModelPatcher, noise_level: float) -> bool:
@@ -83,10 +85,9 @@ def is_active(main: ModelPatcher, noise_level: float) -> bool:
     return end <= noise_level <= start
 
 
-def ensemble_prediction(
-    call: Call, x, timesteps, context, y, control, options: dict[str, Any], only: int | None = None
-) -> Tensor:
+def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> Tensor:
     """The fused prediction [B, C, H, W] of all experts, or of `only` one; in the first expert's terms."""
+    x, options = inputs["x"], inputs["transformer_options"]
     ensemble = ensemble_of(call.main)
     experts = experts_of(call.main)
     running = range(len(experts)) if only is None else [only]
@@ -102,15 +103,11 @@ def ensemble_prediction(
         observers.append(choice.keep)
 
     def evaluate(fusion: Fusion) -> Tensor:
-        streams, times, texts = [], [], []
-        for index in running:
-            stream, time, text = expert_stream(
-                call, index, experts[index], x, timesteps, context, y, control, options, choice.left_out.get(index, ())
-            )
-            streams.append(stream)
-            times.append(time)
-            texts.append(text)
-        return lockstep(streams, ensemble.points, fusion, FusionState(times, texts, observe)).to(x.dtype)
+        streams, embeddings = zip(
+            *(stream_of(call, index, experts[index], inputs, choice.left_out.get(index, ())) for index in running),
+            strict=True,
+        )
+        return lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe)).to(x.dtype)
 
     def observe(point: FusionPoint, shares: Tensor) -> None:
         for tell in observers:
@@ -130,38 +127,22 @@ def _choice(call: Call, options: dict[str, Any]) -> Choice:
     """Who is left out of this evaluation, and by what it is fused."""
     if SELECTOR not in options:
         return Choice(ensemble_of(call.main).fusion)
-    timestep = call.main.model.model_sampling.timestep(call.sigma[:1]).item() / TIMESTEPS
-    return options[SELECTOR].choose(call.noise_level, timestep, (*options["uuids"], *call.x.shape))
+    ensemble, sampling = ensemble_of(call.main), call.main.model.model_sampling
+    level = ensemble.experts[0].architecture.noise.level(sampling, call.sigma[:1]).item()
+    return options[SELECTOR].choose(call.noise_level, level, (*options["uuids"], *call.x.shape))
 
 
-def expert_stream(
-    call: Call, index: int, expert: Expert, x, timesteps, context, y, control, options: dict[str, Any], left_out
-):
-    """(stream, time embedding, text) of one expert: its own conditioning where it has one, its own dtype."""
+def stream_of(
+    call: Call, index: int, expert: Expert, inputs: Inputs, left_out: Container[int]
+) -> tuple[BlockStream, Embeddings]:
+    """Expert `index`'s stream of this call: its own conditioning where it has one, its own timesteps and options."""
     model = expert.patcher.model
-    dtype = compute_dtype(model)
-    own_text, own_y = text_of(call.texts, index, "c_crossattn"), text_of(call.texts, index, "y")
-    text = (context if own_text is None else own_text).to(x.device, dtype)
-    label = y if own_y is None else own_y
-    label = None if label is None else label.to(x.device, dtype)
+    inputs = {**inputs, "transformer_options": own_options(call.main, index, inputs["transformer_options"])}
     if model.model_sampling is not call.main.model.model_sampling:
-        timesteps = model.model_sampling.timestep(call.sigma).float()
-    time = time_embedding(model.diffusion_model, timesteps, dtype)
-    if len(left_out) == len(ensemble_of(call.main).points):
-        return absent(), time, text
-    control = control and {name: list(residuals) for name, residuals in control.items()}
-    stream = unet_stream(
-        model.diffusion_model,
-        x.to(dtype),
-        timesteps,
-        time,
-        text,
-        label,
-        control,
-        own_options(call.main, index, options),
-        left_out=left_out,
-    )
-    return _named(stream, expert.label), time, text
+        inputs["timesteps"] = model.model_sampling.timestep(call.sigma).float()
+    own = {name: text_of(call.texts, index, name) for name in expert.architecture.own}
+    stream, embeddings = expert_stream(expert, inputs, own, left_out)
+    return _named(stream, expert.label), embeddings
 
 
 def own_options(main: ModelPatcher, index: int, options: dict[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,6 @@ from ..training.cache import Cache, cache_key
 from .clip import EnsembleCLIP
 from .conditioning import LONGEST_REPEAT
 
-TAKEN = {"c_crossattn", "y"}
-"""What a training feeds a network besides the noisy latent."""
-
 
 class TextEncoder:
     """Every expert's reading of a caption. A plain CLIP reads for all.
@@ -100,9 +97,10 @@ def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tup
         encoded = comfy.samplers.encode_model_conds(
             model.extra_conds, [entry], noise, noise.device, "positive", latent_image=noise, denoise_mask=None, seed=0
         )[0]["model_conds"]
-    if not encoded.keys() <= TAKEN:
+    unknown = encoded.keys() - expert.architecture.own.keys()
+    if unknown:
         raise ExpertError(
-            f"{expert.label} reads more than a prompt ({', '.join(sorted(encoded.keys() - TAKEN))}): only plain "
+            f"{expert.label} reads more than a prompt ({', '.join(sorted(unknown))}): only plain "
             "text-to-picture checkpoints can be trained on."
         )
     return {name: value.cond.float() for name, value in encoded.items()}
@@ -110,11 +108,11 @@ def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tup
 
 def check_width(expert: Expert, cond: Tensor) -> None:
     """Raises ExpertError where a text is not of the width that the expert reads."""
-    width = expert.unet_config.get("context_dim")
+    width = expert.prompt_width
     if cond.shape[-1] != width:
         raise ExpertError(
             f"The captions for {expert.label} are encoded to a width of {cond.shape[-1]}, and {expert.label} "
-            f"({expert.architecture}) reads {width}: connect the CLIP of its own checkpoint."
+            f"({expert.architecture_name}) reads {width}: connect the CLIP of its own checkpoint."
         )
 
 

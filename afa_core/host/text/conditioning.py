@@ -21,7 +21,7 @@ LONGEST_REPEAT = 4
 
 def check_texts(conds: dict[str, list[dict[str, Any]]], experts: list[Expert]) -> None:
     """Raises ExpertError where a conditioning does not carry one fitting text an expert."""
-    width = experts[0].unet_config.get("context_dim")
+    width = experts[0].prompt_width
     for entry in (entry for entries in conds.values() for entry in entries or () if "cross_attn" in entry):
         others = [tensor for tensor, _ in others_texts(entry)] if CONDS_KEY in entry else []
         texts = [entry["cross_attn"], *others]
@@ -34,7 +34,7 @@ def check_texts(conds: dict[str, list[dict[str, Any]]], experts: list[Expert]) -
             if text.shape[-1] != width:
                 raise ExpertError(
                     f"The prompt for {expert.label} was encoded for a text width of {text.shape[-1]}, and "
-                    f"{expert.label} ({expert.architecture}) reads {width}: connect the CLIP of its own checkpoint."
+                    f"{expert.label} ({expert.architecture_name}) reads {width}: connect the CLIP of its own checkpoint."
                 )
         lengths = [text.shape[1] for text in texts]
         if math.lcm(*lengths) > LONGEST_REPEAT * min(lengths):
@@ -70,7 +70,7 @@ def take_texts(model_conds: dict[str, Any]) -> dict[str, Any]:
 
 
 def text_of(texts: dict[str, Any], index: int, kind: str) -> Tensor | None:
-    """Expert `index`'s own `c_crossattn` [B, L, D] or `y` [B, A], as `take_texts` gave them."""
+    """Expert `index`'s own conditioning of this name of the host's, as `take_texts` gave it."""
     return texts.get(f"{PREFIX}{index}_{kind}")
 
 
@@ -83,5 +83,5 @@ def _encoded(entry: dict, prompt_type: str, experts: list[Expert], noise: Tensor
         encoded = comfy.samplers.encode_model_conds(
             expert.patcher.model.extra_conds, conds, noise, noise.device, prompt_type, **context
         )[0]["model_conds"]
-        found |= {f"{PREFIX}{index}_{kind}": encoded[kind] for kind in ("c_crossattn", "y") if kind in encoded}
+        found |= {f"{PREFIX}{index}_{kind}": encoded[kind] for kind in expert.architecture.own if kind in encoded}
     return found

@@ -15,15 +15,13 @@ import comfy.model_management
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
-from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from ...fusion.fusion import Feature, Fusion, FusionState
-from ...fusion.lockstep import lockstep
+from ...fusion.fusion import Embeddings, Feature, Fusion, FusionState
+from ...fusion.lockstep import BlockStream, lockstep
 from ...fusion.points import FusionPoint
-from ..architectures.unet_stream import time_embedding, unet_stream
-from ..experts.experts import Expert, check_experts, compute_dtype, fusion_points, own_weights
+from ..experts.experts import Expert, check_experts, compute_dtype, own_weights
+from ..experts.streams import expert_stream
 from ..sampling.prediction import fuse_in_first_terms
 from ..sampling.run import set_companions
 
@@ -39,10 +37,9 @@ class HostExperts:
         check_experts(experts)
         patchers = own_weights([expert.patcher for expert in experts])
         self.experts = [Expert(p.clone(), e.label) for p, e in zip(patchers, experts, strict=True)]
-        self.points = fusion_points(experts)
+        self.points = experts[0].points
         self.labels = [expert.label for expert in experts]
         self.checkpointing = checkpointing
-        self.run_block = checkpointed_block if checkpointing else forward_timestep_embed
         first = self.experts[0].patcher
         self.device = first.load_device
         self.compute_dtype = compute_dtype(first.model)
@@ -89,22 +86,23 @@ class HostExperts:
     ) -> Tensor:
         """The fused prediction [B, C, H, W] for a noisy latent, in the first expert's terms."""
         samplings = self._samplings
-        streams, times, contexts = [], [], []
-        for expert, sampling, text in zip(self.experts, samplings, texts, strict=True):
-            unet, dtype = expert.unet, compute_dtype(expert.patcher.model)
-            x = sampling.calculate_input(sigma, noisy).to(dtype)
-            timesteps = sampling.timestep(sigma).float()
-            times.append(time_embedding(unet, timesteps, dtype))
-            contexts.append(text["c_crossattn"].to(x.device, dtype))
-            label = text.get("y")
-            label = None if label is None else label.to(x.device, dtype)
-            options = {"optimized_attention_override": _differentiable_attention}
-            options = {**expert.patcher.model_options["transformer_options"], **options}
-            streams.append(
-                unet_stream(unet, x, timesteps, times[-1], contexts[-1], label, None, options, self.run_block)
-            )
+        streams, embeddings = zip(
+            *(self._stream(*each, noisy, sigma) for each in zip(self.experts, samplings, texts, strict=True)), strict=True
+        )
         fusion = fuse_in_first_terms(self._autocast(fusion), samplings, sigma, noisy)
-        return lockstep(streams, self.points, fusion, FusionState(times, contexts, observe))
+        return lockstep(streams, self.points, fusion, FusionState(embeddings, observe))
+
+    def _stream(
+        self, expert: Expert, sampling: Any, text: dict[str, Tensor], noisy: Tensor, sigma: Tensor
+    ) -> tuple[BlockStream, Embeddings]:
+        own = expert.patcher.model_options["transformer_options"]
+        inputs = {
+            **dict.fromkeys(expert.architecture.arguments),
+            "x": sampling.calculate_input(sigma, noisy),
+            "timesteps": sampling.timestep(sigma).float(),
+            "transformer_options": {**own, "optimized_attention_override": _differentiable_attention},
+        }
+        return expert_stream(expert, inputs, text, checkpointing=self.checkpointing)
 
     def _autocast(self, fusion: Fusion) -> Fusion:
         """The aggregator's float32 weights compute in the experts' dtype."""
@@ -140,17 +138,6 @@ def outside_inference():
         finally:
             if flagged:
                 comfy.model_management.in_training = False
-
-
-def checkpointed_block(block, h: Tensor, emb: Tensor, context: Tensor, options: dict[str, Any], output_shape=None):
-    """A U-Net block that keeps its input alone and is run again in the backward pass."""
-    before = dict(options)
-
-    def run(h: Tensor, emb: Tensor, context: Tensor) -> Tensor:
-        options.update(before)  # the host counts transformers here; a second run must count the same ones
-        return forward_timestep_embed(block, h, emb, context, options, output_shape)
-
-    return checkpoint(run, h, emb, context, use_reentrant=False)
 
 
 def _differentiable_attention(attention, *args, **kwargs) -> Tensor:

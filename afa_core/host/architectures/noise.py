@@ -1,0 +1,37 @@
+"""Noise levels as fractions 0..1 of what a model was trained on, whatever its timesteps mean."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Noise(Protocol):
+    """`sampling` is the host's model sampling; levels and sigmas are [B]."""
+
+    def sigma(self, sampling: Any, level: Tensor) -> Tensor:
+        """The noise level of a training that draws `level` uniformly from 0..1."""
+        ...
+
+    def level(self, sampling: Any, sigma: Tensor) -> Tensor:
+        """Where in 0..1 the network is told to be at this sigma."""
+        ...
+
+    def snr(self, sigma: Tensor) -> Tensor:
+        """Signal-to-noise ratio of a noisy latent."""
+        ...
+
+
+class DiscreteNoise:
+    """A table of sigmas by timestep: 1,000 of them for Stable Diffusion (Ho et al. 2020)."""
+
+    def sigma(self, sampling: Any, level: Tensor) -> Tensor:
+        timesteps = (level.double() * len(sampling.sigmas)).round(decimals=6)  # k / 1000 * 1000 is k again
+        return sampling.sigma(timesteps.float()).to(level.device)
+
+    def level(self, sampling: Any, sigma: Tensor) -> Tensor:
+        return sampling.timestep(sigma) / len(sampling.sigmas)
+
+    def snr(self, sigma: Tensor) -> Tensor:
+        return sigma.square().reciprocal()

@@ -1,0 +1,48 @@
+"""One evaluation of one expert, alike for sampling and training."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...fusion.fusion import Embeddings
+from ...fusion.lockstep import BlockStream
+from ..architectures.architecture import Inputs
+from .experts import Expert, compute_dtype
+
+
+def expert_stream(
+    expert: Expert,
+    inputs: Inputs,
+    own: Mapping[str, Tensor | None],
+    left_out: Container[int] = (),
+    checkpointing: bool = False,
+) -> tuple[BlockStream, Embeddings]:
+    """The expert's forward pass, block by block, on the inputs with its own conditionings, in its own dtype.
+
+    inputs: the network's arguments; `transformer_options` is this stream's own
+    own:    conditionings of this expert by the host's names; None where it has none of that name
+    """
+    dtype, device = compute_dtype(expert.patcher.model), inputs["x"].device
+    control = inputs["control"] and {name: list(residuals) for name, residuals in inputs["control"].items()}
+    theirs = {argument: own.get(name) for name, argument in expert.architecture.own.items()}
+    inputs = {**inputs, **{name: value for name, value in theirs.items() if value is not None}}
+    inputs = {
+        name: value if name in ("timesteps", "transformer_options") else _cast(value, device, dtype)
+        for name, value in inputs.items()
+    }
+    return expert.architecture.stream(
+        expert.patcher.model, {**inputs, "control": control}, left_out=left_out, checkpointing=checkpointing
+    )
+
+
+def _cast(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """As the host casts what it hands to a network: whole numbers stay what they are."""
+    if isinstance(value, Tensor):
+        return value.to(device, dtype if value.is_floating_point() else None)
+    if isinstance(value, list):
+        return [_cast(part, device, dtype) for part in value]
+    return value
