@@ -135,7 +135,12 @@ def test_gradients_through_lockstep():
         fresh = FusionState(state.embeddings)
         return lockstep([toy_stream(weights) for weights in experts], POINTS, SABWFusion(aggregator), fresh)
 
-    inputs = [*experts[0], *experts[1], *(e for own in state.embeddings for e in (own.time, own.text)), *aggregator.parameters()]
+    inputs = [
+        *experts[0],
+        *experts[1],
+        *(e for own in state.embeddings for e in (own.time, own.text)),
+        *aggregator.parameters(),
+    ]
     assert gradcheck(prediction, inputs, fast_mode=True)
 
 
