@@ -28,7 +28,10 @@ def _seed():
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_equal_features_stay_what_they_are(dtype, n):
     feature = torch.randn(2, 4, 5, 3).to(dtype)
-    for shares in (random_shares(2, n, 5, 3), *(row.view(1, n, 1, 1) for row in (torch.full((n,), 1 / n), torch.eye(n)[-1]))):
+    for shares in (
+        random_shares(2, n, 5, 3),
+        *(row.view(1, n, 1, 1) for row in (torch.full((n,), 1 / n), torch.eye(n)[-1])),
+    ):
         assert torch.equal(blend([feature] * n, shares), feature)
 
 
@@ -215,7 +218,8 @@ def test_an_ablated_aggregator_goes_without(ablation):
         features = [torch.randn(1, 5, 4, 4, dtype=torch.float64) for _ in range(2)]
         return aggregator.aggregators["1"](features, time, text)
 
-    time, text = tiny_state(2).time, tiny_state(2).text
+    embeddings = tiny_state(2).embeddings
+    time, text = [own.time for own in embeddings], [own.text for own in embeddings]
     changed = {
         "time": lambda aggregator: shares(aggregator, time[1], text[0]) - shares(aggregator, time[0], text[0]),
         "text": lambda aggregator: shares(aggregator, time[0], text[1]) - shares(aggregator, time[0], text[0]),

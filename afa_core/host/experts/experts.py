@@ -236,4 +236,3 @@ def _copied(patcher: ModelPatcher) -> ModelPatcher:
 
 def _short(value: Any) -> str:
     return f"{list(value)}" if isinstance(value, tuple) else f"{value}"
-

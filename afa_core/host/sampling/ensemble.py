@@ -108,9 +108,7 @@ def make_ensemble(
     main.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, run.prepare_sampling)
     main.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, run.sampler_sample)
     main.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, step.apply_model)
-    main.add_wrapper_with_key(
-        WrappersMP.DIFFUSION_MODEL, KEY, partial(step.diffusion_model, experts[0].architecture)
-    )
+    main.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, partial(step.diffusion_model, experts[0].architecture))
     main.add_callback_with_key(CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES, KEY, run.register_hooks)
     main.add_callback_with_key(CallbacksMP.ON_APPLY_HOOKS, KEY, run.apply_hooks)
     main.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, KEY, run.prepare_state)

@@ -156,7 +156,9 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings, plan: Batch
         digest.append(vae_digest(vae))
     _encode_captions(encoder, [item.caption for item in items], progress)
     if not folder.has_pictures:
-        side = settings.resolution // (experts[0].architecture.downscale if vae is None else vae.spacial_compression_encode())
+        side = settings.resolution // (
+            experts[0].architecture.downscale if vae is None else vae.spacial_compression_encode()
+        )
         entries = paint(experts, encoder, items, (side, side), settings.painting, cache, progress)
         digest.append([asdict(settings.painting), sorted(names for _, _, names in entries)])
     rows = [_dataset_item(item, painter, cache.shape(names[0], "latent"), encoder) for item, painter, names in entries]

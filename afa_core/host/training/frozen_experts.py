@@ -87,7 +87,8 @@ class HostExperts:
         """The fused prediction [B, C, H, W] for a noisy latent, in the first expert's terms."""
         samplings = self._samplings
         streams, embeddings = zip(
-            *(self._stream(*each, noisy, sigma) for each in zip(self.experts, samplings, texts, strict=True)), strict=True
+            *(self._stream(*each, noisy, sigma) for each in zip(self.experts, samplings, texts, strict=True)),
+            strict=True,
         )
         fusion = fuse_in_first_terms(self._autocast(fusion), samplings, sigma, noisy)
         return lockstep(streams, self.points, fusion, FusionState(embeddings, observe))
