@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
-import comfy.model_management
 import comfy.utils
-import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..afa_core.aggregator.config import ABLATIONS, AggregatorConfig
 from ..afa_core.atomic_file import check_writable
@@ -26,15 +22,17 @@ from ..afa_core.host.training.encoding import (
     texts_of_prompt,
 )
 from ..afa_core.host.training.frozen_experts import HostExperts, outside_inference
-from ..afa_core.host.training.preview import sample_picture
+from ..afa_core.host.training.preview import Preview
 from ..afa_core.training.data.prompt_folder import read_prompt_folder
-from ..afa_core.training.loop import Report, Stop, TrainingSettings
 from ..afa_core.training.report import loss_plot, report_text
-from ..afa_core.training.session import TrainingError, fit
+from ..afa_core.training.session import Keeping, TrainingError, fit
+from ..afa_core.training.state import TrainingSettings
+from ..afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import AggregatorType, experts, schema, source_file
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
+from .training import file_name, listener, of_widgets
 
 FEWEST = 10
 """Pictures, or prompts, below which none can be held out, and nothing would tell whether training helps."""
@@ -71,38 +69,30 @@ class AFATrainer(io.ComfyNode):
         models = experts(cls, {name: value for name, value in widgets.items() if name.startswith("model_")})
         check_experts(models)
         config = _config(models, widgets)
-        path = aggregator_folder() / f"{_file_name(widgets['save_as'])}.safetensors"
+        path = aggregator_folder() / f"{file_name(widgets['save_as'])}.safetensors"
         check_writable(path.parent)
-        settings = TrainingSettings(**{name: widgets[name] for name in TrainingSettings.__dataclass_fields__})
+        settings = of_widgets(TrainingSettings, widgets)
         labels, workflow = [model.label for model in models], workflow_id(cls.hidden.extra_pnginfo)
         feed = TrainingFeed(cls.hidden.unique_id, labels, settings.steps, workflow)
         try:
             source = _source(widgets, latents, conditioning)
             dataset = _dataset(models, widgets, source, feed)
-            identity = {"experts": [_identity(cls, model) for model in models], "data": dataset.digest}
+            sources = [_source_of(cls, model) for model in models]
             channels, height, width = dataset.train_batch(0).latents.shape[1:]
             size = (channels, height, width)
-            sample_texts = _sample_texts(models, widgets, size)
+            preview = _preview(models, widgets, size)
             with outside_inference(), naming_what_ran("Training", TRAINING):
                 frozen = HostExperts(models, widgets["gradient_checkpointing"])
                 frozen.load([settings.batch_size, *size])
-                listener = _listener(feed, frozen, widgets, sample_texts, size)
-                file, state = fit(
-                    frozen,
-                    dataset,
-                    config,
-                    settings,
-                    identity,
-                    path,
-                    widgets["resume"],
-                    widgets["save_every"],
-                    listener,
-                )
+                task = AggregatorTask(frozen, config, sources, of_widgets(AggregatorSettings, widgets), settings.seed)
+                keeping = Keeping(path, widgets["resume"], widgets["save_every"])
+                listen = listener(feed, task, widgets, _painter(preview, frozen, task, settings.batch_size))
+                file, state = fit(task, dataset, settings, keeping, listen)
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:
             feed.finish()
-        report = f"{report_text(file, state)}\n\n{dataset.summary()}"
-        return io.NodeOutput(file, loss_plot(state, frozen.labels), report)
+        report = f"{report_text(path.name, task, state)}\n\n{dataset.summary()}"
+        return io.NodeOutput(file, loss_plot(task, state), report)
 
 
 def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
@@ -121,12 +111,6 @@ def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
     )
 
 
-def _file_name(name: str) -> str:
-    if not re.fullmatch(r"\w[\w .-]{0,99}", name):
-        raise TrainingError(f"save_as should be a plain file name such as my_ensemble, found {name!r:.60}.")
-    return name.removesuffix(".safetensors")
-
-
 def _source(widgets: dict, latents: list | None, conditioning: list | None):
     if latents and conditioning:
         return HostDataset(latents, conditioning)
@@ -134,9 +118,7 @@ def _source(widgets: dict, latents: list | None, conditioning: list | None):
 
 
 def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):
-    settings = DatasetSettings(
-        **{name: widgets[name] for name in DatasetSettings.__dataclass_fields__ if name in widgets}
-    )
+    settings = of_widgets(DatasetSettings, widgets)
     bar = comfy.utils.ProgressBar(1)
 
     def progress(done: int, total: int, what: str) -> None:
@@ -153,49 +135,27 @@ def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):
     return dataset
 
 
-def _identity(cls: type[io.ComfyNode], model: Expert) -> dict[str, str]:
+def _source_of(cls: type[io.ComfyNode], model: Expert) -> dict[str, str]:
     socket = model.label.split(" ")[0]
     name = source_file(cls.hidden.prompt or {}, cls.hidden.unique_id, socket)
     return {"file": name or socket, "sha256": model_digest(model.patcher), "prediction": model.prediction}
 
 
-def _sample_texts(models: list[Expert], widgets: dict, size: tuple[int, int, int]) -> list:
-    """The sample prompt and the empty one, as texts of the experts; empty where nothing is to be painted."""
+def _preview(models: list[Expert], widgets: dict, size: tuple[int, int, int]) -> Preview | None:
     prompt = widgets["sample_prompt"].strip()
-    return [texts_of_prompt(models, widgets.get("clip"), text, size[1:]) for text in (prompt, "")] if prompt else []
+    if not prompt:
+        return None
+    positive, negative = (texts_of_prompt(models, widgets["clip"], text, size[1:]) for text in (prompt, ""))
+    return Preview(widgets["vae"], positive, negative, size, widgets["seed"])
 
 
-def _listener(feed: TrainingFeed, frozen: HostExperts, widgets: dict, texts: list, size: tuple[int, int, int]):
-    """Tells the artist what happens, and the training when to end."""
-    bar = comfy.utils.ProgressBar(widgets["steps"])
+def _painter(preview: Preview | None, frozen: HostExperts, task: AggregatorTask, batch_size: int):
+    if preview is None:
+        return None
 
-    def listen(report: Report, aggregator) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        state = report.state
-        fields: dict[str, Any] = {}
-        if report.seconds_per_step:  # an evaluation comes between steps, and has none of its own
-            fields = {"loss": state.losses[-1], "seconds_per_step": report.seconds_per_step}
-        if report.evaluation:
-            fields |= _evaluation_fields(report.evaluation, state.baselines, frozen.labels)
-        if texts and report.evaluation and state.step % widgets["sample_every"] == 0:
-            prompt, negative = texts
-            fields["sample"] = sample_picture(
-                frozen, SABWFusion(aggregator), widgets["vae"], prompt, negative, size, widgets["seed"]
-            )
-            frozen.load([widgets["batch_size"], *size])  # decoding may have moved the experts out
-        feed.send(step=state.step, **fields)
-        bar.update_absolute(state.step, widgets["steps"])
-        if feed.stop_requested:
-            raise Stop
+    def paint() -> Tensor:
+        picture = preview.paint(frozen, SABWFusion(task.module))
+        frozen.load([batch_size, *preview.shape])  # decoding may have moved the experts out
+        return picture
 
-    return listen
-
-
-def _evaluation_fields(evaluation: dict, baselines: dict[str, float], labels: list[str]) -> dict:
-    shares = torch.tensor(evaluation["shares"]).mean(0).tolist()
-    return {
-        "held_out": evaluation["held_out"],
-        "best_single": min(baselines[label] for label in labels),
-        "block_average": baselines["block average"],
-        "shares": shares,
-    }
+    return paint

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..afa_core.training.loop import TrainingSettings
 from ..afa_core.training.session import RESUME
+from ..afa_core.training.state import TrainingSettings
+from ..afa_core.training.tasks.aggregator import AggregatorSettings
 from .sockets import numbered
 
 ABLATION_CHOICES = {
@@ -17,6 +18,7 @@ ABLATION_CHOICES = {
 }
 
 DEFAULTS = TrainingSettings()
+LOSS = AggregatorSettings()
 
 
 EVERYDAY = {
@@ -66,8 +68,8 @@ def _all_inputs() -> list[io.Input]:
         io.Combo.Input("ablation", options=list(ABLATION_CHOICES.values()), tooltip="Train the aggregator without one of its parts, as the paper's ablations do."),
         io.Int.Input("seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, tooltip="Weights, noise, timesteps and data order follow from it."),
         io.Float.Input("ema", default=DEFAULTS.ema, min=0.0, max=0.99999, step=0.0001, round=False, tooltip="Decay of the averaged weights that are evaluated and saved; 0 saves the weights themselves."),
-        io.Float.Input("min_snr_gamma", default=DEFAULTS.min_snr_gamma, min=0.0, max=100.0, step=0.1, tooltip="Weighs low noise levels down (min-SNR); 0 weighs all alike, as published."),
-        io.Float.Input("load_balance", default=DEFAULTS.load_balance, min=0.0, max=10.0, step=0.001, tooltip="Penalty on following some experts more often than others; 0 leaves it to the loss, as published."),
+        io.Float.Input("min_snr_gamma", default=LOSS.min_snr_gamma, min=0.0, max=100.0, step=0.1, tooltip="Weighs low noise levels down (min-SNR); 0 weighs all alike, as published."),
+        io.Float.Input("load_balance", default=LOSS.load_balance, min=0.0, max=10.0, step=0.001, tooltip="Penalty on following some experts more often than others; 0 leaves it to the loss, as published."),
         io.Int.Input("evaluate_every", default=DEFAULTS.evaluate_every, min=1, max=100_000, tooltip="Steps between two looks at the held-out pictures."),
         io.Int.Input("patience", default=DEFAULTS.patience, min=0, max=1000, tooltip="Evaluations without improvement after which training stops; 0 trains all steps."),
         io.Int.Input("save_every", default=100, min=1, max=100_000, tooltip="Steps between two saves; whatever happens, no more than these are lost."),
@@ -78,7 +80,7 @@ def _all_inputs() -> list[io.Input]:
         io.String.Input("sample_prompt", default="", tooltip="A prompt that is painted during training, with a fixed seed; empty paints nothing."),
         io.Int.Input("sample_every", default=DEFAULTS.evaluate_every, min=1, max=100_000, tooltip="Steps between two samples; a multiple of evaluate_every."),
         io.Float.Input(
-            "expert_dropout", default=DEFAULTS.expert_dropout, min=0.0, max=0.9, step=0.01,
+            "expert_dropout", default=LOSS.expert_dropout, min=0.0, max=0.9, step=0.01,
             tooltip="Share of experts that are lost at random at every fusion point, so that the aggregator learns to do without: for skip_below of AFA Ensemble Model.",
         ),
         io.Int.Input(

@@ -1,8 +1,4 @@
-"""What an aggregator is trained on: the experts' own denoising loss, at noise drawn for every step.
-
-Nothing here keeps a random state: noise, timesteps and dropped captions are functions of (seed, step),
-so that a resumed training draws what an uninterrupted one would have drawn.
-"""
+"""The experts' own denoising loss under a fusion, and the losses of what needs no training."""
 
 from __future__ import annotations
 
@@ -18,9 +14,7 @@ from ..fusion.averages import StaticFusion
 from ..fusion.fusion import Feature, Fusion, FusionState
 from ..fusion.points import FusionPoint
 from .data.dataset import Batch
-
-TIMESTEPS = 1000
-HELD_OUT_SEED = 20_240_517
+from .draw import Draw
 
 
 class FrozenExperts(Protocol):
@@ -32,7 +26,9 @@ class FrozenExperts(Protocol):
     compute_dtype: torch.dtype
     checkpointing: bool
 
-    def sigma(self, timesteps: Tensor) -> Tensor: ...
+    def sigma(self, levels: Tensor) -> Tensor: ...
+
+    def snr(self, sigma: Tensor) -> Tensor: ...
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor: ...
 
@@ -43,40 +39,6 @@ class FrozenExperts(Protocol):
     ) -> Tensor: ...
 
 
-@dataclass
-class Draw:
-    """Noise [B, C, H, W] and timesteps [B] for one batch."""
-
-    noise: Tensor
-    timesteps: Tensor
-
-
-def generator(*seeds: int) -> torch.Generator:
-    """A generator for this combination of numbers, alike on every machine (always on the CPU)."""
-    mixed = 0
-    for seed in seeds:
-        mixed = (mixed * 1_000_003 + seed + 1) % (2**63 - 25)
-    return torch.Generator().manual_seed(mixed)
-
-
-def training_draw(shape: torch.Size, seed: int, index: int) -> Draw:
-    """Uniform timesteps, as published (AFA section 4.1). index counts batches, not steps."""
-    random = generator(seed, index)
-    return Draw(torch.randn(shape, generator=random), torch.randint(TIMESTEPS, shape[:1], generator=random))
-
-
-def held_out_draw(batch: Batch, look: int = 0) -> Draw:
-    """Fixed noise and timesteps for held-out items, whatever batches they come in.
-
-    Items walk through the noise levels by the golden ratio, so that any few of them cover the range; each
-    further `look` at them takes other noise and other levels.
-    """
-    shape = batch.latents.shape[1:]
-    noise = [torch.randn(shape, generator=generator(HELD_OUT_SEED, look, item)) for item in batch.items]
-    places = torch.tensor(batch.items, dtype=torch.float64) * 0.618033988749895 + look * 0.381966011250105
-    return Draw(torch.stack(noise), (places % 1 * TIMESTEPS).long())
-
-
 def sample_loss(
     experts: FrozenExperts,
     fusion: Fusion,
@@ -85,16 +47,16 @@ def sample_loss(
     observe: Callable[[FusionPoint, Tensor], None] | None = None,
     min_snr_gamma: float = 0.0,
 ) -> Tensor:
-    """Mean squared error [B] of the fused prediction, in the first expert's terms (eps, or v)."""
-    sigma, noisy, target = _problem(experts, batch, draw)
+    """Mean squared error [B] of the fused prediction, in the first expert's terms (eps, v, ...)."""
+    sigma, noisy, target = problem(experts, batch, draw)
     error = experts.predict(fusion, noisy, sigma, batch.texts, observe) - target
     loss = error.square().mean((1, 2, 3))
-    return loss * snr_weight(sigma, min_snr_gamma) if min_snr_gamma else loss
+    return loss * snr_weight(experts.snr(sigma), min_snr_gamma) if min_snr_gamma else loss
 
 
-def snr_weight(sigma: Tensor, gamma: float) -> Tensor:
-    """min(SNR, gamma) / SNR for each sample [B] (arXiv 2303.09556), SNR = 1 / sigma^2."""
-    return (sigma.square() * gamma).clamp(max=1)
+def snr_weight(snr: Tensor, gamma: float) -> Tensor:
+    """min(SNR, gamma) / SNR for each sample [B] (arXiv 2303.09556)."""
+    return (gamma / snr).clamp(max=1)
 
 
 @dataclass
@@ -129,7 +91,7 @@ class Predictions:
 @torch.no_grad()
 def baseline_losses(experts: FrozenExperts, batch: Batch, draw: Draw) -> dict[str, Tensor]:
     """Losses [B] without a trained aggregator: every expert alone, the noise average and the block average."""
-    sigma, noisy, target = _problem(experts, batch, draw)
+    sigma, noisy, target = problem(experts, batch, draw)
     alone = Predictions()
     experts.predict(alone, noisy, sigma, batch.texts)
     average = StaticFusion("block average").bind(experts.points, len(experts.labels))
@@ -141,8 +103,9 @@ def baseline_losses(experts: FrozenExperts, batch: Batch, draw: Draw) -> dict[st
     return {name: (row - target).square().mean((1, 2, 3)) for name, row in rows.items()}
 
 
-def _problem(experts: FrozenExperts, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+def problem(experts: FrozenExperts, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     """(sigma [B], noisy latents [B, C, H, W], what should be predicted [B, C, H, W])."""
-    sigma = experts.sigma(draw.timesteps.to(batch.latents.device))
-    noisy = experts.noised(batch.latents, draw.noise.to(batch.latents), sigma)
+    draw = draw.to(batch.latents.device)
+    sigma = experts.sigma(draw.levels)
+    noisy = experts.noised(batch.latents, draw.noise.to(batch.latents.dtype), sigma)
     return sigma, noisy, experts.target(batch.latents, noisy, sigma)

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import optim
-
-from ..aggregator.config import AggregatorConfig
-from ..aggregator.file import AggregatorError, AggregatorFile, save_aggregator
-from ..aggregator.sabw import Aggregator
-from ..fusion.points import FusionPoint
-from ..fusion.sabw_fusion import SABWFusion
+from ..aggregator.file import AggregatorError
 from .data.dataset import LatentDataset
-from .loop import Report, Stop, TrainingSettings, new_aggregator, train, using
-from .objective import TIMESTEPS, FrozenExperts, held_out_draw, sample_loss
-from .state import SUFFIX, TrainingState, differences, load_state, save_state, saved_fingerprint
+from .loop import Report, Stop, train, with_weights
+from .resume import SUFFIX, differences, load_state, save_state, saved_fingerprint
+from .state import Training, TrainingSettings, TrainingState
+from .task import Task
 
 RESUME = ("continue", "continue with changes", "start anew")
-NOISE_LEVELS = 5
 LAST = "-last"
 
 
@@ -29,52 +23,50 @@ class TrainingError(ValueError):
     """A training that cannot begin, in one sentence that says what to do."""
 
 
-def fit(
-    experts: FrozenExperts,
-    dataset: LatentDataset,
-    config: AggregatorConfig,
-    settings: TrainingSettings,
-    identity: dict[str, Any],
-    path: Path,
-    resume: str,
-    save_every: int,
-    tell: Callable[[Report, Aggregator], None],
-) -> tuple[AggregatorFile, TrainingState]:
-    """Trains an aggregator and writes it to `path`: the best one there, the last one beside it.
+@dataclass(frozen=True)
+class Keeping:
+    """Where a training is kept, and how often. path: what it exports; its state lies beside it."""
 
-    identity: {"experts": [{"file", "sha256", "prediction"}], "data": digest}, which the file will carry.
-    `tell` hears of every step; it may raise Stop to end well here. Any other exception, an interruption
+    path: Path
+    resume: str = RESUME[0]
+    save_every: int = 100
+
+    @property
+    def state_path(self) -> Path:
+        return self.path.with_suffix(SUFFIX)
+
+
+def fit(
+    task: Task, dataset: LatentDataset, settings: TrainingSettings, keeping: Keeping, listen: Callable[[Report], None]
+) -> tuple[Any, TrainingState]:
+    """Trains and exports: the best weights to keeping.path, the last ones beside it. Gives what was exported.
+
+    `listen` is called after every step; it may raise Stop to end well here. Any other exception, an interruption
     or an error, passes through after the work has been saved; one in the middle of changing the weights
     leaves what was saved last.
-    Raises TrainingError where an earlier training of this name is of other data, experts or settings.
+    Raises TrainingError where an earlier training of this name is of other data, models or settings.
     """
-    wanted = {**settings.to_json(), **config.to_json(), **identity}
-    wanted = {name: repr(value) for name, value in wanted.items() if name != "steps"}
-    state_path = path.with_suffix(SUFFIX)
-    aggregator = new_aggregator(config, settings.seed, experts.device)
-    optimizer = optim.AdamW(aggregator.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    state = _state(aggregator, optimizer, state_path, wanted, resume)
-    saved_at = state.step
+    training = begin(task, dataset, settings, keeping)
+    state, path, saved_at = training.state, keeping.path, training.state.step
 
-    def keep() -> AggregatorFile:
+    def export(measured: dict[str, Any]) -> Any:
+        return task.export(path, state.best or training.weights, history(training), measured)
+
+    def keep() -> None:
         nonlocal saved_at
         saved_at = state.step
-        save_state(state, aggregator, optimizer, state_path)
-        current = {key: tensor.detach() for key, tensor in (state.ema or aggregator.state_dict()).items()}
-        last = _file(path, config, current, identity, settings, state)
-        best = _file(path, config, state.best or current, identity, settings, state)
-        save_aggregator(last, path.with_stem(path.stem + LAST))
-        save_aggregator(best, path)
-        return best
+        save_state(training, keeping.state_path)
+        task.export(path.with_stem(path.stem + LAST), training.weights, history(training), {})
+        export({})
 
     def save() -> None:
-        if state.step - saved_at >= save_every:
+        if state.step - saved_at >= keeping.save_every:
             keep()
 
     try:
         if not state.finished or state.step < settings.steps:
             state.finished = ""
-            train(aggregator, optimizer, experts, dataset, settings, state, lambda r: tell(r, aggregator), save)
+            train(training, listen, save)
     except Stop:
         state.finished = "stopped"
     except BaseException:
@@ -84,76 +76,37 @@ def fit(
         except AggregatorError as lost:  # the first error is the one to show
             logging.error("%s", lost)
         raise
-    best = keep()
-    best.routing = routing_table(aggregator, best, experts, dataset, settings)
-    save_aggregator(best, path)
-    return best, state
+    keep()
+    held_out = (batch.to(task.device) for batch in dataset.held_out_batches(settings.batch_size))
+    return export(with_weights(task.module, state.best or training.weights, lambda: task.measure(held_out))), state
 
 
-@torch.no_grad()
-def routing_table(
-    aggregator: Aggregator,
-    file: AggregatorFile,
-    experts: FrozenExperts,
-    dataset: LatentDataset,
-    settings: TrainingSettings,
-) -> dict[str, Any]:
-    """Mean share of every expert at every fusion point and noise level, on the held-out items.
-
-    {"points": names, "timesteps": middles, "shares": [levels][points][N]}; level 0 is the least noise.
-    """
-    points = [experts.points[i] for i in file.config.fused_points]
-    sums = torch.zeros(NOISE_LEVELS, len(points), file.config.num_experts)
-    counts = torch.zeros(NOISE_LEVELS)
-    with using(aggregator, file.state):
-        for batch in dataset.held_out_batches(settings.batch_size):
-            draw = held_out_draw(batch, look=1)
-            shares: list[torch.Tensor] = []
-
-            def observe(point: FusionPoint, share: torch.Tensor, shares=shares) -> None:
-                shares.append(share.mean((2, 3)).float().cpu())
-
-            sample_loss(experts, SABWFusion(aggregator), batch.to(experts.device), draw, observe)
-            levels = draw.timesteps * NOISE_LEVELS // TIMESTEPS
-            sums.index_add_(0, levels, torch.stack(shares, dim=1))
-            counts.index_add_(0, levels, torch.ones(len(levels)))
-    return {
-        "points": [point.name for point in points],
-        "timesteps": [(level + 0.5) * TIMESTEPS / NOISE_LEVELS for level in range(NOISE_LEVELS)],
-        "shares": (sums / counts.clamp_min(1)[:, None, None]).tolist(),
-    }
-
-
-def _state(
-    aggregator: Aggregator, optimizer: optim.Optimizer, path: Path, wanted: dict[str, Any], resume: str
-) -> TrainingState:
-    if resume not in RESUME:
-        raise TrainingError(f"resume should be one of {', '.join(RESUME)}, found {resume!r:.40}.")
-    saved = None if resume == "start anew" else saved_fingerprint(path)
+def begin(task: Task, dataset: LatentDataset, settings: TrainingSettings, keeping: Keeping) -> Training:
+    """A new training, or the earlier one of this name. Raises TrainingError."""
+    if keeping.resume not in RESUME:
+        raise TrainingError(f"resume should be one of {', '.join(RESUME)}, found {keeping.resume!r:.40}.")
+    wanted = {**settings.to_json(), **task.identity(), "data": dataset.digest}
+    wanted = {name: repr(value) for name, value in wanted.items() if name != "steps"}
+    training = Training(task, dataset, settings, TrainingState(wanted))
+    saved = None if keeping.resume == "start anew" else saved_fingerprint(keeping.state_path)
     if saved is None:
-        return TrainingState(wanted)
+        return training
     changes = differences(saved, wanted)
-    if changes and resume == "continue":
+    if changes and keeping.resume == "continue":
         raise TrainingError(
-            f"{path.stem} was begun with other settings: {'; '.join(changes)}. Choose another name, or set resume to "
-            '"continue with changes" or "start anew".'
+            f"{keeping.path.stem} was begun with other settings: {'; '.join(changes)}. Choose another name, or set resume "
+            'to "continue with changes" or "start anew".'
         )
-    return load_state(path, aggregator, optimizer, wanted)
+    load_state(training, keeping.state_path)
+    return training
 
 
-def _file(
-    path: Path,
-    config: AggregatorConfig,
-    weights: dict[str, torch.Tensor],
-    identity: dict[str, Any],
-    settings: TrainingSettings,
-    state: TrainingState,
-) -> AggregatorFile:
-    """Weights are stored in float16: half the size, and the held-out loss is the same to five digits."""
-    training = {
-        **settings.to_json(),
-        "data": identity["data"],
-        "objective": "mean squared error of the prediction",
+def history(training: Training) -> dict[str, Any]:
+    """How the weights came about, as JSON for the exported file."""
+    state = training.state
+    return {
+        **training.settings.to_json(),
+        "data": training.dataset.digest,
         "steps": state.step,
         "finished": state.finished,
         "baselines": state.baselines,
@@ -161,5 +114,3 @@ def _file(
         "losses": state.losses[:: max(1, len(state.losses) // 500)],
         "seconds": round(state.seconds, 1),
     }
-    half = {key: tensor.detach().cpu().half() for key, tensor in weights.items()}
-    return AggregatorFile(path.name, config, half, identity["experts"], training)

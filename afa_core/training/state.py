@@ -1,24 +1,41 @@
-"""A training's state on disk: weights, optimizer, step and history, written so that no crash can spoil it.
-
-A .safetensors file under another suffix, so that no list of aggregators ever shows it. There is no random
-state to keep: everything random is a function of seed and step.
-"""
+"""A training while it runs: its settings, its weights and its history."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor, nn, optim
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..aggregator.file import AggregatorError
-from ..atomic_file import SavingError, write_safetensors
+from .data.dataset import LatentDataset
+from .task import Task
 
-SUFFIX = ".resume"
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Defaults are the published recipe (AFA section 4.1) where it says something, else what measured best.
+
+    patience: evaluations without improvement after which training stops; 0 never stops early
+    ema:      decay of the averaged weights that are evaluated and saved; 0 uses the weights themselves
+    """
+
+    steps: int = 2000
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    seed: int = 0
+    ema: float = 0.0
+    evaluate_every: int = 100
+    patience: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass
@@ -35,7 +52,6 @@ class TrainingState:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     baselines: dict[str, float] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
-    ema: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     torn: bool = False
@@ -50,76 +66,34 @@ class TrainingState:
         return min(self.held_out_losses, default=math.inf)
 
 
-PLAIN = ("fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds")
+class Training:
+    """One training: what is trained, on what, and how far it has come. average: None without `ema`."""
+
+    def __init__(self, task: Task, dataset: LatentDataset, settings: TrainingSettings, state: TrainingState):
+        self.task, self.dataset, self.settings, self.state = task, dataset, settings, state
+        self.optimizer = optim.AdamW(
+            task.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(enabled=task.compute_dtype == torch.float16)
+        self.average = WeightAverage(task.module, settings.ema) if settings.ema else None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Those that are evaluated and exported."""
+        return (self.average.module if self.average else self.task.module).state_dict()
 
 
-def save_state(state: TrainingState, module: nn.Module, optimizer: optim.Optimizer, path: Path) -> None:
-    """Atomic: the file is the last state or this one, never a part of it. Raises AggregatorError if it cannot
-    be written."""
-    tensors = {f"module.{key}": tensor for key, tensor in module.state_dict().items()}
-    tensors |= {f"best.{key}": tensor for key, tensor in state.best.items()}
-    tensors |= {f"ema.{key}": tensor for key, tensor in state.ema.items()}
-    packed = optimizer.state_dict()
-    for index, entry in packed["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entry.items()}
-    metadata = {name: json.dumps(getattr(state, name)) for name in PLAIN}
-    try:
-        write_safetensors(tensors, metadata, path)
-    except SavingError as error:
-        raise AggregatorError(str(error)) from error
+class WeightAverage(AveragedModel):
+    """An exponential average of a module's weights.
 
+    Young averages forget faster, so that the first random weights do not linger.
+    """
 
-def load_state(path: Path, module: nn.Module, optimizer: optim.Optimizer, fingerprint: dict[str, Any]) -> TrainingState:
-    """The saved state, put into module and optimizer. Raises AggregatorError where the file is damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        state = TrainingState(**{name: json.loads(metadata[name]) for name in PLAIN})
-        module.load_state_dict(_under(tensors, "module."))
-        _restore(optimizer, _under(tensors, "optimizer."))
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise AggregatorError(
-            f"{path.name} is not a training that can be continued ({str(error).splitlines()[0]:.100}): "
-            "set resume to start anew."
-        ) from error
-    state.fingerprint = fingerprint
-    state.best, state.ema = _under(tensors, "best."), _under(tensors, "ema.")
-    return state
+    def __init__(self, module: nn.Module, decay: float):
+        super().__init__(module, multi_avg_fn=self._towards)
+        self.decay = decay
 
-
-def saved_fingerprint(path: Path) -> dict[str, Any] | None:
-    """What the training at `path` belongs to; None where there is none."""
-    try:
-        with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["fingerprint"])
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise AggregatorError(f"{path.name} is damaged: set resume to start anew.") from error
-
-
-def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What changed between two fingerprints, in words."""
-    names = sorted(set(saved) | set(wanted))
-    return [
-        f"{name} was {_brief(saved.get(name))} and is {_brief(wanted.get(name))}"
-        for name in names
-        if saved.get(name) != wanted.get(name)
-    ]
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-
-
-def _restore(optimizer: optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
-
-
-def _brief(value: Any) -> str:
-    return "absent" if value is None else f"{value!s:.40}"
+    def _towards(self, average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        updates = int(self.n_averaged)  # unlike `count`, this one stays on the CPU
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        get_ema_multi_avg_fn(decay)(list(average), list(current), count)

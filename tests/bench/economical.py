@@ -55,21 +55,18 @@ def aggregated(module):
 
 def tuned(pocket: Pocket, data, module, dropout: float):
     """The module after some steps of the trainer's own, its weights averaged over the last of them."""
-    import torch
-
     from afa_core.host.training.frozen_experts import outside_inference
-    from afa_core.training.loop import TrainingSettings, training_step, update_ema
-    from afa_core.training.state import TrainingState
+    from afa_core.training.loop import training_step
+    from afa_core.training.state import Training, TrainingSettings, TrainingState
+    from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
 
-    settings = TrainingSettings(
-        steps=STEPS, batch_size=16, learning_rate=3e-4, warmup_steps=10, seed=7, ema=0.95, expert_dropout=dropout
-    )
-    optimizer = torch.optim.AdamW(module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    scaler, state = torch.amp.GradScaler(enabled=False), TrainingState({})
+    settings = TrainingSettings(batch_size=16, learning_rate=3e-4, warmup_steps=10, seed=7, ema=0.95)
+    task = AggregatorTask(pocket.frozen, module.config, [], AggregatorSettings(expert_dropout=dropout), settings.seed)
+    task.module.load_state_dict(module.state_dict())
+    training = Training(task, data, settings, TrainingState({}))
     with outside_inference():
-        while state.step < settings.steps:
-            training_step(module, optimizer, scaler, pocket.frozen, data, settings, state)
-            update_ema(state, module, settings.ema)
-            state.step += 1
-    module.load_state_dict(state.ema)
+        for training.state.step in range(STEPS):
+            training_step(training)
+            training.average.update_parameters(task.module)
+    module.load_state_dict(training.weights)
     return module

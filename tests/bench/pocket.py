@@ -78,11 +78,11 @@ class Pocket:
 
     def draws(self, looks: int) -> Iterator[tuple]:
         """(batch, draw) over every other held-out picture, the batches sorted by noise level."""
-        from afa_core.training.objective import held_out_draw
+        from afa_core.training.draw import held_out_draw
 
         items = list(range(0, len(self.held_out.items), 2))
         for look in range(looks):
-            levels = held_out_draw(self.held_out.batch_of(items), look).timesteps
+            levels = held_out_draw(self.held_out.batch_of(items), look).levels
             order = [items[place] for place in levels.argsort().tolist()]
             for start in range(0, len(order), BATCH):
                 batch = self.held_out.batch_of(order[start : start + BATCH])

@@ -62,7 +62,7 @@ def aggregated(pocket: Pocket):
 def _ranges(pocket: Pocket, full: Tensor) -> list[Row]:
     """Outside the range model_1 runs alone. Percents of sampling are timesteps from the last to the first."""
     alone = pocket.loss(lambda batch, draw: lambda point, features, state: features[:1] * len(features), LOOKS)
-    progress = 1 - torch.cat([draw.timesteps for _, draw in pocket.draws(LOOKS)]) / 999
+    progress = 1 - torch.cat([draw.levels for _, draw in pocket.draws(LOOKS)]) / 0.999
     rows = []
     for start, end in RANGES:
         inside = (progress >= start) & (progress <= end)
@@ -81,7 +81,7 @@ def by_table(pocket: Pocket, fusion, skip_below: float, looks: int) -> Row:
     computed: list[float] = []
 
     def fusion_of(batch, draw):
-        gone = selector.choose(0.0, draw.timesteps.float().mean().item() / 1000, None).left_out
+        gone = selector.choose(0.0, draw.levels.mean().item(), None).left_out
         computed.append(1 - sum(map(len, gone.values())) / len(points) / experts)
 
         def fuse(point, features, state):
@@ -111,13 +111,14 @@ def _kept(pocket: Pocket, full: Tensor) -> list[Row]:
 def earlier_maps(pocket: Pocket, every: int) -> list[dict[int, Tensor]]:
     """For every batch the shares [B, N, H, W] by fusion point, from 1 to every - 1 sampler steps earlier."""
     from afa_core.host.training.frozen_experts import outside_inference
-    from afa_core.training.objective import TIMESTEPS, Draw, sample_loss
+    from afa_core.training.draw import Draw
+    from afa_core.training.objective import sample_loss
 
     found = []
     with outside_inference(), torch.no_grad():
         for batch, draw in pocket.draws(LOOKS):
             ago = 1 + torch.arange(len(batch.items)) % (every - 1)
-            earlier = (draw.timesteps + ago * TIMESTEPS // STEPS).clamp(max=TIMESTEPS - 1)
+            earlier = (draw.levels + ago / STEPS).clamp(max=0.999)
             maps: dict[int, Tensor] = {}
             sample_loss(
                 pocket.frozen, aggregated(pocket), batch, Draw(draw.noise, earlier),

@@ -12,27 +12,21 @@ from .models import random_aggregator, random_unet
 
 def training_pass(experts: list, size: int, checkpointing: bool) -> Callable[[], None]:
     """A forward and backward pass of the trainer's loss, batch 1."""
-    from afa_core.aggregator.sabw import Aggregator
-    from afa_core.fusion.sabw_fusion import SABWFusion
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
     from afa_core.training.data.dataset import Batch
-    from afa_core.training.fusions import CheckpointedFusion
-    from afa_core.training.objective import sample_loss, training_draw
+    from afa_core.training.draw import training_draw
+    from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
 
     frozen = HostExperts(experts, checkpointing)
     frozen.load([1, 4, size, size])
-    aggregator = Aggregator(random_aggregator(experts).config).initialise(torch.Generator().manual_seed(0))
-    fusion = SABWFusion(aggregator)
-    if checkpointing:
-        fusion = CheckpointedFusion(fusion)
+    task = AggregatorTask(frozen, random_aggregator(experts).config, [], AggregatorSettings(), seed=0)
     text = {"c_crossattn": torch.randn(1, 77, 768), "y": None}
     latents = torch.randn(1, 4, size, size)
     batch = Batch([0], latents, [text] * len(experts), torch.zeros(1, dtype=torch.bool))
 
     def run() -> None:
         with outside_inference():
-            loss = sample_loss(frozen, fusion, batch, training_draw(latents.shape, 0, 0))
-            loss.mean().backward()
+            task.loss(batch, training_draw(latents.shape, 0, 0))["error"].backward()
 
     return run
 

@@ -10,11 +10,12 @@ import torch
 from afa_core.aggregator.file import AggregatorError, save_aggregator
 from afa_core.atomic_file import SavingError, replacing
 from afa_core.host.architectures.unet_layout import unet_merge_blocks
-from afa_core.training.loop import new_aggregator
-from afa_core.training.state import TrainingState, save_state
+from afa_core.training.resume import save_state
+from afa_core.training.state import Training, TrainingSettings, TrainingState
 from tests.support.aggregators import random_aggregator, small_config
 from tests.support.faults import full_disk
-from tests.support.toy_training import run
+from tests.support.toy_training import run, task
+from tests.support.training_toys import toy_dataset
 
 
 def aggregator(path, seed):
@@ -22,8 +23,7 @@ def aggregator(path, seed):
 
 
 def checkpoint(path, seed):
-    module = new_aggregator(small_config(), seed, torch.device("cpu"))
-    save_state(TrainingState({}), module, torch.optim.AdamW(module.parameters()), path)
+    save_state(Training(task(seed), toy_dataset(), TrainingSettings(), TrainingState({})), path)
 
 
 def journal(path, seed):
@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_while_training(tmp_path):
     whole, expected = run(tmp_path / "whole", 17)
     limit = full_disk()
 
-    def fill(report, aggregator):
+    def fill(report):
         if report.state.step == 7:
             limit.__enter__()
 

@@ -41,7 +41,8 @@ def test_the_loss_is_the_trainers(world, method):
     from afa_core.host.experts.experts import Expert
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
     from afa_core.training.data.dataset import Batch
-    from afa_core.training.objective import Draw, baseline_losses
+    from afa_core.training.draw import Draw
+    from afa_core.training.objective import baseline_losses
 
     asked = question(world)
     (fusion,) = world.call("AFATrainingFreeFusion", method=method)
@@ -53,7 +54,7 @@ def test_the_loss_is_the_trainers(world, method):
         frozen.load([6, 4, 8, 8])
         texts = [{"c_crossattn": asked.text.clone(), "y": None}] * len(EXPERTS)
         batch = Batch(list(range(6)), asked.latents, texts, torch.zeros(6, dtype=torch.bool))
-        theirs = baseline_losses(frozen, batch, Draw(asked.noise, asked.timesteps))
+        theirs = baseline_losses(frozen, batch, Draw(asked.noise, asked.timesteps / 1000))
     for name, losses in ours.items():
         torch.testing.assert_close(torch.tensor(losses), theirs[name], rtol=1e-4, atol=1e-5)
 

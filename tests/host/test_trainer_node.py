@@ -134,8 +134,9 @@ def test_gradients_agree_with_finite_differences(pack, checkpoint, encode):
     from afa_core.host.experts.experts import Expert
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
     from afa_core.training.data.dataset import Batch
-    from afa_core.training.loop import new_aggregator
-    from afa_core.training.objective import sample_loss, training_draw
+    from afa_core.training.draw import training_draw
+    from afa_core.training.objective import sample_loss
+    from afa_core.training.tasks.aggregator import new_aggregator
 
     names = ("tiny_sd15_a", "tiny_sd15_b")
     with torch.inference_mode():

@@ -45,7 +45,8 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
     from afa_core.host.training.encoding import DatasetSettings, prepare_dataset
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
     from afa_core.training.data.prompt_folder import read_prompt_folder
-    from afa_core.training.objective import baseline_losses, held_out_draw, sample_loss
+    from afa_core.training.draw import held_out_draw
+    from afa_core.training.objective import baseline_losses, sample_loss
 
     loaded = aggregator.load_experts(running)
     experts = [Expert(model, name) for (model, _, _), name in zip(loaded, aggregator.MODELS, strict=True)]

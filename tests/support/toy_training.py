@@ -8,26 +8,32 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from afa_core.training.loop import TrainingSettings
-from afa_core.training.session import fit
+from afa_core.training.session import Keeping, fit
+from afa_core.training.state import TrainingSettings
+from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
 from tests.support.training_toys import CONFIG, ToyExperts, toy_dataset
 
-IDENTITY = {"experts": [{"file": "a"}, {"file": "b"}], "data": "toy"}
+SOURCES = [{"file": "a"}, {"file": "b"}]
 
 
-def run(folder: Path, steps: int, tell=lambda report, aggregator: None, resume: str = "continue", **changes):
+def task(seed: int, **changes) -> AggregatorTask:
+    return AggregatorTask(ToyExperts(), CONFIG, SOURCES, AggregatorSettings(**changes), seed)
+
+
+def run(folder: Path, steps: int, listen=lambda report: None, resume: str = "continue", **changes):
+    ours = {name: changes.pop(name) for name in AggregatorSettings.__dataclass_fields__ if name in changes}
     settings = TrainingSettings(
         **{"steps": steps, "batch_size": 2, "learning_rate": 3e-3, "warmup_steps": 2, "evaluate_every": 5, **changes}
     )
-    path = folder / "toy.safetensors"
-    return fit(ToyExperts(), toy_dataset(), CONFIG, settings, IDENTITY, path, resume, 3, tell)
+    keeping = Keeping(folder / "toy.safetensors", resume, 3)
+    return fit(task(settings.seed, **ours), toy_dataset(), settings, keeping, listen)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     pause = float(sys.argv[3])
 
-    def slowly(report, aggregator) -> None:
+    def slowly(report) -> None:
         print(report.state.step, flush=True)
         time.sleep(pause)
 

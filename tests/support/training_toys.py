@@ -42,8 +42,11 @@ class ToyExperts:
     def __init__(self):
         self.experts = [ToyExpert(1, 0.05), ToyExpert(2, 0.6)]
 
-    def sigma(self, timesteps: Tensor) -> Tensor:
-        return 0.02 + timesteps.float() / 100
+    def sigma(self, levels: Tensor) -> Tensor:
+        return 0.02 + levels * 10
+
+    def snr(self, sigma: Tensor) -> Tensor:
+        return sigma.square().reciprocal()
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return latents + noise * sigma[:, None, None, None]

@@ -57,7 +57,7 @@ class PictureSet:
     @cached_property
     def questions(self) -> list[Question]:
         """All pictures, once for every look."""
-        from afa_core.training.objective import held_out_draw
+        from afa_core.training.draw import held_out_draw
 
         empty = self.dataset.store.text(0, self.places[0], True)["c_crossattn"]
         found = []
@@ -65,7 +65,8 @@ class PictureSet:
             for start in range(0, len(self.places), BATCH):
                 batch = self.dataset.batch_of(self.places[start : start + BATCH])
                 draw = held_out_draw(batch, look)
-                found.append(Question(batch.latents, draw.noise, draw.timesteps, batch.texts[0]["c_crossattn"], empty))
+                timesteps = (draw.levels * 1000).round().long()
+                found.append(Question(batch.latents, draw.noise, timesteps, batch.texts[0]["c_crossattn"], empty))
         return found
 
     @property

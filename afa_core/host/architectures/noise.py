@@ -27,8 +27,8 @@ class DiscreteNoise:
     """A table of sigmas by timestep: 1,000 of them for Stable Diffusion (Ho et al. 2020)."""
 
     def sigma(self, sampling: Any, level: Tensor) -> Tensor:
-        timesteps = (level.double() * len(sampling.sigmas)).round(decimals=6)  # k / 1000 * 1000 is k again
-        return sampling.sigma(timesteps.float()).to(level.device)
+        timesteps = (level.float() * len(sampling.sigmas)).round(decimals=3)  # k / 1000 * 1000 is k again
+        return sampling.sigma(timesteps).to(level.device)
 
     def level(self, sampling: Any, sigma: Tensor) -> Tensor:
         return sampling.timestep(sigma) / len(sampling.sigmas)

@@ -60,9 +60,12 @@ class HostExperts:
     def _samplings(self) -> list[Any]:
         return [expert.patcher.get_model_object("model_sampling") for expert in self.experts]
 
-    def sigma(self, timesteps: Tensor) -> Tensor:
-        """Timesteps [B] in 0..999 to the first expert's noise levels [B]."""
-        return self._samplings[0].sigma(timesteps.float()).to(timesteps.device)
+    def sigma(self, levels: Tensor) -> Tensor:
+        """Levels [B] in 0..1 of the noise range to the first expert's sigmas [B]."""
+        return self.experts[0].architecture.noise.sigma(self._samplings[0], levels)
+
+    def snr(self, sigma: Tensor) -> Tensor:
+        return self.experts[0].architecture.noise.snr(sigma)
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self._samplings[0].noise_scaling(sigma, noise.clone(), latents)

@@ -1,0 +1,103 @@
+"""A training on disk: weights, optimizer, step and history, written so that no crash can spoil it.
+
+A .safetensors file under another suffix, so that no list of models ever shows it. There is no random
+state to keep: everything random is a function of seed and step.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, optim
+
+from ..aggregator.file import AggregatorError
+from ..atomic_file import SavingError, write_safetensors
+from .state import Training, TrainingState
+
+SUFFIX = ".resume"
+PLAIN = ("fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds")
+
+
+def save_state(training: Training, path: Path) -> None:
+    """Atomic: the file is the last state or this one, never a part of it. Raises AggregatorError if it cannot
+    be written."""
+    state = training.state
+    state.scaler = training.scaler.state_dict()
+    tensors = {f"module.{key}": tensor for key, tensor in training.task.module.state_dict().items()}
+    tensors |= {f"best.{key}": tensor for key, tensor in state.best.items()}
+    if training.average:
+        tensors |= {f"average.{key}": tensor for key, tensor in training.average.state_dict().items()}
+    for index, entry in training.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entry.items()}
+    metadata = {name: json.dumps(getattr(state, name)) for name in PLAIN}
+    try:
+        write_safetensors(tensors, metadata, path)
+    except SavingError as error:
+        raise AggregatorError(str(error)) from error
+
+
+def load_state(training: Training, path: Path) -> None:
+    """Takes over what was saved, but for the fingerprint. Raises AggregatorError where the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        saved = {name: json.loads(metadata[name]) for name in PLAIN}
+        training.task.module.load_state_dict(_under(tensors, "module."))
+        _restore(training.optimizer, _under(tensors, "optimizer."))
+        average = _under(tensors, "average.")
+        if training.average:
+            # A training that goes on with `ema` where it had none averages from here on.
+            training.average.load_state_dict(average) if average else training.average.update_parameters(
+                training.task.module
+            )
+        if saved["scaler"]:
+            training.scaler.load_state_dict(saved["scaler"])
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise AggregatorError(
+            f"{path.name} is not a training that can be continued ({str(error).splitlines()[0]:.100}): "
+            "set resume to start anew."
+        ) from error
+    training.state = TrainingState(
+        **{**saved, "fingerprint": training.state.fingerprint}, best=_under(tensors, "best.")
+    )
+
+
+def saved_fingerprint(path: Path) -> dict[str, Any] | None:
+    """What the training at `path` belongs to; None where there is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["fingerprint"])
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise AggregatorError(f"{path.name} is damaged: set resume to start anew.") from error
+
+
+def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What changed between two fingerprints, in words."""
+    names = sorted(set(saved) | set(wanted))
+    return [
+        f"{name} was {_brief(saved.get(name))} and is {_brief(wanted.get(name))}"
+        for name in names
+        if saved.get(name) != wanted.get(name)
+    ]
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _restore(optimizer: optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+
+
+def _brief(value: Any) -> str:
+    return "absent" if value is None else f"{value!s:.40}"

@@ -1,0 +1,72 @@
+"""What a training needs of that which it trains. The loop, the state, resume and the report know nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .data.dataset import Batch
+from .draw import Draw
+
+
+class Task(Protocol):
+    """One kind of training: an aggregator (tasks/aggregator.py).
+
+    name:          of what is trained, as in "this aggregator"
+    curves_title:  what the values of `curves` are
+    module:        the trained weights, in float32 on `device`
+    compute_dtype: of the networks that a loss passes through; with float16 the loss is scaled
+    """
+
+    name: str
+    curves_title: str
+    device: torch.device
+    compute_dtype: torch.dtype
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed training must have in common with the earlier one, beside settings and data."""
+        ...
+
+    def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """Scalars whose sum is minimised; the first is the one that is shown."""
+        ...
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """`held_out`: the loss [B] of every item; whatever else, averaged over the batches."""
+        ...
+
+    def baselines(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses [B] of what needs no training, by name. Raises NotFinite where one is NaN."""
+        ...
+
+    def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
+        """After a loss that is not finite: raises NotFinite with the name of the network that is to blame, if one is."""
+        ...
+
+    def measure(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """What is measured once, at the end, on the held-out items; JSON."""
+        ...
+
+    def export(
+        self, path: Path, weights: Mapping[str, Tensor], history: dict[str, Any], measured: dict[str, Any]
+    ) -> Any:
+        """Writes what was trained to `path`, whole or not at all, and gives it back.
+
+        weights: a state dict of the module; history: how they came about; measured: {} before the end.
+        """
+        ...
+
+    def rivals(self, baselines: dict[str, float]) -> dict[str, float]:
+        """The baselines that are drawn beside the loss."""
+        ...
+
+    def curves(self, evaluation: dict[str, Any]) -> dict[str, float]:
+        """Further values of one evaluation, for the report and the second plot."""
+        ...

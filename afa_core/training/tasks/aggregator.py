@@ -1,0 +1,148 @@
+"""Training an aggregator: the task that the pack exists for (AFA section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...aggregator.config import AggregatorConfig
+from ...aggregator.file import AggregatorFile, save_aggregator
+from ...aggregator.sabw import Aggregator
+from ...fusion.averages import StaticFusion
+from ...fusion.fusion import Fusion
+from ...fusion.not_finite import finding_the_culprit
+from ...fusion.points import FusionPoint
+from ...fusion.sabw_fusion import SABWFusion
+from ..data.dataset import Batch
+from ..draw import Draw, generator, held_out_draw
+from ..fusions import CheckpointedFusion, ExpertDropout
+from ..objective import Balance, FrozenExperts, baseline_losses, sample_loss
+
+NOISE_LEVELS = 5
+
+
+@dataclass(frozen=True)
+class AggregatorSettings:
+    """The published loss, and what can be added to it.
+
+    expert_dropout: probability of losing an expert at a fusion point
+    """
+
+    min_snr_gamma: float = 0.0
+    load_balance: float = 0.0
+    expert_dropout: float = 0.0
+
+
+class AggregatorTask:
+    """Frozen experts, and the aggregator that fuses them.
+
+    sources: {"file", "sha256", "prediction"} of each expert, which the aggregator's file will carry
+    """
+
+    name = "aggregator"
+    curves_title = "mean share"
+
+    def __init__(
+        self,
+        experts: FrozenExperts,
+        config: AggregatorConfig,
+        sources: list[dict[str, str]],
+        settings: AggregatorSettings,
+        seed: int,
+    ):
+        self.experts, self.config, self.sources, self.settings = experts, config, sources, settings
+        self.module = new_aggregator(config, seed, experts.device)
+        self.device, self.compute_dtype = experts.device, experts.compute_dtype
+
+    def identity(self) -> dict[str, Any]:
+        return {**self.config.to_json(), **asdict(self.settings), "experts": self.sources}
+
+    def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        balance = Balance()
+        fusion: Fusion = SABWFusion(self.module)
+        if self.experts.checkpointing:
+            fusion = CheckpointedFusion(fusion)
+        if self.settings.expert_dropout:
+            fusion = ExpertDropout(fusion, self.settings.expert_dropout, generator(*draw.seeds, 1))
+        losses = sample_loss(self.experts, fusion, batch, draw, balance.observe, self.settings.min_snr_gamma)
+        terms = {"error": losses.mean()}
+        if self.settings.load_balance:
+            terms["balance"] = self.settings.load_balance * balance.imbalance()
+        return terms
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """`shares` [points, N]: the experts' mean shares at every fusion point."""
+        balance = Balance()
+        losses = sample_loss(self.experts, SABWFusion(self.module), batch, held_out_draw(batch), balance.observe)
+        return {"held_out": losses, "shares": torch.stack(list(balance.shares.values()))}
+
+    def baselines(self, batch: Batch) -> dict[str, Tensor]:
+        """Every expert by itself, the noise average and the block average."""
+        draw = held_out_draw(batch)
+        rows = baseline_losses(self.experts, batch, draw)
+        if not all(losses.isfinite().all() for losses in rows.values()):
+            apart = StaticFusion("noise average").bind(self.experts.points, len(self.experts.labels))
+            self._look_again(apart, batch, draw, "on a held-out picture")
+        return rows
+
+    def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
+        self._look_again(SABWFusion(self.module), batch, draw, when)
+
+    @torch.no_grad()
+    def _look_again(self, fusion: Fusion, batch: Batch, draw: Draw, when: str) -> None:
+        sample_loss(self.experts, finding_the_culprit(fusion, self.experts.labels, when), batch, draw)
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Mean share of every expert at every fusion point and noise level.
+
+        {"points": names, "timesteps": middles of the levels in thousandths of the noise range, "shares":
+        [levels][points][N]}; level 0 is the least noise.
+        """
+        points = [self.experts.points[i] for i in self.config.fused_points]
+        sums = torch.zeros(NOISE_LEVELS, len(points), self.config.num_experts)
+        counts = torch.zeros(NOISE_LEVELS)
+        for batch in batches:
+            draw = held_out_draw(batch, look=1)
+            shares: list[Tensor] = []
+
+            def observe(point: FusionPoint, share: Tensor, shares: list[Tensor] = shares) -> None:
+                shares.append(share.mean((2, 3)).float().cpu())
+
+            sample_loss(self.experts, SABWFusion(self.module), batch, draw, observe)
+            levels = (draw.levels * NOISE_LEVELS).long()
+            sums.index_add_(0, levels, torch.stack(shares, dim=1))
+            counts.index_add_(0, levels, torch.ones(len(levels)))
+        return {
+            "points": [point.name for point in points],
+            "timesteps": [(level + 0.5) * 1000 / NOISE_LEVELS for level in range(NOISE_LEVELS)],
+            "shares": (sums / counts.clamp_min(1)[:, None, None]).tolist(),
+        }
+
+    def export(
+        self, path: Path, weights: Mapping[str, Tensor], history: dict[str, Any], measured: dict[str, Any]
+    ) -> AggregatorFile:
+        """Weights are stored in float16: half the size, and the held-out loss is the same to five digits."""
+        half = {key: tensor.detach().cpu().half() for key, tensor in weights.items()}
+        training = {**asdict(self.settings), **history, "objective": "mean squared error of the prediction"}
+        file = AggregatorFile(path.name, self.config, half, self.sources, training, measured)
+        save_aggregator(file, path)
+        return file
+
+    def rivals(self, baselines: dict[str, float]) -> dict[str, float]:
+        single = min(self.experts.labels, key=lambda label: baselines[label])
+        return {name: baselines[name] for name in (single, "noise average", "block average")}
+
+    def curves(self, evaluation: dict[str, Any]) -> dict[str, float]:
+        shares = evaluation["shares"]
+        return {label: sum(point[i] for point in shares) / len(shares) for i, label in enumerate(self.experts.labels)}
+
+
+def new_aggregator(config: AggregatorConfig, seed: int, device: torch.device) -> Aggregator:
+    """A trainable aggregator in float32, alike for a seed on every machine."""
+    return Aggregator(config).initialise(generator(seed)).to(device)

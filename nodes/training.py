@@ -1,0 +1,55 @@
+"""What the nodes that train have in common: their listener, and settings from widgets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import comfy.model_management
+import comfy.utils
+from torch import Tensor
+
+from ..afa_core.training.loop import Report, Stop
+from ..afa_core.training.session import TrainingError
+from ..afa_core.training.task import Task
+from .live import TrainingFeed
+
+Settings = TypeVar("Settings")
+
+
+def of_widgets(settings: type[Settings], widgets: dict[str, Any]) -> Settings:
+    """A dataclass of settings, from the widgets of its fields' names."""
+    fields: Any = settings
+    return settings(**{name: widgets[name] for name in fields.__dataclass_fields__ if name in widgets})
+
+
+def file_name(name: str) -> str:
+    """save_as as a file's stem. Raises TrainingError."""
+    if not re.fullmatch(r"\w[\w .-]{0,99}", name):
+        raise TrainingError(f"save_as should be a plain file name such as my_ensemble, found {name!r:.60}.")
+    return name.removesuffix(".safetensors")
+
+
+def listener(feed: TrainingFeed, task: Task, widgets: dict[str, Any], paint: Callable[[], Tensor] | None):
+    """Shows the progress, and ends the training on Stop or an interruption. paint: makes the sample picture."""
+    bar = comfy.utils.ProgressBar(widgets["steps"])
+
+    def listen(report: Report) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        state = report.state
+        fields: dict[str, Any] = {}
+        if report.seconds_per_step:  # an evaluation comes between steps, and has none of its own
+            fields = {"loss": state.losses[-1], "seconds_per_step": report.seconds_per_step}
+        if report.evaluation:
+            best_single, _, block_average = task.rivals(state.baselines).values()
+            fields |= {"held_out": report.evaluation["held_out"], "shares": [*task.curves(report.evaluation).values()]}
+            fields |= {"best_single": best_single, "block_average": block_average}
+        if paint and report.evaluation and state.step % widgets["sample_every"] == 0:
+            fields["sample"] = paint()
+        feed.send(step=state.step, **fields)
+        bar.update_absolute(state.step, widgets["steps"])
+        if feed.stop_requested:
+            raise Stop
+
+    return listen
