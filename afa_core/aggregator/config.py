@@ -101,7 +101,11 @@ class AggregatorConfig:
             raise ConfigError(
                 f"config should have {', '.join(sorted(known))}, and {'lacks' if missing else 'has'} {odd!r:.80}"
             )
-        lists = {name: tuple(fields[name]) for name in ("channels", "ablations", "fused") if isinstance(fields.get(name), list)}
+        lists = {
+            name: tuple(fields[name])
+            for name in ("channels", "ablations", "fused")
+            if isinstance(fields.get(name), list)
+        }
         return cls(**{**fields, **lists})
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -130,7 +130,7 @@ def _errors(
     for number, level in enumerate(LEVELS):
         generator = torch.Generator().manual_seed((settings.seed * 10_007 + item) * 101 + number)
         noise = torch.randn(latent.shape, generator=generator).to(device)
-        sigma = sampling.sigma(torch.tensor([float(level)])).to(device).expand(settings.draws)
+        sigma = first.architecture.noise.sigma(sampling, torch.tensor([level / 1000])).to(device).expand(settings.draws)
         noisy = sampling.noise_scaling(sigma[:, None, None, None], noise, latent.clone())
         denoised = denoise(expert.patcher, noisy, sigma, text)
         slope = sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))

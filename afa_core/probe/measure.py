@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = (50, 150, 300, 500, 700, 900)
-"""Timesteps of the 1000 of training: from the last details to the first outlines."""
+"""Noise levels in thousandths of what training draws from: the last details first, outlines last."""
 SHARPNESS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """How decidedly a soft router follows the better expert; 0 is the best fixed mix."""
 BLUR = 5

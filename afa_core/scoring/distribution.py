@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 FEATURES = ("2048", "logits_unbiased")
@@ -35,7 +36,9 @@ def inception_features(network: torch.nn.Module, batches: Iterable[Tensor]) -> t
     found = []
     with torch.no_grad():
         for pictures in batches:
-            found.append(network((pictures.movedim(-1, 1) * 255).round().clamp(0, 255).to(torch.uint8)))
+            found.append(
+                network((rearrange(pictures, "b h w c -> b c h w") * 255).round().clamp(0, 255).to(torch.uint8))
+            )
     features, logits = zip(*found, strict=True)
     return torch.cat(features).cpu(), torch.cat(logits).cpu()
 

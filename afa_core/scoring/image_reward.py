@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
@@ -44,7 +45,7 @@ class PictureEncoder(nn.Module):
         self.norm = operations.LayerNorm(width, eps=1e-6)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2)
+        patches = rearrange(self.patch_embed["proj"](pixels), "b w y x -> b (y x) w")
         tokens = torch.cat([self.cls_token.to(patches).expand(len(patches), -1, -1), patches], dim=1)
         tokens = tokens + self.pos_embed.to(patches)
         for block in self.blocks:
@@ -153,8 +154,8 @@ def reward(raw: Tensor) -> Tensor:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    q, k, v = (x.unflatten(-1, (-1, HEAD)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+    q, k, v = (rearrange(x, "b l (heads d) -> b heads l d", d=HEAD) for x in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v, mask), "b heads l d -> b l (heads d)")
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 
@@ -12,7 +13,9 @@ def fit_into_square(pictures: Tensor, size: int) -> Tensor:
     scale = size / max(height, width)
     inner = (round(height * scale), round(width * scale))
     if inner != (height, width):
-        pictures = F.interpolate(pictures.movedim(-1, 1), inner, mode="bicubic", antialias=True).movedim(1, -1)
+        # Not kornia's resize, whose blur against aliasing differs from the one these networks were trained with.
+        channels_first = rearrange(pictures, "b h w c -> b c h w")
+        pictures = rearrange(F.interpolate(channels_first, inner, mode="bicubic", antialias=True), "b c h w -> b h w c")
     top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
     padded = F.pad(pictures, (0, 0, left, size - inner[1] - left, top, size - inner[0] - top))
     return padded.clamp(0, 1)

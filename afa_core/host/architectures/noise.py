@@ -15,7 +15,7 @@ class Noise(Protocol):
         ...
 
     def level(self, sampling: Any, sigma: Tensor) -> Tensor:
-        """Where in 0..1 the network is told to be at this sigma."""
+        """The timestep that the network is given at this sigma, as a fraction of its range."""
         ...
 
     def snr(self, sigma: Tensor) -> Tensor:
