@@ -47,12 +47,12 @@ def held_out() -> Path:
 
 
 def known() -> Path:
-    return _whole(common.WORK / "known_folder", _known())
+    return _whole(common.WORK / "known_folder", known_subjects())
 
 
 def _own() -> list[data.Subject]:
     """What the experts learnt from, without `known()`."""
-    aside = set(_known())
+    aside = set(known_subjects())
     own = [s for domain in common.DOMAINS for s in data.subjects("train+spare", domain) + others.of_experts(domain)]
     return [s for s in own if s not in aside]
 
@@ -61,7 +61,7 @@ def _watched() -> list[data.Subject]:
     return (_own() + others.unseen())[::WATCHED]
 
 
-def _known() -> list[data.Subject]:
+def known_subjects() -> list[data.Subject]:
     """20 subjects a domain, evenly through the list."""
     return [s for domain in common.DOMAINS for s in data.subjects("train", domain)[::7][:20]]
 

@@ -29,19 +29,19 @@ def _others() -> list[data.Subject]:
     """Subjects in all three hands that are in subjects.tsv under no split, evenly drawn by hash."""
     known = data.subjects()
     names, codes = {s.name for s in known}, {s.code for s in known}
-    held_out = {_essence(s.code) for s in known if s.split == "held_out"}
+    held_out = {essence(s.code) for s in known if s.split == "held_out"}
     found: dict[str, list[data.Subject]] = {domain: [] for domain in common.DOMAINS}
     for emoji in json.loads(packages.read("noto", "emoji.json")):
         code, domain = emoji["unified"].lower(), subjects.domain_of(emoji["subcategory"])
         name = subjects.clean(emoji["name"] or "")
         if not domain or emoji["category"] in ("Flags", "Component") or not name.isascii() or not name:
             continue
-        if code in codes or name in names or _essence(code) in held_out or not packages.has_all(code):
+        if code in codes or name in names or essence(code) in held_out or not packages.has_all(code):
             continue
         names.add(name)
         found[domain].append(data.Subject(code, name, domain, "others", subjects.kind_of(emoji["subcategory"])))
     return [s for rows in found.values() for s in sorted(rows, key=lambda s: subjects.rank(s.code))[:MOST]]
 
 
-def _essence(code: str) -> frozenset[str]:
+def essence(code: str) -> frozenset[str]:
     return frozenset(code.split("-")) - GENDERED

@@ -30,7 +30,8 @@ def vocabulary():
 
 
 class TextEncoder(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, known=None):
+        """`known`: sorted CLIP ids of the words that get rows of their own; by default `vocabulary()`."""
         super().__init__()
         family = unet.family()
         import comfy.clip_model
@@ -39,7 +40,7 @@ class TextEncoder(torch.nn.Module):
         config = dict(family["TEXT"], hidden_act="quick_gelu", eos_token_id=49407)
         width = config["hidden_size"]
         self.heads = config["num_attention_heads"]
-        self.register_buffer("vocabulary", vocabulary())
+        self.register_buffer("vocabulary", vocabulary() if known is None else known)
         # One row more than the vocabulary: every token that was never seen shares the last row, which is trained by
         # dropping tokens, so an unknown word says nothing instead of something random.
         self.tokens = torch.nn.Parameter(torch.randn(len(self.vocabulary) + 1, width) * 0.5)

@@ -14,7 +14,7 @@ class Threads:
     TRY = 5          # steps that a try lasts
 
     def __init__(self):
-        self.counts = (1, min(2, os.cpu_count() or 1))
+        self.counts = (1, min(2, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)))
         self.now, self.took, self.left = self.counts[1], {}, 0
         self.times, self.mark, self.next = [], time.monotonic(), 0.0
         torch.set_num_threads(self.now)

@@ -47,6 +47,14 @@ class PocketTokenizer(comfy.sd1_clip.SD1Tokenizer):
             embedding_directory=embedding_directory, tokenizer_data={**tokenizer_data, "clip_l_max_length": TOKENS}
         )
 
+    def tokenize_with_weights(self, text, return_word_ids=False, **options):
+        """A scene's caption, "left ...; right ...", gets a chunk of tokens for each subject."""
+        first, *more = (
+            super(PocketTokenizer, self).tokenize_with_weights(part, return_word_ids, **options)
+            for part in text.split(";")
+        )
+        return {name: [*chunks, *(chunk for each in more for chunk in each[name])] for name, chunks in first.items()}
+
 
 class PocketClip(comfy.sd1_clip.SD1ClipModel):
     """The host's CLIP with its own override hook for the text model's config."""

@@ -1,0 +1,74 @@
+"""The networks of the scenes: which weights they start from, and captions of one or two subjects as context."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .. import common, data, diffusion, others, packing, text
+from . import pictures
+
+WEIGHTS = common.WEIGHTS / "scenes"
+KINDS = ("near", "far")
+
+
+class Both(torch.nn.Module):
+    """Text encoder and U-Net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = text.TextEncoder(vocabulary())
+        self.unet = diffusion.unet.build()
+
+    def context(self, ids: torch.Tensor, unknown: float = 0.0) -> torch.Tensor:
+        """Token ids [B, chunks, 24] -> [B, chunks * 24, 64]; `unknown`: share of words made unknown."""
+        return self.text(ids.flatten(0, 1), unknown).view(len(ids), -1, self.text.tokens.shape[-1])
+
+
+def vocabulary() -> torch.Tensor:
+    """That of the experts of single pictures, and the words of the subjects that only experts learn.
+
+    A text encoder knows more words than its base can paint.
+    """
+    more = data.captions([s for domain in common.DOMAINS for s in others.of_experts(domain)], common.HANDS)
+    return torch.cat([text.vocabulary(), text.tokenize(more).unique()]).unique()
+
+
+def tokenize(captions: list[tuple[str, ...]]) -> torch.Tensor:
+    """-> [M, chunks, 24]"""
+    whole = [pictures.caption(parts).split(pictures.SEPARATOR) for parts in captions]
+    return torch.stack([text.tokenize(chunks) for chunks in whole])
+
+
+def first() -> Both:
+    """The base of single pictures, which has yet to learn places; words it has never read get rows drawn at random."""
+    both = Both()
+    both.unet.load_state_dict({k: v.float() for k, v in load_file(common.WEIGHTS / "base.safetensors").items()})
+    old = load_file(common.WEIGHTS / "text_encoder.safetensors")
+    rows, new = old["tokens"].float(), both.text.tokens.data
+    new.copy_(rows[-1] + rows.std(0) * torch.randn(new.shape, generator=torch.Generator().manual_seed(common.SEED)))
+    new[torch.searchsorted(both.text.vocabulary, old["vocabulary"])] = rows[:-1]
+    new[-1] = rows[-1]
+    others_ = {k: v.float() for k, v in old.items() if k not in ("tokens", "vocabulary")}
+    both.text.load_state_dict(others_ | {"tokens": new, "vocabulary": both.text.vocabulary})
+    return both
+
+
+def base() -> Both:
+    """The committed base of scenes with its text encoder, without gradients."""
+    both = Both()
+    both.unet.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / "base.safetensors").items()})
+    words = load_file(WEIGHTS / "text_encoder.safetensors")
+    both.text.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in words.items()})
+    return both.eval().requires_grad_(False)
+
+
+def expert(kind: str, domain: str) -> Both:
+    both = base()
+    packed = load_file(expert_path(kind, domain))
+    both.unet.load_state_dict({k: v.float() for k, v in packing.unpack(packed, load_file(WEIGHTS / "base.safetensors")).items()})
+    return both
+
+
+def expert_path(kind: str, domain: str) -> Path:
+    return WEIGHTS / f"{kind}_{domain}.safetensors"

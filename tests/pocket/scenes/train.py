@@ -1,0 +1,109 @@
+"""Trains the scenes' base and its experts: python tests/pocket scenes.train [stages ...] [--minutes M]
+
+Stages: base (with the text encoder, from the base of single pictures), near_people, far_things and so on (from the base,
+the text encoder frozen). Each can be interrupted and resumed (state in .pocket/), starts from a fixed seed, and writes
+its weights to weights/scenes/ when it ends; a stage whose weights are there is skipped.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from .. import clock, common, diffusion, packing, unet  # noqa: E402
+from . import models, pictures  # noqa: E402
+
+STAGES = ("base", *(f"{kind}_{domain}" for kind in models.KINDS for domain in common.DOMAINS))
+MINUTES = {"base": 22.0, "near": 6.0, "far": 5.0}
+BATCH = {"pairs": 32, "singles": 64}
+SINGLES_EVERY = 4
+"""Every so manieth step shows single pictures."""
+PEAK = {"base": 1.2e-3, "near": 8e-4, "far": 8e-4}
+DECAY = {"base": 0.998, "near": 0.995, "far": 0.995}
+"""Of the average of the weights."""
+
+
+class Source:
+    """Batches of a pool: latents and token ids, captions in the forms of diffusion.FORMS."""
+
+    def __init__(self, pool: pictures.Pool, batch: int) -> None:
+        self.latents, self.batch = pool.latents, batch
+        self.order = diffusion.Shuffled(len(pool.latents))
+        handless = [tuple(c.split(", ", 1)[1] for c in parts) for parts in pool.captions]
+        kindless = [tuple(c.rsplit(", ", 1)[0] for c in parts) for parts in pool.captions]
+        self.forms = torch.stack([models.tokenize(form) for form in (pool.captions, handless, kindless)])
+        empty = diffusion.text.tokenize([""]).expand(self.forms.shape[1:])
+        self.forms = torch.cat([self.forms, empty[None]])
+
+    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
+        index = self.order.next(self.batch)
+        form = torch.multinomial(torch.tensor(diffusion.FORMS), len(index), replacement=True)
+        return self.latents[index], self.forms[form, index]
+
+
+def train(stage: str, minutes: float) -> None:
+    kind = stage.partition("_")[0]
+    base = kind == "base"
+    both = models.first() if base else models.base()
+    sources = [Source(pool, batch) for pool, batch in zip(pictures.pools(stage), BATCH.values(), strict=True)]
+    both.train().unet.requires_grad_(True)
+    for module in both.unet.modules():
+        if not base and isinstance(module, torch.nn.Dropout):
+            module.p = diffusion.EXPERT_DROPOUT
+    trained = both if base else both.unet
+    params = [p for p in trained.parameters() if p.requires_grad]
+    opt = torch.optim.AdamW(params, lr=PEAK[kind], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    ema = clock.Ema(trained, DECAY[kind])
+    run = clock.Run(f"scenes_{stage}", minutes, net=both, opt=opt, ema=ema)
+    unknown, table = diffusion.NO_WORD["base"] if base else diffusion.EXPERT_NO_WORD, unet.alphas()
+    going = run.share < 1
+    while going:
+        for group in opt.param_groups:
+            group["lr"] = clock.rate(run.share, PEAK[kind], floor=0.02)
+        x0, ids = sources[run.step % SINGLES_EVERY == SINGLES_EVERY - 1].next()
+        x, v = unet.noised(x0, torch.randn_like(x0), t := unet.stratified(len(x0)), table)
+        with torch.set_grad_enabled(base):
+            context = both.context(ids, unknown)
+        loss = (unet.predict(both.unet, x, t, context) - v).square().mean()
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        opt.step()
+        ema.update(trained)
+        going = run.tick(len(x0), loss=loss.detach())
+    run.save()
+    ema.write_to(trained)
+    write(stage, both)
+    run.say(f"done after {run.step} steps")
+
+
+def write(stage: str, both: models.Both) -> None:
+    """The averaged weights as they are committed: float16, an expert as 8-bit differences from the base."""
+    models.WEIGHTS.mkdir(exist_ok=True)
+    weights = both.unet.state_dict()
+    if stage == "base":
+        words = {k: v.detach() if k == "vocabulary" else v.detach().half() for k, v in both.text.state_dict().items()}
+        save_file({k: v.contiguous() for k, v in words.items()}, models.WEIGHTS / "text_encoder.safetensors")
+        packed = {k: v.half() for k, v in weights.items()}
+    else:
+        packed = packing.pack(weights, load_file(models.WEIGHTS / "base.safetensors"))
+    save_file({k: v.contiguous() for k, v in packed.items()}, models.WEIGHTS / f"{stage}.safetensors")
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(STAGES)}; default: all")
+    ask.add_argument("--minutes", type=float, help="of every stage named")
+    args = ask.parse_args()
+    if unknown := set(args.stages) - set(STAGES):
+        ask.error(f"unknown stage {', '.join(sorted(unknown))}")
+    for stage in args.stages or STAGES:
+        if not (models.WEIGHTS / f"{stage}.safetensors").exists():
+            train(stage, args.minutes or MINUTES[stage.partition("_")[0]])
+
+
+if __name__ == "__main__":
+    main()
