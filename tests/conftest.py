@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.checkpoints import ensure_checkpoints
+from tests.support.comfy.diffusion_models import ensure_diffusion_models
 from tests.support.comfy.inprocess import Host
 from tests.support.comfy.server import LiveServer
 
@@ -27,6 +28,7 @@ hypothesis.settings.load_profile("repeatable")
 def comfy_host(tmp_path_factory) -> Host:
     """ComfyUI imported into this process, with the toy families and their checkpoints."""
     ensure_checkpoints()
+    ensure_diffusion_models()
     host = Host(make_base(tmp_path_factory.mktemp("comfy")))
     import torch
 
@@ -93,5 +95,6 @@ def pytorch_attention(comfy_host, monkeypatch):
 def live_server(tmp_path_factory):
     """One running ComfyUI server with this pack, shared by all live tests."""
     ensure_checkpoints()
+    ensure_diffusion_models()
     with LiveServer(make_base(tmp_path_factory.mktemp("live"))) as server:
         yield server

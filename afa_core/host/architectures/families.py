@@ -5,9 +5,13 @@ from __future__ import annotations
 from comfy.model_base import BaseModel
 
 from .architecture import Architecture
+from .cosmos import Cosmos
+from .flux import Chroma, Flux
+from .lumina import Lumina
+from .qwen_image import QwenImage
 from .unet import UNet
 
-FAMILIES: tuple[Architecture, ...] = (UNet(),)
+FAMILIES: tuple[Architecture, ...] = (UNet(), Flux(), Chroma(), Cosmos(), Lumina(), QwenImage())
 
 
 def architecture_of(model: BaseModel) -> Architecture | None:

@@ -35,3 +35,20 @@ class DiscreteNoise:
 
     def snr(self, sigma: Tensor) -> Tensor:
         return sigma.square().reciprocal()
+
+
+class FlowNoise:
+    """Straight paths from a picture to noise (rectified flow, arXiv 2209.03003), with the model's own shift of levels."""
+
+    def sigma(self, sampling: Any, level: Tensor) -> Tensor:
+        if hasattr(sampling, "multiplier"):
+            level = level * sampling.multiplier
+        elif hasattr(sampling, "log_sigmas"):  # Cosmos': sigma counts from the picture, and ends at 80
+            return (level / (1 - level)).clamp(max=float(sampling.sigma_max))
+        return sampling.sigma(level)
+
+    def level(self, sampling: Any, sigma: Tensor) -> Tensor:
+        return sampling.timestep(sigma) / getattr(sampling, "multiplier", 1.0)
+
+    def snr(self, sigma: Tensor) -> Tensor:
+        return (1 / sigma - 1).square()

@@ -27,10 +27,12 @@ PACK_NAME = "afa-ensemble"
 CUSTOM_NODES = {
     PACK_NAME: REPOSITORY,
     "tiny_families": REPOSITORY / "tests" / "support" / "comfy" / "tiny_families",
+    "tiny_transformers": REPOSITORY / "tests" / "support" / "comfy" / "tiny_transformers",
     "pocket_family": REPOSITORY / "tests" / "pocket" / "node",
 }
-FOLDERS = ["custom_nodes", "models/checkpoints", "models/afa", "models/loras", "input", "output", "user", "temp"]
-CHECKPOINTS = CACHE / "models" / "checkpoints"
+FOLDERS = ["custom_nodes", "models/checkpoints", "models/diffusion_models", "models/afa", "models/loras", "input", "output", "user", "temp"]
+MADE = ["models/checkpoints", "models/diffusion_models"]
+"""Folders of models that the tests make once and keep in the cache."""
 
 
 def ensure_host() -> Path:
@@ -67,8 +69,9 @@ def make_base(base: Path) -> Path:
     for name, target in CUSTOM_NODES.items():
         if (target / "__init__.py").is_file():
             _link(base / "custom_nodes" / name, target)
-    for checkpoint in CHECKPOINTS.glob("*.safetensors"):
-        _link(base / "models" / "checkpoints" / checkpoint.name, checkpoint)
+    for folder in MADE:
+        for model in (CACHE / folder).glob("*.safetensors"):
+            _link(base / folder / model.name, model)
     return base
 
 

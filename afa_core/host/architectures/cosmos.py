@@ -1,0 +1,54 @@
+"""Cosmos-Predict2 and Anima: pictures alone go through the blocks, as single frames; they read the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.ldm.cosmos.predict2 import MiniTrainDIT
+from comfy.model_base import BaseModel
+from einops import rearrange
+from torch import Tensor, nn
+
+from .architecture import Inputs
+from .transformer import Transformer, arguments_of
+from .transformer_stream import Block
+
+
+class Cosmos(Transformer):
+    title = "Cosmos-Predict2 and Anima"
+    arguments = arguments_of(MiniTrainDIT.forward)
+    own = {"c_crossattn": "context"}
+    topology = ("in_channels", "out_channels", "patch_spatial", "model_channels", "num_blocks", "crossattn_emb_channels")
+
+    def matches(self, model: BaseModel) -> bool:
+        return isinstance(model.diffusion_model, MiniTrainDIT) and not getattr(model, "image_to_video", False)
+
+    def name(self, model: BaseModel) -> str:
+        return "Cosmos-Predict2" if type(model.diffusion_model) is MiniTrainDIT else type(model.diffusion_model).__name__
+
+    def blocks(self, network: nn.Module) -> list[Block]:
+        return [Block(f"block {i}", module) for i, module in enumerate(network.blocks)]
+
+    def embed(self, network: nn.Module, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+        return call["emb_B_T_D"][:, 0], call["crossattn_emb"]
+
+    def feature(self, hidden: Tensor, start: int, size: tuple[int, int]) -> Tensor:
+        return rearrange(hidden[:, 0], "b h w c -> b c h w")
+
+    def replaced(self, hidden: Tensor, start: int, feature: Tensor) -> Tensor:
+        return rearrange(feature, "b c h w -> b 1 h w c").contiguous()  # the host writes into no hidden state
+
+    def width(self, network: nn.Module) -> int:
+        return network.model_channels
+
+    def patch_size(self, network: nn.Module) -> int:
+        return network.patch_spatial
+
+    def text_width(self, model: BaseModel) -> int:
+        return model.diffusion_model.blocks[0].cross_attn.context_dim
+
+    def time_width(self, model: BaseModel) -> int:
+        return model.diffusion_model.model_channels
+
+    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
+        return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(model.diffusion_model.blocks))}

@@ -1,0 +1,47 @@
+"""Qwen-Image: every block has a stream for the picture and one for the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from comfy.model_base import BaseModel
+from torch import Tensor, nn
+
+from .architecture import Inputs
+from .transformer import Transformer, arguments_of
+from .transformer_stream import Block
+
+
+class QwenImage(Transformer):
+    title = "Qwen-Image"
+    arguments = arguments_of(QwenImageTransformer2DModel.forward)
+    own = {"c_crossattn": "context", "attention_mask": "attention_mask"}
+    topology = ("in_channels", "num_layers")
+
+    def matches(self, model: BaseModel) -> bool:
+        return type(model.diffusion_model) is QwenImageTransformer2DModel
+
+    def name(self, model: BaseModel) -> str:
+        return "Qwen-Image"
+
+    def blocks(self, network: nn.Module) -> list[Block]:
+        return [Block(f"block {i}", m, ("double_block", i)) for i, m in enumerate(network.transformer_blocks)]
+
+    def embed(self, network: nn.Module, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+        return call["vec"][: len(call["txt"])], call["txt"]  # a second half of the times is that of references
+
+    def width(self, network: nn.Module) -> int:
+        return network.inner_dim
+
+    def text_width(self, model: BaseModel) -> int:
+        return model.diffusion_model.inner_dim
+
+    def time_width(self, model: BaseModel) -> int:
+        return model.diffusion_model.inner_dim
+
+    def prompt_width(self, model: BaseModel) -> int:
+        return model.diffusion_model.txt_in.in_features
+
+    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
+        return {f"B{i:02}": (f"transformer_blocks.{i}.",) for i in range(len(model.diffusion_model.transformer_blocks))}

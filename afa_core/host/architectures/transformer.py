@@ -1,0 +1,120 @@
+"""What the diffusion transformers (DiTs) of the host have in common. Each family is one short file beside this one."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Container
+from typing import Any
+
+import torch
+from comfy.ldm.flux.layers import timestep_embedding
+from comfy.model_base import BaseModel
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...fusion.fusion import Embeddings
+from ...fusion.lockstep import BlockStream, absent
+from ...fusion.points import FusionPoint
+from .architecture import Architecture, Inputs
+from .block_thread import Pause
+from .differentiable import Rebound
+from .noise import FlowNoise
+from .transformer_stream import Block, Pass
+
+TIME_WIDTH = 256
+"""Of the sinusoidal time embedding of families whose blocks share no time vector."""
+
+
+class Transformer(Architecture):
+    """A family of transformers over patches of a latent.
+
+    Features are the tokens of the noisy picture. Those of text, of reference pictures and of padding stay each
+    expert's own: their number and meaning differ between experts, and an attention map over places is not about them.
+    """
+
+    noise = FlowNoise()
+
+    @abstractmethod
+    def blocks(self, network: nn.Module) -> list[Block]:
+        """All blocks, in the order of the forward pass."""
+
+    @abstractmethod
+    def embed(self, network: nn.Module, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Time [B, T] and text [B, L, D], from what the first block is called with."""
+
+    @abstractmethod
+    def width(self, network: nn.Module) -> int:
+        """C of the hidden states [B, L, C]."""
+
+    def patch_size(self, network: nn.Module) -> int:
+        """Side of the square of the latent that one token stands for."""
+        return network.patch_size
+
+    def latent_channels(self, network: nn.Module) -> int:
+        """C of the prediction [B, C, H, W]."""
+        return network.out_channels
+
+    def feature(self, hidden: Tensor, start: int, size: tuple[int, int]) -> Tensor:
+        """The noisy picture's tokens as a view [B, C, H, W]; `start` others come before them."""
+        height, width = size
+        return rearrange(hidden[:, start : start + height * width], "b (h w) c -> b c h w", h=height)
+
+    def replaced(self, hidden: Tensor, start: int, feature: Tensor) -> Tensor:
+        """`hidden` with other tokens of the noisy picture, in memory of its own: the host writes into it."""
+        tokens = rearrange(feature, "b c h w -> b (h w) c")
+        return torch.cat((hidden[:, :start], tokens, hidden[:, start + tokens.shape[1] :]), dim=1)
+
+    def points(self, model: BaseModel) -> list[FusionPoint]:
+        network = model.diffusion_model
+        names = [block.name for block in self.blocks(network)]
+        points = [FusionPoint(i, name, self.width(network), self.patch_size(network)) for i, name in enumerate(names)]
+        return [*points, FusionPoint(len(names), "prediction", self.latent_channels(network), 1)]
+
+    def stream(
+        self, model: BaseModel, inputs: Inputs, left_out: Container[int] = (), checkpointing: bool = False
+    ) -> tuple[BlockStream, Embeddings]:
+        """A block cannot be left out by itself: the text that goes through it would stay behind."""
+        embeddings = Embeddings()
+        if len(self.points(model)) - 1 in left_out:
+            return absent(), embeddings
+        network = model.diffusion_model
+        if torch.is_grad_enabled():
+            inputs = {name: _rebound(value) for name, value in inputs.items()}
+        args, kwargs = self.positional(inputs)
+        size = tuple(-(-side // self.patch_size(network)) for side in inputs["x"].shape[-2:])
+
+        def start(call: dict[str, Any]) -> None:
+            embeddings.time, embeddings.text = (_plain(each) for each in self.embed(network, call, inputs))
+
+        def exchange(block: Block, hidden: Tensor, pause: Pause) -> Tensor:
+            before = embeddings.text.shape[1] if block.joint else 0
+            own = _plain(self.feature(hidden, before, size))
+            sent = pause(own)
+            return hidden if sent is own else self.replaced(hidden, before, sent.to(hidden.dtype))
+
+        run = Pass(
+            lambda: _plain(network._forward(*args, **kwargs)),
+            self.blocks(network), inputs["transformer_options"], start, exchange,
+        )  # fmt: skip
+        return run.stream(inputs["x"].device, checkpointing), embeddings
+
+
+def arguments_of(forward: Callable) -> tuple[str, ...]:
+    """Names of the arguments that a network of the host's hands to DIFFUSION_MODEL wrappers by position."""
+    kinds = inspect.Parameter
+    positional = (p.name for p in inspect.signature(forward).parameters.values() if p.kind is kinds.POSITIONAL_OR_KEYWORD)
+    return tuple("timesteps" if name == "timestep" else name for name in positional if name != "self")
+
+
+def sinusoid(inputs: Inputs) -> Tensor:
+    """The timesteps as an embedding [B, 256], for families whose first block gets no time vector."""
+    return timestep_embedding(inputs["timesteps"], TIME_WIDTH).to(inputs["x"].dtype)
+
+
+def _rebound(value: Any) -> Any:
+    return value.as_subclass(Rebound) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.as_subclass(Tensor) if isinstance(tensor, Rebound) else tensor

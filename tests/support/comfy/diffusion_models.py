@@ -1,0 +1,80 @@
+"""Toy transformers with random weights for the host's UNETLoader, made once and cached.
+
+`python -m tests.support.comfy.diffusion_models` makes them all again.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .bootstrap import CACHE, REPOSITORY, make_base
+from .checkpoints import _randomise
+
+FOLDER = CACHE / "models" / "diffusion_models"
+
+# name: (family of tiny_transformers, seed)
+TOYS = {
+    "tiny_flux_a": ("TinyFlux", 110),
+    "tiny_flux_b": ("TinyFlux", 120),
+    "tiny_flux_c": ("TinyFlux", 130),
+    "tiny_schnell_a": ("TinySchnell", 140),
+    "tiny_chroma_a": ("TinyChroma", 150),
+    "tiny_chroma_b": ("TinyChroma", 160),
+    "tiny_lumina_a": ("TinyLumina", 170),
+    "tiny_lumina_b": ("TinyLumina", 180),
+    "tiny_zimage_a": ("TinyZImage", 190),
+    "tiny_zimage_b": ("TinyZImage", 200),
+    "tiny_qwen_a": ("TinyQwen", 210),
+    "tiny_qwen_b": ("TinyQwen", 220),
+    "tiny_cosmos_a": ("TinyCosmos", 230),
+    "tiny_cosmos_b": ("TinyCosmos", 240),
+    "tiny_cosmos_c": ("TinyCosmos", 250),
+}
+
+_SOURCES = [Path(__file__), REPOSITORY / "tests" / "support" / "comfy" / "tiny_transformers" / "__init__.py"]
+
+
+def ensure_diffusion_models() -> None:
+    """Makes the toys unless those of exactly these sources lie in the cache; in a process of its own."""
+    stamp = FOLDER / "made-from"
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
+    if not stamp.is_file() or stamp.read_text() != sources:
+        subprocess.run([sys.executable, "-m", "tests.support.comfy.diffusion_models"], cwd=REPOSITORY, check=True)
+        stamp.write_text(sources)
+
+
+def _make(name: str, families) -> Path:
+    import torch
+
+    import comfy.ops
+    import comfy.utils
+
+    kind, seed = TOYS[name]
+    network = families.build(getattr(families, kind), comfy.ops.disable_weight_init, torch.float32)
+    for key, parameter in _randomise(network, seed).named_parameters():
+        if key.endswith(".scale"):  # what norms of Flux call their weight
+            parameter.data += 1
+    state = {key: value.half().contiguous() for key, value in network.state_dict().items()}
+    path = FOLDER / f"{name}.safetensors"
+    half_made = path.with_suffix(f".{os.getpid()}")
+    comfy.utils.save_torch_file(state, str(half_made))
+    return half_made.rename(path)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as base:
+        from .inprocess import Host, _module_name
+
+        host = Host(make_base(Path(base)))  # for the families
+        families = sys.modules[_module_name(host.base / "custom_nodes" / "tiny_transformers")]
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for name in TOYS:
+            path = _make(name, families)
+            print(f"{path} {path.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Toy transformers for tests of their streams: inputs, and one forward pass by the host and by a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Case:
+    """A toy model with what the pack knows of its family."""
+
+    name: str
+    patcher: Any
+
+    @property
+    def family(self) -> str:
+        """ "flux", "lumina", ..."""
+        return self.name.split("_")[1]
+
+    @property
+    def model(self):
+        return self.patcher.model
+
+    @property
+    def architecture(self):
+        from afa_core.host.architectures.families import architecture_of
+
+        return architecture_of(self.model)
+
+    @property
+    def network(self):
+        return self.model.diffusion_model
+
+    @property
+    def points(self):
+        return self.architecture.points(self.model)
+
+    def inputs(self, size=(16, 12), batch=2, tokens=7, seed=5) -> dict[str, Any]:
+        """Named arguments of the network for a batch with timesteps of their own."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def tensor(*shape):
+            return torch.randn(shape, generator=generator)
+
+        frames = (1,) if self.family in ("qwen", "cosmos") else ()
+        inputs = {
+            "x": tensor(batch, 16, *frames, *size),
+            "timesteps": torch.tensor([0.13, 0.87])[:batch],
+            "context": tensor(batch, tokens, self.architecture.prompt_width(self.model)),
+        }
+        if self.family in ("flux", "schnell"):
+            inputs["y"] = tensor(batch, 32)
+        if self.family in ("flux", "schnell", "chroma"):
+            inputs["guidance"] = torch.tensor([3.5, 2.0])[:batch]
+        if self.family in ("lumina", "zimage"):
+            inputs["num_tokens"] = tokens
+        return inputs
+
+    def named(self, inputs: dict[str, Any], control: Any, options: dict[str, Any]) -> dict[str, Any]:
+        defaults = dict.fromkeys(self.architecture.arguments)
+        return {**defaults, **inputs, "control": control, "transformer_options": options}
+
+
+def load(host, name: str) -> Case:
+    return Case(name, host.call("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")[0])
+
+
+def by_host(case: Case, inputs: dict[str, Any], control: Any = None, options: dict[str, Any] | None = None) -> Tensor:
+    own = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    args, kwargs = case.architecture.positional(case.named(own, control, options or {}))
+    with torch.inference_mode():
+        return case.network(*args, **kwargs)
+
+
+def alone(point, features, state):
+    """A fusion that leaves every expert what is its own."""
+    return features
+
+
+class Copies:
+    """A fusion that hands out tensors that another expert holds too, as a real one does."""
+
+    def __init__(self):
+        self.held: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, point, features, state):
+        held = features[0].clone()
+        self.held.append((held, held.clone()))
+        return [held]
+
+
+def by_stream(
+    case: Case, inputs: dict[str, Any], control=None, options=None, fusion=alone, experts: Sequence[Case] = ()
+) -> Tensor:
+    """The prediction of a lockstep of `experts`, or of the case alone; each gets a copy of `options`."""
+    from afa_core.fusion.fusion import FusionState
+    from afa_core.fusion.lockstep import lockstep
+
+    with torch.inference_mode():
+        before = {name: value.clone() for name, value in inputs.items() if isinstance(value, Tensor)}
+        given = [case.named(inputs, control, dict(options or {})) for _ in experts or [case]]
+        streams, embeddings = zip(
+            *(each.architecture.stream(each.model, own) for each, own in zip(experts or [case], given, strict=True)),
+            strict=True,
+        )
+        prediction = lockstep(streams, case.points, fusion, FusionState(embeddings))
+        for name, value in before.items():
+            assert torch.equal(inputs[name], value), f"the stream wrote into {name}, which other experts read"
+    for each in embeddings:
+        assert each.time.shape == (len(inputs["x"]), case.architecture.time_width(case.model))
+        assert each.text.shape[::2] == (len(inputs["x"]), case.architecture.text_width(case.model))
+    return prediction.reshape(inputs["x"].shape)
+
+
+def check(case: Case, inputs: dict[str, Any], control: Callable = lambda: None, options: Callable = dict) -> Tensor:
+    """Host, stream, and stream that was sent shared tensors agree; gives the host's prediction."""
+    expected = by_host(case, inputs, control(), options())
+    assert torch.isfinite(expected).all()
+    assert torch.equal(by_stream(case, inputs, control(), options()), expected)
+    copies = Copies()
+    assert torch.equal(by_stream(case, inputs, control(), options(), fusion=copies), expected)
+    assert len(copies.held) == len(case.points)
+    for tensor, original in copies.held:
+        assert torch.equal(tensor, original), "a stream wrote into what another expert holds"
+    return expected
