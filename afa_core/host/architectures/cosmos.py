@@ -7,7 +7,7 @@ from typing import Any
 from comfy.ldm.cosmos.predict2 import MiniTrainDIT
 from comfy.model_base import BaseModel
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from .architecture import Inputs
 from .transformer import Transformer, arguments_of
@@ -18,18 +18,27 @@ class Cosmos(Transformer):
     title = "Cosmos-Predict2 and Anima"
     arguments = arguments_of(MiniTrainDIT.forward)
     own = {"c_crossattn": "context"}
-    topology = ("in_channels", "out_channels", "patch_spatial", "model_channels", "num_blocks", "crossattn_emb_channels")
+    topology = (
+        "in_channels",
+        "out_channels",
+        "patch_spatial",
+        "model_channels",
+        "num_blocks",
+        "crossattn_emb_channels",
+    )
 
     def matches(self, model: BaseModel) -> bool:
         return isinstance(model.diffusion_model, MiniTrainDIT) and not getattr(model, "image_to_video", False)
 
     def name(self, model: BaseModel) -> str:
-        return "Cosmos-Predict2" if type(model.diffusion_model) is MiniTrainDIT else type(model.diffusion_model).__name__
+        return (
+            "Cosmos-Predict2" if type(model.diffusion_model) is MiniTrainDIT else type(model.diffusion_model).__name__
+        )
 
-    def blocks(self, network: nn.Module) -> list[Block]:
+    def blocks(self, network: Any) -> list[Block]:
         return [Block(f"block {i}", module) for i, module in enumerate(network.blocks)]
 
-    def embed(self, network: nn.Module, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def embed(self, network: Any, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
         return call["emb_B_T_D"][:, 0], call["crossattn_emb"]
 
     def feature(self, hidden: Tensor, start: int, size: tuple[int, int]) -> Tensor:
@@ -38,10 +47,10 @@ class Cosmos(Transformer):
     def replaced(self, hidden: Tensor, start: int, feature: Tensor) -> Tensor:
         return rearrange(feature, "b c h w -> b 1 h w c").contiguous()  # the host writes into no hidden state
 
-    def width(self, network: nn.Module) -> int:
+    def width(self, network: Any) -> int:
         return network.model_channels
 
-    def patch_size(self, network: nn.Module) -> int:
+    def patch_size(self, network: Any) -> int:
         return network.patch_spatial
 
     def text_width(self, model: BaseModel) -> int:

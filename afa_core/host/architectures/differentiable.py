@@ -58,7 +58,7 @@ class _Recomputed:
     def _unpack(self, number: int) -> Tensor:
         if number not in self.values:
             found: list[Tensor] = []
-            keep = saved_tensors_hooks(lambda tensor: found.append(tensor.detach()), lambda _: None)
+            keep = saved_tensors_hooks(lambda tensor: found.append(tensor.detach()), lambda kept: kept)
             with torch.enable_grad(), keep:
                 self.again()
             self.values = dict(enumerate(found))

@@ -30,22 +30,22 @@ class Flux(Transformer):
     def name(self, model: BaseModel) -> str:
         return "Flux.2" if self._has_shared_modulation(model.diffusion_model) else "Flux.1"
 
-    def blocks(self, network: nn.Module) -> list[Block]:
+    def blocks(self, network: Any) -> list[Block]:
         double = [Block(f"double {i}", m, ("double_block", i)) for i, m in enumerate(network.double_blocks)]
         single = [Block(f"single {i}", m, ("single_block", i), True) for i, m in enumerate(network.single_blocks)]
         return double + single
 
-    def embed(self, network: nn.Module, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def embed(self, network: Any, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
         text = call["txt"].clone()  # the host's blocks write into it
         vector = call["vec"]
         # A tuple: every block's modulation, already made of the time vector. Twice as long: a half for references.
         time = vector[: len(text)] if isinstance(vector, Tensor) else sinusoid(inputs)
         return time, text
 
-    def width(self, network: nn.Module) -> int:
+    def width(self, network: Any) -> int:
         return network.hidden_size
 
-    def latent_channels(self, network: nn.Module) -> int:
+    def latent_channels(self, network: Any) -> int:
         return network.out_channels // network.patch_size**2
 
     def text_width(self, model: BaseModel) -> int:
@@ -63,7 +63,7 @@ class Flux(Transformer):
         blocks = {f"D{i:02}": (f"double_blocks.{i}.",) for i in range(len(network.double_blocks))}
         return blocks | {f"S{i:02}": (f"single_blocks.{i}.",) for i in range(len(network.single_blocks))}
 
-    def _has_shared_modulation(self, network: nn.Module) -> bool:
+    def _has_shared_modulation(self, network: Any) -> bool:
         return getattr(network.params, "global_modulation", False)
 
 
@@ -76,5 +76,5 @@ class Chroma(Flux):
     def name(self, model: BaseModel) -> str:
         return "Chroma"
 
-    def _has_shared_modulation(self, network: nn.Module) -> bool:
+    def _has_shared_modulation(self, network: Any) -> bool:
         return True

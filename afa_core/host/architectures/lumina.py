@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy.ldm.lumina.model import NextDiT
 from comfy.model_base import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from .architecture import Inputs
 from .transformer import Transformer, arguments_of
@@ -25,10 +25,10 @@ class Lumina(Transformer):
     def name(self, model: BaseModel) -> str:
         return "Z-Image" if model.model_config.unet_config.get("z_image_modulation") else "Lumina 2"
 
-    def blocks(self, network: nn.Module) -> list[Block]:
+    def blocks(self, network: Any) -> list[Block]:
         return [Block(f"layer {i}", module, joint=True) for i, module in enumerate(network.layers)]
 
-    def embed(self, network: nn.Module, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def embed(self, network: Any, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
         hidden, time = call["x"], call["adaln_input"]
         height, width = inputs["x"].shape[-2:]
         picture = -(-height // network.patch_size) * -(-width // network.patch_size)
@@ -36,7 +36,7 @@ class Lumina(Transformer):
         # What comes before the picture. Where there are reference pictures, the first half of the times is theirs.
         return time[-len(hidden) :], hidden[:, : hidden.shape[1] - picture - padding]
 
-    def width(self, network: nn.Module) -> int:
+    def width(self, network: Any) -> int:
         return network.dim
 
     def text_width(self, model: BaseModel) -> int:

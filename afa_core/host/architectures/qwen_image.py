@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from comfy.model_base import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from .architecture import Inputs
 from .transformer import Transformer, arguments_of
@@ -25,13 +25,13 @@ class QwenImage(Transformer):
     def name(self, model: BaseModel) -> str:
         return "Qwen-Image"
 
-    def blocks(self, network: nn.Module) -> list[Block]:
+    def blocks(self, network: Any) -> list[Block]:
         return [Block(f"block {i}", m, ("double_block", i)) for i, m in enumerate(network.transformer_blocks)]
 
-    def embed(self, network: nn.Module, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def embed(self, network: Any, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
         return call["vec"][: len(call["txt"])], call["txt"]  # a second half of the times is that of references
 
-    def width(self, network: nn.Module) -> int:
+    def width(self, network: Any) -> int:
         return network.inner_dim
 
     def text_width(self, model: BaseModel) -> int:

@@ -14,16 +14,18 @@ Behind = Callable[[Any], Any]
 
 
 @contextmanager
-def hooked(module: nn.Module, before: Before | None = None, behind: Behind | None = None) -> Iterator[None]:
-    """Calls `before` with a module and its arguments, and `behind` with what it gives; goes on with what that gives."""
+def hooked(module: nn.Module, before: Before, behind: Behind) -> Iterator[None]:
+    """Calls `before` with a module and its arguments, and `behind` with what it gives; None from that changes nothing."""
     thread = current_thread()
 
     def pre_hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if before and current_thread() is thread:
+        if current_thread() is thread:
             before(module, args, kwargs)
 
     def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-        return behind(output) if behind and current_thread() is thread else None
+        return behind(output) if current_thread() is thread else None
 
-    with module.register_forward_pre_hook(pre_hook, with_kwargs=True), module.register_forward_hook(hook):
+    # What was hooked first is nested in what was hooked later.
+    first = module.register_forward_pre_hook(pre_hook, with_kwargs=True, prepend=True)
+    with first, module.register_forward_hook(hook):
         yield

@@ -11,7 +11,7 @@ import torch
 from comfy.ldm.flux.layers import timestep_embedding
 from comfy.model_base import BaseModel
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...fusion.fusion import Embeddings
 from ...fusion.lockstep import BlockStream, absent
@@ -36,22 +36,22 @@ class Transformer(Architecture):
     noise = FlowNoise()
 
     @abstractmethod
-    def blocks(self, network: nn.Module) -> list[Block]:
+    def blocks(self, network: Any) -> list[Block]:
         """All blocks, in the order of the forward pass."""
 
     @abstractmethod
-    def embed(self, network: nn.Module, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def embed(self, network: Any, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Time [B, T] and text [B, L, D], from what the first block is called with."""
 
     @abstractmethod
-    def width(self, network: nn.Module) -> int:
+    def width(self, network: Any) -> int:
         """C of the hidden states [B, L, C]."""
 
-    def patch_size(self, network: nn.Module) -> int:
+    def patch_size(self, network: Any) -> int:
         """Side of the square of the latent that one token stands for."""
         return network.patch_size
 
-    def latent_channels(self, network: nn.Module) -> int:
+    def latent_channels(self, network: Any) -> int:
         """C of the prediction [B, C, H, W]."""
         return network.out_channels
 
@@ -88,7 +88,7 @@ class Transformer(Architecture):
             embeddings.time, embeddings.text = (_plain(each) for each in self.embed(network, call, inputs))
 
         def exchange(block: Block, hidden: Tensor, pause: Pause) -> Tensor:
-            before = embeddings.text.shape[1] if block.joint else 0
+            before = embeddings.text.shape[1] if block.joint and embeddings.text is not None else 0
             own = _plain(self.feature(hidden, before, size))
             sent = pause(own)
             return hidden if sent is own else self.replaced(hidden, before, sent.to(hidden.dtype))
@@ -103,7 +103,9 @@ class Transformer(Architecture):
 def arguments_of(forward: Callable) -> tuple[str, ...]:
     """Names of the arguments that a network of the host's hands to DIFFUSION_MODEL wrappers by position."""
     kinds = inspect.Parameter
-    positional = (p.name for p in inspect.signature(forward).parameters.values() if p.kind is kinds.POSITIONAL_OR_KEYWORD)
+    positional = (
+        p.name for p in inspect.signature(forward).parameters.values() if p.kind is kinds.POSITIONAL_OR_KEYWORD
+    )
     return tuple("timesteps" if name == "timestep" else name for name in positional if name != "self")
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...fusion.lockstep import BlockStream
@@ -59,7 +60,7 @@ class Pass:
     start: Callable[[dict[str, Any]], None]
     exchange: Callable[[Block, Tensor, Pause], Tensor]
 
-    def stream(self, device, checkpointing: bool) -> BlockStream:
+    def stream(self, device: torch.device, checkpointing: bool) -> BlockStream:
         """Yields what `exchange` hands to its pause, at every block, and last the prediction [B, C, H, W]."""
         prediction = yield from paused(lambda pause: self._run(pause, checkpointing), device)
         yield prediction[:, :, 0] if prediction.ndim == 5 else prediction
@@ -68,7 +69,7 @@ class Pass:
         coming = iter(self.blocks)
 
         def behind(block: Block, hidden: Tensor) -> Tensor:
-            if (expected := next(coming)) is not block:
+            if (expected := next(coming, block)) is not block:
                 raise BlockSkipped(expected)
             return self.exchange(block, hidden, pause)
 
@@ -110,8 +111,9 @@ def _slot_patch(block: Block, inner: Callable | None, start: Callable | None, be
     return patch
 
 
-def _hooked_block(block: Block, start: Callable | None, behind: Callable):
+def _hooked_block(block: Block, start: Callable | None, behind: Callable) -> AbstractContextManager:
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        start(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+        if start:
+            start(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
-    return hooked(block.module, before if start else None, lambda hidden: behind(block, hidden))
+    return hooked(block.module, before, lambda hidden: behind(block, hidden))

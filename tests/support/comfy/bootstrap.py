@@ -30,7 +30,17 @@ CUSTOM_NODES = {
     "tiny_transformers": REPOSITORY / "tests" / "support" / "comfy" / "tiny_transformers",
     "pocket_family": REPOSITORY / "tests" / "pocket" / "node",
 }
-FOLDERS = ["custom_nodes", "models/checkpoints", "models/diffusion_models", "models/afa", "models/loras", "input", "output", "user", "temp"]
+FOLDERS = [
+    "custom_nodes",
+    "models/checkpoints",
+    "models/diffusion_models",
+    "models/afa",
+    "models/loras",
+    "input",
+    "output",
+    "user",
+    "temp",
+]
 MADE = ["models/checkpoints", "models/diffusion_models"]
 """Folders of models that the tests make once and keep in the cache."""
 

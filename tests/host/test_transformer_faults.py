@@ -1,0 +1,128 @@
+"""Whatever goes wrong in a stream of a transformer: an error that names it, no thread left, and the next run as ever.
+
+Every test has a time limit: a thread that waits for another one must not wait for ever.
+"""
+
+import faulthandler
+import gc
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.support.faults import failing_module, interrupted, interruption, nan_from
+from tests.support.transformers import Case, by_host, by_stream, load
+
+TOYS = ["tiny_flux_a", "tiny_lumina_a", "tiny_cosmos_a"]
+SECONDS = 60
+
+
+@pytest.fixture(scope="module", params=TOYS)
+def case(request, comfy_host) -> Case:
+    return load(comfy_host, request.param)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_hangs(case):
+    """Ends the tests with the stacks of all threads, after a minute; sees that no thread of an expert is left."""
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    try:
+        expected = by_host(case, case.inputs())
+        yield
+        gc.collect()
+        assert not [thread.name for thread in threading.enumerate() if thread.name == "AFA expert"]
+        assert not [name for name, m in case.network.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+        assert torch.equal(by_stream(case, case.inputs(), experts=[case, case], fusion=first), expected)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def first(point, features, state):
+    return [features[0].view_as(features[0])] * len(features)
+
+
+def block(case: Case, index: int = -1):
+    return case.architecture.blocks(case.network)[index].module
+
+
+@pytest.mark.parametrize("index", [0, 2, -1])
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_expert_raises(case, index, call):
+    with failing_module(block(case, index), RuntimeError("broken"), call), pytest.raises(RuntimeError, match="broken"):
+        by_stream(case, case.inputs(), experts=[case, case], fusion=first)
+
+
+def test_a_fusion_raises(case):
+    def fusion(point, features, state):
+        if point.index == 2:
+            raise ValueError("no fusion")
+        return features
+
+    with pytest.raises(ValueError, match="no fusion"):
+        by_stream(case, case.inputs(), experts=[case, case], fusion=fusion)
+
+
+def test_interrupted_at_any_moment(case):
+    """At every moment at which the host asks whether it was."""
+    with interrupted() as asked:
+        by_stream(case, case.inputs(batch=1), experts=[case, case], fusion=first)
+    assert len(asked) > 20
+    for at in range(1, len(asked) + 1, max(1, len(asked) // 25)):
+        with interrupted(at), pytest.raises(interruption()):
+            by_stream(case, case.inputs(batch=1), experts=[case, case], fusion=first)
+        gc.collect()
+        assert not [thread.name for thread in threading.enumerate() if thread.name == "AFA expert"]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_closed_in_the_middle(case, steps):
+    with torch.inference_mode():
+        stream, _ = case.architecture.stream(case.model, case.named(case.inputs(), None, {}))
+        sent = None
+        for _ in range(steps):
+            sent = stream.send(sent)
+        stream.close()
+        with pytest.raises(StopIteration):
+            next(stream)
+
+
+def test_forgotten_in_the_middle(case):
+    """As where an error keeps a stream from being closed."""
+    with torch.inference_mode():
+        stream, _ = case.architecture.stream(case.model, case.named(case.inputs(), None, {}))
+        next(stream)
+    del stream
+
+
+def test_a_skipped_block_is_named(case, monkeypatch):
+    """As a cache skips blocks that change little."""
+    from afa_core.host.architectures.transformer_stream import BlockSkipped
+
+    blocks = case.architecture.blocks(case.network)
+    monkeypatch.setattr(
+        type(case.architecture), "blocks", lambda self, network: [*blocks[:2], absent(blocks[2]), *blocks[2:]]
+    )
+    with pytest.raises(BlockSkipped, match="absent"):
+        by_stream(case, case.inputs())
+
+
+def absent(block):
+    """A block that the network does not come by."""
+    return replace(block, name="absent", module=torch.nn.Identity(), slot=block.slot and ("double_block", 1000))
+
+
+def test_an_early_return_is_named(case, monkeypatch):
+    from afa_core.host.architectures.transformer_stream import BlockSkipped
+
+    def early(*args, **kwargs):
+        return args[0]
+
+    monkeypatch.setattr(case.network, "_forward", early, raising=False)
+    with pytest.raises(BlockSkipped, match=case.points[0].name):
+        by_stream(case, case.inputs())
+
+
+def test_nan_travels(case):
+    with nan_from(case.network.get_submodule("img_in" if case.family == "flux" else "x_embedder")):
+        assert not torch.isfinite(by_stream(case, case.inputs(), experts=[case, case], fusion=first)).all()
