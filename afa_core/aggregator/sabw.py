@@ -1,39 +1,56 @@
 """The SABW aggregator: spatial-aware block-wise attention over the experts (AFA section 3.3).
 
-State-dict keys, norms' epsilons and the order of operations are those of the authors' release.
-`operations` names the layer classes: torch.nn where the aggregator is trained, the host's own where it
-is loaded and offloaded by the host.
+State-dict keys, norms' epsilons and the order of operations are those of the authors' release; layout.py says how the
+weights lie in memory. `operations` names the layer classes: torch.nn where the aggregator is trained, the host's own
+where it is loaded and offloaded by the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .config import AggregatorConfig
+from .layout import join_state, split_state
+
+HEADS = "b l (heads d) -> b heads l d"
+
+
+class Inputs(NamedTuple):
+    """What one fusion point's aggregator reads beside the features.
+
+    time: what the timestep adds to the hidden features, [B, hidden, 1, 1]
+    text: for every layer the keys and values of the text, [2, B, heads, L, hidden / heads]
+    """
+
+    time: Tensor
+    text: tuple[Tensor, ...]
 
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens [B, L, C] on `context` [B, M, D], or on themselves."""
+    """Multi-head attention of tokens [B, L, C] on themselves or, where `crossed`, on keys and values that are given."""
 
-    def __init__(self, width: int, context_width: int, heads: int, operations, **factory):
+    def __init__(self, width: int, heads: int, crossed: bool, operations, **factory):
         super().__init__()
         self.heads = heads
-        self.to_q = operations.Linear(width, width, bias=False, **factory)
-        self.to_k = operations.Linear(context_width, width, bias=False, **factory)
-        self.to_v = operations.Linear(context_width, width, bias=False, **factory)
+        if crossed:
+            self.to_q = operations.Linear(width, width, bias=False, **factory)
+        else:
+            self.to_qkv = operations.Linear(width, 3 * width, bias=False, **factory)
         self.to_out = nn.ModuleList([operations.Linear(width, width, **factory)])
 
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        q, k, v = (
-            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for x in (self.to_q(tokens), self.to_k(context), self.to_v(context))
-        )
+    def forward(self, tokens: Tensor, keys_values: Tensor | None = None) -> Tensor:
+        if keys_values is None:
+            q, k, v = rearrange(self.to_qkv(tokens), "b l (qkv heads d) -> qkv b heads l d", qkv=3, heads=self.heads)
+        else:
+            q, (k, v) = rearrange(self.to_q(tokens), HEADS, heads=self.heads), keys_values
         out = F.scaled_dot_product_attention(q, k, v)  # never holds the L x L logits
-        return self.to_out[0](out.transpose(1, 2).flatten(2))
+        return self.to_out[0](rearrange(out, "b heads l d -> b l (heads d)"))
 
 
 class GEGLU(nn.Module):
@@ -62,55 +79,51 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    def __init__(self, width: int, text_width: int, heads: int, operations, **factory):
+    def __init__(self, width: int, heads: int, operations, **factory):
         super().__init__()
         self.norm1 = operations.LayerNorm(width, eps=1e-5, **factory)
-        self.attn1 = Attention(width, width, heads, operations, **factory)
+        self.attn1 = Attention(width, heads, False, operations, **factory)
         self.norm2 = operations.LayerNorm(width, eps=1e-5, **factory)
-        self.attn2 = Attention(width, text_width, heads, operations, **factory)
+        self.attn2 = Attention(width, heads, True, operations, **factory)
         self.norm3 = operations.LayerNorm(width, eps=1e-5, **factory)
         self.ff = FeedForward(width, operations, **factory)
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
-        own = self.norm1(tokens)
-        tokens = tokens + self.attn1(own, own)
+        tokens = tokens + self.attn1(self.norm1(tokens))
         tokens = tokens + self.attn2(self.norm2(tokens), text)
         return tokens + self.ff(self.norm3(tokens))
 
 
 class ResBlock(nn.Module):
-    """h [B, hidden, H, W] and a time embedding [B, T] to [B, hidden, H, W]."""
+    """h [B, hidden, H, W] and what the timestep adds, [B, hidden, 1, 1], to [B, hidden, H, W]."""
 
-    def __init__(self, hidden: int, time_width: int, operations, **factory):
+    def __init__(self, hidden: int, operations, **factory):
         super().__init__()
         self.norm1 = operations.GroupNorm(32, hidden, eps=1e-6, **factory)  # the experts' own use 1e-5
         self.conv1 = operations.Conv2d(hidden, hidden, 3, padding=1, **factory)
-        self.time_emb_proj = operations.Linear(time_width, hidden, **factory)
         self.norm2 = operations.GroupNorm(32, hidden, eps=1e-6, **factory)
         self.conv2 = operations.Conv2d(hidden, hidden, 3, padding=1, **factory)
 
     def forward(self, h: Tensor, time: Tensor) -> Tensor:
-        residual = self.conv1(F.silu(self.norm1(h)))
-        residual = residual + self.time_emb_proj(F.silu(time))[:, :, None, None]
+        residual = self.conv1(F.silu(self.norm1(h))) + time
         return h + self.conv2(F.silu(self.norm2(residual)))
 
 
 class SpatialTransformer(nn.Module):
-    def __init__(self, hidden: int, text_width: int, heads: int, layers: int, operations, **factory):
+    def __init__(self, hidden: int, heads: int, layers: int, operations, **factory):
         super().__init__()
         self.norm = operations.GroupNorm(32, hidden, eps=1e-6, **factory)
         self.proj_in = operations.Conv2d(hidden, hidden, 1, **factory)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(hidden, text_width, heads, operations, **factory) for _ in range(layers)
+            TransformerBlock(hidden, heads, operations, **factory) for _ in range(layers)
         )
         self.proj_out = operations.Conv2d(hidden, hidden, 1, **factory)
 
-    def forward(self, h: Tensor, text: Tensor) -> Tensor:
-        size = h.shape[-2:]
-        tokens = self.proj_in(self.norm(h)).flatten(2).transpose(1, 2)
-        for block in self.transformer_blocks:
-            tokens = block(tokens, text)
-        return h + self.proj_out(tokens.transpose(1, 2).unflatten(2, size))
+    def forward(self, h: Tensor, text: Sequence[Tensor]) -> Tensor:
+        tokens = rearrange(self.proj_in(self.norm(h)), "b c h w -> b (h w) c")
+        for block, keys_values in zip(self.transformer_blocks, text, strict=True):
+            tokens = block(tokens, keys_values)
+        return h + self.proj_out(rearrange(tokens, "b (h w) c -> b c h w", h=h.shape[-2]))
 
 
 def averaged(feature: Tensor, side: int) -> Tensor:
@@ -125,47 +138,37 @@ def spread(logits: Tensor, side: int, size: torch.Size) -> Tensor:
 
 
 class SABW(nn.Module):
-    """One fusion point's aggregator: features of N experts to a share of each at every position."""
+    """One fusion point's aggregator: features of N experts to logits of each at every position."""
 
     def __init__(self, config: AggregatorConfig, channels: int, operations, **factory):
         super().__init__()
         hidden = config.hidden_size
-        self.ablations = config.ablations
+        self.without_space = "space" in config.ablations
         self.routing_stride = config.routing_stride
         self.conv_in = operations.Conv2d(channels * config.num_experts, hidden, 1, **factory)
-        self.res_block = ResBlock(hidden, config.time_width, operations, **factory)
-        self.transformer = SpatialTransformer(
-            hidden, config.text_width, config.num_heads, config.num_layers, operations, **factory
-        )
+        self.res_block = ResBlock(hidden, operations, **factory)
+        self.transformer = SpatialTransformer(hidden, config.num_heads, config.num_layers, operations, **factory)
         self.conv_out = operations.Conv2d(hidden, config.num_experts, 1, bias=False, **factory)
 
-    def forward(self, features: Sequence[Tensor | None], time: Tensor, text: Tensor, stride: int = 1) -> Tensor:
-        """features: N of [B, C, H, W]; time [B, T]; text [B, L, D] -> shares [B, N, H, W], float32 at least.
+    def forward(self, features: Sequence[Tensor | None], inputs: Inputs, stride: int = 1) -> Tensor:
+        """features: N of [B, C, H, W] -> logits [B, N, H, W], whose softmax over the experts are their shares.
 
-        An expert that was left out has None for a feature and gets a share of 0; the mean of the others stands
-        in for it. stride: size of the latent divided by H, W.
+        The mean of the others stands in for an expert that was left out, which has None for a feature.
+        stride: size of the latent divided by H, W.
         """
-        if "time" in self.ablations:
-            time = torch.zeros_like(time)
-        if "text" in self.ablations:
-            text = torch.zeros_like(text)
-        missing = [index for index, feature in enumerate(features) if feature is None]
-        inputs = [feature for feature in features if feature is not None]
-        if missing:
-            stand_in = torch.stack(inputs).mean(0)
-            inputs = [stand_in if feature is None else feature for feature in features]
-        h = self.conv_in(torch.cat(inputs, dim=1))
+        there = [feature for feature in features if feature is not None]
+        if len(there) < len(features):
+            stand_in = torch.stack(there).mean(0)
+            there = [stand_in if feature is None else feature for feature in features]
+        h = self.conv_in(torch.cat(there, dim=1))
         side = max(1, self.routing_stride // stride)
         coarse = averaged(h, side)
-        logits = self.conv_out(self.transformer(self.res_block(coarse, time), text))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = self.conv_out(self.transformer(self.res_block(coarse, inputs.time), inputs.text))
         if side > 1:  # what the blocks add is interpolated; what they add it to is there at every position
             logits = self.conv_out(h) + spread(logits - self.conv_out(coarse), side, h.shape[-2:])
-        for index in missing:  # by Python numbers: an index tensor would have to be copied to the device
-            logits[:, index] = -torch.inf
-        if "space" in self.ablations:
+        if self.without_space:
             logits = logits.mean((2, 3), keepdim=True).expand_as(logits)
-        return logits.softmax(dim=1)
+        return logits
 
 
 class Aggregator(nn.Module):
@@ -177,17 +180,40 @@ class Aggregator(nn.Module):
     def __init__(self, config: AggregatorConfig, operations=nn, **factory):
         super().__init__()
         self.config = config
+        points, hidden = len(config.fused_points), config.hidden_size
+        self.time = operations.Linear(config.time_width, points * hidden, **factory)
+        self.text = operations.Linear(config.text_width, points * config.num_layers * 2 * hidden, bias=False, **factory)
         self.aggregators = nn.ModuleDict(
             {str(i): SABW(config, config.channels[i], operations, **factory) for i in config.fused_points}
         )
+        self.register_state_dict_post_hook(split_state)
+        self.register_load_state_dict_pre_hook(join_state)
+
+    def forward(self, time: Tensor, text: Tensor) -> dict[int, Inputs]:
+        """What the aggregators read beside features, by index of the fusion point; time [B, T], text [B, L, D]."""
+        if "time" in self.config.ablations:
+            time = torch.zeros_like(time)
+        if "text" in self.config.ablations:
+            text = torch.zeros_like(text)
+        fused, layers, heads = self.config.fused_points, self.config.num_layers, self.config.num_heads
+        times = rearrange(self.time(F.silu(time)), "b (point c) -> point b c 1 1", point=len(fused))
+        texts = rearrange(
+            self.text(text), "b l (point layer kv heads d) -> point layer kv b heads l d",
+            point=len(fused), layer=layers, kv=2, heads=heads,
+        )  # fmt: skip
+        return {i: Inputs(times[n], tuple(texts[n].unbind())) for n, i in enumerate(fused)}
+
+    def logits(self, index: int, features: Sequence[Tensor | None], inputs: Inputs, stride: int) -> Tensor:
+        """Of fusion point `index`, [B, N, H, W]; as of SABW."""
+        return cast(SABW, self.aggregators[str(index)])(features, inputs, stride)
 
     def initialise(self, generator: torch.Generator | None = None) -> Aggregator:
         """Random weights for training; a zero `conv_out` makes an untrained aggregator average."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("conv_out.weight"):
-                nn.init.zeros_(parameter)
-            elif parameter.ndim > 1:
-                nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=generator)
-            else:
-                (nn.init.ones_ if "norm" in name and name.endswith("weight") else nn.init.zeros_)(parameter)
+        state = {}
+        for key, shape in self.config.shapes():
+            ones = "norm" in key and key.endswith("weight")
+            state[key] = torch.full(shape, float(ones), dtype=self.time.weight.dtype)
+            if len(shape) > 1 and not key.endswith("conv_out.weight"):
+                nn.init.kaiming_uniform_(state[key], a=5**0.5, generator=generator)
+        self.load_state_dict(state)
         return self

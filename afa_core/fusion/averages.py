@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .fusion import Feature, Fusion, FusionError, FusionState, fuse
+from .fusion import Feature, Fusion, FusionError, FusionState, fuse, logits_of, present
 from .points import FusionPoint
 
 STATIC_METHODS = ("block average", "noise average", "last block average")
@@ -43,15 +43,15 @@ class StaticFusion:
         return [weight / sum(weights) for weight in weights]
 
     def bind(self, points: list[FusionPoint], experts: int) -> Fusion:
-        shares = torch.tensor(self.shares(experts)).view(1, -1, 1, 1)
+        logits = logits_of(torch.tensor(self.shares(experts)).view(1, -1, 1, 1))
         first = {"block average": 0, "noise average": -1, "last block average": -2}[self.method]
         fused = set(points[first:])
 
         def fusion(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-            nonlocal shares
+            nonlocal logits
             if point not in fused:
                 return features
-            shares = shares.to(next(feature.device for feature in features if feature is not None))  # a copy once a run
-            return fuse(point, features, shares, state)
+            logits = logits.to(present(features)[0].device)  # a copy for the first point alone
+            return fuse(point, features, logits, state)
 
         return fusion

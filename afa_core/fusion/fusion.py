@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .points import FusionPoint
 
-SMALLEST = torch.finfo(torch.float32).tiny
+NONE = -1e4
+"""A logit that comes to a share of exactly 0 beside any other, in every dtype."""
 
 
 class FusionError(ValueError):
@@ -44,10 +45,18 @@ class FusionState:
     embeddings: one an expert
     observe:    called with (point, shares) wherever features are fused; shares [B, N, H, W] sum to 1 over the
                 experts, and are [1, N, 1, 1] where they are the same everywhere
+    memory:     what fusions have computed for all points of this evaluation
     """
 
     embeddings: Sequence[Embeddings]
     observe: Callable[[FusionPoint, Tensor], None] | None = None
+    memory: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made at the first point of this evaluation that asks."""
+        if key not in self.memory:
+            self.memory[key] = make()
+        return self.memory[key]
 
     @cached_property
     def mean_time(self) -> Tensor:
@@ -66,47 +75,61 @@ class Fusion(Protocol):
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]: ...
 
 
-def blend(features: list[Tensor], shares: Tensor) -> Tensor:
-    """The weighted sum of N features [B, C, H, W], computed in float32 at least, in the dtype of the features.
+def blend(features: Sequence[Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted sum of N features [B, C, H, W], and the weights: the experts' shares [B, N, H, W].
 
-    shares: anything that broadcasts to [B, N, H, W]
+    logits: their softmax over the experts are the shares; anything that broadcasts to [B, N, H, W]
 
-    Summed as N-1 interpolations, each newcomer against what is there already: that way equal features
-    stay what they are to the bit, and so does a feature whose share is 1.
+    Summed as N-1 interpolations, each newcomer by its share among those there so far: that way equal features stay
+    what they are to the bit, and so does a feature whose share is 1. Each is computed in float32 at least and rounded
+    to the features' dtype, as every operation of the experts is.
     """
-    dtype = features[0].dtype
-    full = torch.promote_types(dtype, torch.float32)
-    # A total of 0 is an expert without a share after others without one: 0 of 0 goes nowhere.
-    steps = shares.to(full) / shares.to(full).cumsum(1).clamp_min(SMALLEST)
-    fused = features[0].to(full)
-    for feature, step in zip(features[1:], steps.split(1, dim=1)[1:], strict=True):
-        fused = torch.lerp(fused, feature.to(full), step)
-    return fused.to(dtype)
+    if len(features) == 1:
+        return features[0], torch.ones_like(logits)
+    fused, shares = features[0], logits
+    for count, feature in enumerate(features[1:], start=2):
+        shares = logits[:, :count].softmax(1)
+        fused = torch.lerp(fused, feature, shares[:, -1:].to(fused.dtype))
+    return fused, shares
 
 
-def fuse(point: FusionPoint, features: Sequence[Feature], shares: Tensor, state: FusionState) -> list[Tensor]:
-    """The features by their shares, for every expert. An expert that was left out has a share of 0."""
+def logits_of(shares: Tensor) -> Tensor:
+    """The logits of shares that are given as numbers."""
+    return shares.log().clamp_min(NONE)
+
+
+def fuse(point: FusionPoint, features: Sequence[Feature], logits: Tensor, state: FusionState) -> list[Tensor]:
+    """The features by their logits [B, N, H, W], for every expert. Only those who are there have a share."""
+    return hand_out(point, features, *blend(present(features), of_present(features, logits)), state)
+
+
+def hand_out(
+    point: FusionPoint, features: Sequence[Feature], fused: Tensor, shares: Tensor, state: FusionState
+) -> list[Tensor]:
+    """The fused feature for every expert, after `state.observe` was called with the shares of all.
+
+    shares: of those who are there
+    """
     if state.observe is not None:
+        if any(feature is None for feature in features):
+            each, nothing = iter(shares.split(1, dim=1)), torch.zeros_like(shares[:, :1])
+            shares = torch.cat([nothing if feature is None else next(each) for feature in features], dim=1)
         state.observe(point, shares)
-    there = present(features)
-    if len(there) < len(features):
-        shares = torch.cat([shares[:, index : index + 1] for index in there], dim=1)  # an index tensor would be a copy
-    fused = blend([feature for feature in features if feature is not None], shares)
     # A view: one expert's own feature may have come through as it is, and now all of them hold it.
     return [fused.view_as(fused)] * len(features)
 
 
-def present(features: Sequence[Feature]) -> list[int]:
-    """Which experts were not left out."""
-    return [index for index, feature in enumerate(features) if feature is not None]
+def present(features: Sequence[Feature]) -> list[Tensor]:
+    """The features of the experts that were not left out."""
+    return [feature for feature in features if feature is not None]
 
 
-def certain(features: Sequence[Feature]) -> Tensor:
-    """Shares [B, N, 1, 1] where only one expert was not left out."""
-    ((chosen, feature),) = ((index, feature) for index, feature in enumerate(features) if feature is not None)
-    shares = feature.new_zeros(len(feature), len(features), 1, 1, dtype=torch.float32)
-    shares[:, chosen] = 1
-    return shares
+def of_present(features: Sequence[Feature], logits: Tensor) -> Tensor:
+    """The logits of those who are there; by Python numbers, as an index tensor would be copied to the device."""
+    if not any(feature is None for feature in features):
+        return logits
+    each = zip(logits.split(1, dim=1), features, strict=True)
+    return torch.cat([logit for logit, feature in each if feature is not None], dim=1)
 
 
 def _mean(states: list[Tensor]) -> Tensor:

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
 
-from ..aggregator.sabw import SABW, Aggregator
-from .fusion import Feature, FusionState, certain, fuse, present
+import torch
+from torch import Tensor
+
+from ..aggregator.precision import CastAggregator, in_dtype
+from ..aggregator.sabw import Aggregator, Inputs
+from .fusion import Feature, FusionState, blend, fuse, hand_out, of_present, present
 from .points import FusionPoint
+
+Attend = Callable[[Aggregator | CastAggregator, int, int, Sequence[Feature], Inputs], tuple[Tensor, Tensor]]
+
+
+def attend(
+    aggregator: Aggregator | CastAggregator, index: int, stride: int, features: Sequence[Feature], inputs: Inputs
+) -> tuple[Tensor, Tensor]:
+    """One fusion point: the fused feature [B, C, H, W] and the present experts' shares [B, N, H, W]."""
+    return blend(present(features), of_present(features, aggregator.logits(index, features, inputs, stride)))
 
 
 class SABWFusion:
-    """AFA: a trained aggregator decides at every position which expert to follow (AFA equation 5)."""
+    """AFA: a trained aggregator decides at every position which expert to follow (AFA equation 5).
 
-    def __init__(self, aggregator: Aggregator):
+    attend: computes one fusion point as the function of that name does, such as that function compiled
+    """
+
+    def __init__(self, aggregator: Aggregator, attend: Attend = attend):
         self.aggregator = aggregator
+        self.attend = attend
 
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.index not in self.aggregator.config.fused_points:
             return features
-        if len(present(features)) == 1:
-            return fuse(point, features, certain(features), state)
-        sabw = cast(SABW, self.aggregator.aggregators[str(point.index)])
-        dtype = sabw.conv_in.weight.dtype
-        inputs = [feature if feature is None else feature.to(dtype) for feature in features]
-        shares = sabw(inputs, state.mean_time.to(dtype), state.mean_text.to(dtype), point.stride)
-        return fuse(point, features, shares, state)
+        there = present(features)
+        if len(there) == 1:
+            return fuse(point, features, there[0].new_zeros(1, len(features), 1, 1), state)
+        aggregator, inputs = state.once(self, lambda: self._prepared(there[0].dtype, state))
+        features = [feature if feature is None else feature.to(there[0].dtype) for feature in features]
+        fused, shares = self.attend(aggregator, point.index, point.stride, features, inputs[point.index])
+        return hand_out(point, features, fused, shares, state)
+
+    def _prepared(
+        self, dtype: torch.dtype, state: FusionState
+    ) -> tuple[Aggregator | CastAggregator, dict[int, Inputs]]:
+        """What is the same at all points of one evaluation."""
+        aggregator = in_dtype(self.aggregator, dtype)
+        return aggregator, aggregator(state.mean_time.to(dtype), state.mean_text.to(dtype))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fusion import SMALLEST, Feature, Fusion, FusionError, FusionState, fuse, present
+from .fusion import Feature, Fusion, FusionError, FusionState, fuse, logits_of
 from .points import FusionPoint
 
 LeftOut = dict[int, frozenset[int]]
@@ -98,12 +98,7 @@ class KeptRouting:
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.index not in self.maps:
             return features
-        shares = self.maps[point.index]
-        there = torch.zeros(len(features), device=shares.device)
-        there[present(features)] = 1
-        shares = shares * there[:, None, None]
-        # Where all the shares were with those left out, the first that is there goes on by itself.
-        return fuse(point, features, shares / shares.sum(1, keepdim=True).clamp_min(SMALLEST), state)
+        return fuse(point, features, logits_of(self.maps[point.index]), state)
 
 
 @dataclass(frozen=True)

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..fusion.fusion import Feature, Fusion, FusionState
 from ..fusion.points import FusionPoint
+from ..fusion.sabw_fusion import attend
 
 
-class CheckpointedFusion:
-    """Training: a fusion that keeps the features alone, and is computed again in the backward pass."""
-
-    def __init__(self, fusion: Fusion):
-        self.fusion = fusion
-
-    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-        def run(*features: Feature) -> Sequence[Feature]:
-            nonlocal state
-            now, state = state, replace(state, observe=None)  # the second run tells nobody
-            return self.fusion(point, features, now)
-
-        return checkpoint(run, *features, use_reentrant=False)
+def checkpointed(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """As `attend` of a SABWFusion: keeps the features alone, and computes the point again in the backward pass."""
+    return cast(tuple[Tensor, Tensor], checkpoint(attend, *inputs, use_reentrant=False))
 
 
 class ExpertDropout:

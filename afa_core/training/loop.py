@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -152,6 +153,7 @@ class _Borrowing(nn.Module):
 @torch.no_grad()
 def with_weights(module: nn.Module, weights: Mapping[str, Tensor], work: Callable[[], Result]) -> Result:
     """What `work` gives while the module has these weights."""
-    device = next(module.parameters()).device
-    borrowed = {f"module.{key}": tensor.to(device) for key, tensor in weights.items()}
+    other = copy.deepcopy(module)
+    other.load_state_dict(weights)
+    borrowed: dict[str, Tensor] = {f"module.{name}": parameter for name, parameter in other.named_parameters()}
     return functional_call(_Borrowing(module), borrowed, (work,))

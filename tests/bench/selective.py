@@ -143,9 +143,9 @@ class EachForItself:
         self.computed = torch.stack(counts).mean().item()
 
     def __call__(self, point, features, state):
-        from afa_core.fusion.fusion import fuse
+        from afa_core.fusion.fusion import fuse, logits_of
 
-        return fuse(point, features, self.maps[point.index], state)
+        return fuse(point, features, logits_of(self.maps[point.index]), state)
 
 
 def _sampling(pocket: Pocket, settings: list[dict]) -> list[list[float]]:

@@ -133,9 +133,9 @@ def parts_timed(meter: Meter) -> Iterator[None]:
                 feature = blocks.send(sent)
             sent = yield feature
 
-    def timed_attention(module, tokens, context):
-        with meter("self-attention" if context.shape[-1] == tokens.shape[-1] else "cross-attention"):
-            return attention(module, tokens, context)
+    def timed_attention(module, tokens, keys_values=None):
+        with meter("self-attention" if keys_values is None else "cross-attention"):
+            return attention(module, tokens, keys_values)
 
     fuse, observe, finish = SABWFusion.__call__, Evaluation.observe, RoutingRun.finish
 

@@ -110,12 +110,15 @@ def test_who_is_left_out_has_no_share():
 
 
 def test_the_others_share_what_is_left():
-    sabw = tiny_aggregator(3).aggregators["1"]
-    state = tiny_state(3)
+    """The mean of the others stands in for the feature of one who was left out, and has no share."""
+    aggregator, state = tiny_aggregator(3), tiny_state(3)
     a, b = torch.randn(2, 1, 5, 2, 3, dtype=torch.float64)
-    shares = sabw([a, None, b], state.embeddings[0].time, state.embeddings[0].text)
+    seen = KeptRouting()
+    SABWFusion(aggregator)(POINTS[1], [a, None, b], replace(state, observe=seen.keep))
+    shares = seen.maps[1]
     assert not shares[:, 1].any() and torch.allclose(shares.sum(1), torch.ones(1, 2, 3, dtype=torch.float64))
-    stand_in = sabw([a, (a + b) / 2, b], state.embeddings[0].time, state.embeddings[0].text)[:, [0, 2]]
+    read = aggregator(state.mean_time, state.mean_text)[1]
+    stand_in = aggregator.logits(1, [a, (a + b) / 2, b], read, 1).softmax(1)[:, [0, 2]]
     assert torch.allclose(shares[:, [0, 2]], stand_in / stand_in.sum(1, keepdim=True))
 
 

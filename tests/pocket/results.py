@@ -91,13 +91,13 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
 
 def _told(domains: list[str], everywhere: bool):
     """The fusion of one who knows the domain of every picture and looks at nothing else: of all blocks, or of predictions."""
-    from afa_core.fusion.fusion import fuse
+    from afa_core.fusion.fusion import fuse, logits_of
 
     own = torch.tensor([[domain == d for d in common.DOMAINS] for domain in domains])
     shares = torch.where(own, TRUST, (1 - TRUST) / (len(common.DOMAINS) - 1))[:, :, None, None]
 
     def fusion(point, features, state):
-        return fuse(point, features, shares, state) if everywhere or point.is_prediction else features
+        return fuse(point, features, logits_of(shares), state) if everywhere or point.is_prediction else features
 
     return fusion
 

@@ -8,7 +8,7 @@ import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...fusion.fusion import FusionError, blend
+from ...fusion.fusion import FusionError, blend, logits_of
 from ...fusion.magic import TIMESTEPS
 from .run import RUN, ensemble_of
 from .step import EXPERT, is_active
@@ -55,4 +55,4 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
     shares = ensemble.fusion.shares(*noise, args["cond_scale"])
     if RUN in options["transformer_options"]:
         options["transformer_options"][RUN].evaluate(level, [True] * len(x))(ensemble.points[-1], shares)
-    return [blend(list(side), shares) for side in sides]
+    return [blend(side, logits_of(shares))[0] for side in sides]

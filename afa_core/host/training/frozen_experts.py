@@ -7,7 +7,7 @@ inference mode (host.md section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,8 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
 
-from ...fusion.fusion import Embeddings, Feature, Fusion, FusionState
+from ...fusion.fusion import Embeddings, Fusion, FusionState
 from ...fusion.lockstep import BlockStream, lockstep
-from ...fusion.points import FusionPoint
 from ..experts.experts import Expert, check_experts, compute_dtype, own_weights
 from ..experts.streams import expert_stream
 from ..sampling.prediction import fuse_in_first_terms
@@ -93,7 +92,7 @@ class HostExperts:
             *(self._stream(*each, noisy, sigma) for each in zip(self.experts, samplings, texts, strict=True)),
             strict=True,
         )
-        fusion = fuse_in_first_terms(self._autocast(fusion), samplings, sigma, noisy)
+        fusion = fuse_in_first_terms(fusion, samplings, sigma, noisy)
         return lockstep(streams, self.points, fusion, FusionState(embeddings, observe))
 
     def _stream(
@@ -107,17 +106,6 @@ class HostExperts:
             "transformer_options": {**own, "optimized_attention_override": _differentiable_attention},
         }
         return expert_stream(expert, inputs, text, checkpointing=self.checkpointing)
-
-    def _autocast(self, fusion: Fusion) -> Fusion:
-        """The aggregator's float32 weights compute in the experts' dtype."""
-        if self.compute_dtype == torch.float32:
-            return fusion
-
-        def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-            with torch.autocast(self.device.type, self.compute_dtype):
-                return fusion(point, features, state)
-
-        return fuse
 
 
 def make_trainable(model: torch.nn.Module) -> None:

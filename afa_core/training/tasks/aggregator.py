@@ -17,10 +17,10 @@ from ...fusion.averages import StaticFusion
 from ...fusion.fusion import Fusion
 from ...fusion.not_finite import finding_the_culprit
 from ...fusion.points import FusionPoint
-from ...fusion.sabw_fusion import SABWFusion
+from ...fusion.sabw_fusion import SABWFusion, attend
 from ..data.dataset import Batch
 from ..draw import Draw, generator, held_out_draw
-from ..fusions import CheckpointedFusion, ExpertDropout
+from ..fusions import ExpertDropout, checkpointed
 from ..objective import Balance, FrozenExperts, baseline_losses, sample_loss
 
 NOISE_LEVELS = 5
@@ -64,9 +64,7 @@ class AggregatorTask:
 
     def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         balance = Balance()
-        fusion: Fusion = SABWFusion(self.module)
-        if self.experts.checkpointing:
-            fusion = CheckpointedFusion(fusion)
+        fusion: Fusion = SABWFusion(self.module, checkpointed if self.experts.checkpointing else attend)
         if self.settings.expert_dropout:
             fusion = ExpertDropout(fusion, self.settings.expert_dropout, generator(*draw.seeds, 1))
         losses = sample_loss(self.experts, fusion, batch, draw, balance.observe, self.settings.min_snr_gamma)

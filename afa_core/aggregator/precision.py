@@ -1,0 +1,38 @@
+"""An aggregator that computes in another dtype than its weights have, as in training with mixed precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from .sabw import Aggregator, Inputs
+
+
+class CastAggregator:
+    """Does what an Aggregator does, with its weights in `dtype`; gradients reach the weights themselves.
+
+    All weights are cast at once: one kernel, where autocast has one for each of them.
+    """
+
+    def __init__(self, aggregator: Aggregator, dtype: torch.dtype):
+        self.aggregator = aggregator
+        names, weights = zip(*aggregator.named_parameters(), strict=True)
+        flat = torch.cat([weight.flatten() for weight in weights]).to(dtype)
+        parts = flat.split([weight.numel() for weight in weights])
+        self.weights = {n: p.view_as(w) for n, p, w in zip(names, parts, weights, strict=True)}
+
+    def __call__(self, time: Tensor, text: Tensor) -> dict[int, Inputs]:
+        return functional_call(self.aggregator, self.weights, (time, text))
+
+    def logits(self, index: int, features: Sequence[Tensor | None], inputs: Inputs, stride: int) -> Tensor:
+        prefix = f"aggregators.{index}."
+        own = {n.removeprefix(prefix): w for n, w in self.weights.items() if n.startswith(prefix)}
+        return cast(Tensor, functional_call(self.aggregator.aggregators[str(index)], own, (features, inputs, stride)))
+
+
+def in_dtype(aggregator: Aggregator, dtype: torch.dtype) -> Aggregator | CastAggregator:
+    return aggregator if aggregator.time.weight.dtype == dtype else CastAggregator(aggregator, dtype)
