@@ -168,7 +168,7 @@ def test_gradients_while_experts_are_lost():
 
 
 def test_a_training_that_loses_experts_goes_on_to_the_same_numbers(tmp_path):
-    def stop(report, aggregator):
+    def stop(report):
         if report.state.step == 5:
             raise Stop
 

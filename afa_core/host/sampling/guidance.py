@@ -38,7 +38,7 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
     level, noise = sigma[0].item(), ensemble.experts[0].architecture.noise
     if not (
         is_active(main, level)
-        and ensemble.fusion.fuses_at(noise.level(model.model_sampling, sigma)[0].item() * TIMESTEPS)
+        and ensemble.fusion.fuses_at(round(noise.level(model.model_sampling, sigma)[0].item() * TIMESTEPS))
     ):
         return args["conds_out"]
     if any(cond is None for cond in args["conds"]):
