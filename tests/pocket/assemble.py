@@ -3,6 +3,7 @@
 pocket_base, pocket_people, pocket_animals and pocket_things .safetensors, float16, the same bytes every time. Needs
 neither the host nor the training set. `ensure(folder)` does the same from a test and skips what is there already.
 """
+import functools
 import hashlib
 import os
 import sys
@@ -23,18 +24,18 @@ def sources():
     return [common.WEIGHTS / f"{p}.safetensors" for p in PARTS]
 
 
-def digest():
-    """SHA-256 over the committed weights: written into every checkpoint, so that stale ones are noticed."""
+def digest(parts=None):
+    """SHA-256 over committed weights, by default all: written into every checkpoint, so that stale ones are noticed."""
     out = hashlib.sha256()
-    for path in sources():
+    for path in parts or sources():
         out.update(path.name.encode())
         out.update(path.read_bytes())
     return out.hexdigest()
 
 
-def text_state():
+def text_state(path=common.WEIGHTS / "text_encoder.safetensors"):
     """The host's CLIP keys from the cut table: words that were never trained share one trained row."""
-    cut = load_file(common.WEIGHTS / "text_encoder.safetensors")
+    cut = load_file(path)
     table = cut["tokens"][-1].repeat(TOKENS_IN_ALL, 1)
     table[cut["vocabulary"]] = cut["tokens"][:-1]
     model = "cond_stage_model.transformer.text_model."
@@ -48,9 +49,14 @@ def text_state():
     return out
 
 
-def checkpoint(name, text, vae, base):
-    weights = base if name == "pocket_base" else packing.unpack(
-        load_file(common.WEIGHTS / f"expert_{name.removeprefix('pocket_')}.safetensors"), base)
+def unet_state(name, base):
+    if name == "pocket_base":
+        return base
+    return packing.unpack(load_file(common.WEIGHTS / f"expert_{name.removeprefix('pocket_')}.safetensors"), base)
+
+
+def checkpoint(weights, text, vae):
+    """U-Net, text encoder and autoencoder under the keys of a full checkpoint."""
     out = {f"model.diffusion_model.{k}": v for k, v in weights.items()}
     out.update(text)
     out.update({f"first_stage_model.{k}": v for k, v in vae.items()})
@@ -65,20 +71,22 @@ def fresh(path, stamp):
         return False
 
 
+def write(path, stamp, make):
+    """Writes the checkpoint that make() gives, whole or not at all, unless it is there with this stamp."""
+    if not fresh(path, stamp):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        save_file(make(), part, metadata={"pocket": stamp})
+        part.replace(path)
+
+
 def ensure(folder):
     """-> {name: path} of the four checkpoints in `folder`, written where they are absent or stale."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = digest()
-    paths = {name: folder / f"{name}.safetensors" for name in NAMES}
-    stale = [name for name, path in paths.items() if not fresh(path, stamp)]
-    if stale:
-        text, vae = text_state(), load_file(common.WEIGHTS / "vae.safetensors")
-        base = load_file(common.WEIGHTS / "base.safetensors")
-        for name in stale:
-            part = paths[name].with_name(f"{paths[name].name}.{os.getpid()}.part")
-            save_file(checkpoint(name, text, vae, base), part, metadata={"pocket": stamp})
-            part.replace(paths[name])
+    stamp, text = digest(), functools.cache(text_state)
+    part = functools.cache(lambda name: load_file(common.WEIGHTS / f"{name}.safetensors"))
+    paths = {name: Path(folder) / f"{name}.safetensors" for name in NAMES}
+    for name, path in paths.items():
+        write(path, stamp, lambda n=name: checkpoint(unet_state(n, part("base")), text(), part("vae")))
     return paths
 
 

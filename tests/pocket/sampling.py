@@ -7,14 +7,20 @@ from . import text, unet
 @torch.no_grad()
 def ddim(both, captions, noise, steps=20, scale=3.0):
     """Captions (M of them) and noise [M, 4, 8, 8] -> latents [M, 4, 8, 8]."""
-    table = unet.alphas()
     context, empty = both.text(text.tokenize(captions)), both.text(text.tokenize([""]))
+    return ddim_of(lambda x, t, c: unet.predict(both.unet, x, t, c), context, empty, noise, steps, scale)
+
+
+@torch.no_grad()
+def ddim_of(predict, context, empty, noise, steps, scale):
+    """predict(x, t, context) -> v; context [M, L, D], empty [1, L, D], noise [M, 4, h, w] -> latents of its shape."""
+    table = unet.alphas()
     times = torch.linspace(unet.TIMESTEPS - 1, 0, steps + 1).round().long()
     x = noise
     for now, nxt in zip(times[:-1], times[1:], strict=True):
         t = now.repeat(2 * len(x))
         both_context = torch.cat([context, empty.expand(len(x), -1, -1)])
-        v, v0 = unet.predict(both.unet, torch.cat([x, x]), t, both_context).chunk(2)
+        v, v0 = predict(torch.cat([x, x]), t, both_context).chunk(2)
         v = v0 + scale * (v - v0)
         a, b = table[now], table[nxt]
         z = a.sqrt() * x - (1 - a).sqrt() * v

@@ -36,8 +36,8 @@ def vocabulary() -> torch.Tensor:
 
 def tokenize(captions: list[tuple[str, ...]]) -> torch.Tensor:
     """-> [M, chunks, 24]"""
-    whole = [pictures.caption(parts).split(pictures.SEPARATOR) for parts in captions]
-    return torch.stack([text.tokenize(chunks) for chunks in whole])
+    chunks = [chunk for parts in captions for chunk in pictures.caption(parts).split(pictures.SEPARATOR)]
+    return text.tokenize(chunks).unflatten(0, (len(captions), -1))
 
 
 def first() -> Both:

@@ -1,0 +1,74 @@
+"""Trains the scenes' aggregators that are compared: python -m tests.pocket.scenes.aggregators [--kind far] [--steps N]
+
+All alike, from the same seed, on the same batches, draws and settings. Resumable; a finished training is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path  # noqa: E402
+
+from afa_core.training.loop import Report  # noqa: E402
+from afa_core.training.session import Keeping, fit  # noqa: E402
+from afa_core.training.state import TrainingSettings  # noqa: E402
+from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask  # noqa: E402
+
+from . import datasets, models, world  # noqa: E402
+
+VARIANTS = {
+    "last point only": {"ablations": ("blocks",)},
+    "AFA": {},
+    "without spatial location": {"ablations": ("space",)},
+}
+"""What each one's configuration has beside the defaults."""
+STEPS = 2000
+SETTINGS = {"batch_size": world.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.99, "weight_decay": 0.01}
+LOAD_BALANCE = 0.2
+
+
+def path(of: world.World, name: str, seed: int, steps: int) -> Path:
+    return of.aggregators / f"scenes_{of.kind}_{name.replace(' ', '_')}_{seed}_{steps}.safetensors"
+
+
+def train(of: world.World, name: str, seed: int, steps: int) -> Path:
+    """Gives the file of the last weights; the best ones would mix how they were chosen with what is compared."""
+    from afa_core.host.training.frozen_experts import outside_inference
+
+    kept = path(of, name, seed, steps)
+    sources = [{"file": f"{label}.safetensors", "prediction": "v_prediction"} for label in of.experts.labels]
+    settings = TrainingSettings(steps=steps, seed=seed, evaluate_every=steps, **SETTINGS)
+
+    def listen(report: Report) -> None:
+        state = report.state
+        if report.evaluation:
+            print(f"[{kept.stem}] step {state.step}: watched {report.evaluation['held_out']:.4f}", flush=True)
+        elif state.step % 20 == 0:
+            mean = sum(state.losses[-20:]) / len(state.losses[-20:])
+            print(f"[{kept.stem}] step {state.step}, {state.seconds / 60:.1f} min, loss {mean:.4f}", flush=True)
+
+    with outside_inference():
+        task = AggregatorTask(
+            of.experts, of.config(**VARIANTS[name]), sources, AggregatorSettings(load_balance=LOAD_BALANCE), seed
+        )
+        fit(task, datasets.training(), settings, Keeping(kept, save_every=50), listen)
+    return kept.with_stem(kept.stem + "-last")
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("variants", nargs="*", metavar="variant", help=f"any of {', '.join(VARIANTS)}; default: all")
+    ask.add_argument("--kind", default="near", choices=models.KINDS)
+    ask.add_argument("--steps", type=int, default=STEPS)
+    ask.add_argument("--seed", type=int, default=1)
+    args = ask.parse_args()
+    of = world.start(args.kind)
+    for name in args.variants or VARIANTS:
+        train(of, name, args.seed, args.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What the scenes' rows lose: python -m tests.pocket.scenes.results [--kind far] [--final]
+
+On the watched tenth; with --final, once and at the end (PROTOCOL.md), on the held-out lists. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path  # noqa: E402
+
+from . import aggregators, datasets, models, pairs, rows, statistics, world  # noqa: E402
+
+FINAL = ("known", "experts_only", "held_out")
+AGAINST = "AFA"
+
+
+def table(of: world.World, name: str, trained: dict[str, Path]) -> str:
+    scenes = datasets.listed(name)
+    found = rows.measure(of, scenes, trained)
+    codes = [(row[0].subject.code, row[1].subject.code) for row in scenes.drawn]
+    lines = [f"\n## {of.kind} experts, {name}: {len(codes)} pairs of {len(pairs.subjects_of(name))} subjects\n"]
+    lines += [f"| row | loss | {AGAINST} minus it, 95 % over subjects |", "|---|---|---|"]
+    for row, losses in found.losses.items():
+        against = found.losses.get(AGAINST, losses) - losses
+        cell = statistics.over_subjects(against, codes) if against.any() else ""
+        lines.append(f"| {row} | {losses.mean():.4f} | {cell} |")
+    free = min(found.losses[row].mean() for row in found.losses if row not in (*trained, rows.TOLD))
+    gap = free - found.losses[rows.TOLD].mean()
+    for row, points in found.routing.items():
+        where = ", ".join(f"{point} {weight.mean():.2f}" for point, weight in points.items())
+        right = statistics.over_subjects(list(points.values())[-1], codes)
+        won = (free - found.losses[row].mean()) / gap
+        lines += [f"\n{row}: {won:.0%} of the gap from the best row without training to the told place;"]
+        lines += [f"weight of the right expert in its half, at the prediction {right}; by point: {where}."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--kind", default="near", choices=models.KINDS)
+    ask.add_argument("--final", action="store_true", help="the held-out lists")
+    ask.add_argument("--steps", type=int, default=aggregators.STEPS, help="of the aggregators' trainings")
+    ask.add_argument("--seed", type=int, default=1)
+    args = ask.parse_args()
+    of = world.start(args.kind)
+    files = {name: aggregators.path(of, name, args.seed, args.steps) for name in aggregators.VARIANTS}
+    trained = {name: file.with_stem(file.stem + "-last") for name, file in files.items()}
+    trained = {name: file for name, file in trained.items() if file.exists()}
+    near = rows.cosines(of, datasets.listed("watched_known"))
+    print("Cosine of two experts' features: " + ", ".join(f"{point} {cosine:.3f}" for point, cosine in near.items()))
+    for name in FINAL if args.final else datasets.WATCHED:
+        print(table(of, name, trained), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Noise losses of every row on pairs, and whom the aggregators follow in which half.
+
+All rows see the same noise and timesteps. Rows without training: the base, every expert, the weighted merge, the
+averages, and two that know the place, each half by its own expert.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from afa_core.aggregator.file import load_aggregator
+from afa_core.aggregator.sabw import Aggregator
+from afa_core.fusion.fusion import Feature, Fusion, FusionState
+from afa_core.fusion.points import FusionPoint
+from afa_core.fusion.sabw_fusion import SABWFusion
+from afa_core.training.draw import held_out_draw
+from afa_core.training.objective import baseline_losses, sample_loss
+
+from .. import common
+from .datasets import Scenes
+from .world import BATCH, World
+
+LOOKS = 4
+"""Draws of noise and timestep for every pair."""
+TOLD = "told the place, predictions"
+
+
+@dataclass
+class Rows:
+    """losses: one a pair, by row; routing: mean weight of the right expert in its half, by aggregator and point."""
+
+    losses: dict[str, Tensor]
+    routing: dict[str, dict[str, Tensor]]
+
+
+@torch.no_grad()
+def measure(world: World, scenes: Scenes, trained: dict[str, Path]) -> Rows:
+    fusions = {TOLD: _told} | {name: _trained(path) for name, path in trained.items()}
+    losses, routing = defaultdict(list), {name: defaultdict(list) for name in trained}
+    for look in range(LOOKS):
+        for batch in scenes.batches(BATCH):
+            draw, domains = held_out_draw(batch, look), [scenes.domains[i] for i in batch.items]
+            one = replace(batch, texts=batch.texts[:1])
+            for name, alone in world.alone.items():
+                losses[name].append(sample_loss(alone, _unfused, one, draw))
+            for name, loss in baseline_losses(world.experts, batch, draw).items():
+                losses[name].append(loss)
+            for name, make in fusions.items():
+
+                def observe(point: FusionPoint, shares: Tensor, name: str = name, domains: list = domains) -> None:
+                    if name in routing:
+                        routing[name][point.name].append(right_weight(shares, domains))
+
+                losses[name].append(sample_loss(world.experts, make(domains), batch, draw, observe))
+    averaged = {name: torch.cat(parts).view(LOOKS, -1).mean(0) for name, parts in losses.items()}
+    followed = {n: {p: torch.cat(v).view(LOOKS, -1).mean(0) for p, v in of.items()} for n, of in routing.items()}
+    return Rows(averaged, followed)
+
+
+def right_weight(shares: Tensor, domains: list[tuple[str, ...]]) -> Tensor:
+    """Shares [B, N, H, W] -> [B]: the mean weight of the left domain's expert on the left, of the right one's on the right."""
+    half = shares.shape[-1] // 2
+    experts = torch.tensor([[common.DOMAINS.index(domain) for domain in row] for row in domains])
+    each = [part.mean((2, 3)).gather(1, experts[:, side : side + 1]) for side, part in enumerate(_halves(shares, half))]
+    return torch.cat(each, dim=1).mean(1)
+
+
+def _halves(feature: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    return feature[..., :half], feature[..., half:]
+
+
+def _unfused(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+    return features
+
+
+def _told(domains: list[tuple[str, ...]]) -> Fusion:
+    """Each half of the prediction by its own expert's."""
+    experts = [[common.DOMAINS.index(domain) for domain in row] for row in domains]
+
+    def fusion(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+        if not point.is_prediction:
+            return features
+        every = torch.stack([feature for feature in features if feature is not None], dim=1)
+        index, half = torch.arange(len(every)), every.shape[-1] // 2
+        left, right = torch.tensor(experts).unbind(1)
+        fused = torch.cat([every[index, left][..., :half], every[index, right][..., half:]], dim=-1)
+        return [fused] * len(features)
+
+    return fusion
+
+
+def _trained(path: Path):
+    file = load_aggregator(path)
+    module = Aggregator(file.config)
+    module.load_state_dict({key: tensor.float() for key, tensor in file.state.items()})
+    return lambda domains: SABWFusion(module)
+
+
+@torch.no_grad()
+def cosines(world: World, scenes: Scenes) -> dict[str, float]:
+    """Mean cosine between two experts' own features in one pass without fusing, by fusion point."""
+    found: dict[str, list[Tensor]] = defaultdict(list)
+
+    def look(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+        unit = [torch.nn.functional.normalize(f.flatten(1), dim=1) for f in features if f is not None]
+        between = [(a * b).sum(1) for i, a in enumerate(unit) for b in unit[:i]]
+        found[point.name].append(torch.stack(between).mean(0))
+        return features
+
+    for batch in scenes.batches(BATCH):
+        sample_loss(world.experts, look, batch, held_out_draw(batch))
+    return {name: torch.cat(parts).mean().item() for name, parts in found.items()}

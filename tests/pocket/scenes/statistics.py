@@ -1,0 +1,35 @@
+"""Means over pairs, and intervals over the subjects that the pairs share."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+DRAWS = 1000
+
+
+class Interval(NamedTuple):
+    """A mean and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+
+
+def over_subjects(values: Tensor, pairs: list[tuple[str, str]]) -> Interval:
+    """Of one value a pair [M]; pairs: the codes of the subjects.
+
+    240 pairs of 60 subjects are no 240 independent pictures: subjects are drawn, and a pair counts as often as both of
+    its subjects were, multiplied (Owen 2007, "The pigeonhole bootstrap").
+    """
+    names = sorted({code for pair in pairs for code in pair})
+    left, right = (torch.tensor([names.index(pair[side]) for pair in pairs]) for side in (0, 1))
+    picks = torch.randint(len(names), (DRAWS, len(names)), generator=torch.Generator().manual_seed(0))
+    times = torch.zeros(DRAWS, len(names)).scatter_add_(1, picks, torch.ones(DRAWS, len(names)))
+    weights = times[:, left] * times[:, right]
+    means = (weights * values).sum(1) / weights.sum(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return Interval(values.mean().item(), low, high)
