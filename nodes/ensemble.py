@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import comfy.sd
-import folder_paths
 from comfy_api.latest import io
 
-from ..afa_core.aggregator.file import AggregatorError, load_aggregator
-from ..afa_core.host.experts.checkpoints import find_checkpoint
+from ..afa_core.aggregator.file import load_aggregator
 from ..afa_core.host.experts.experts import Expert
+from ..afa_core.host.experts.rebuild import load_experts
 from ..afa_core.host.files import aggregator_names, aggregator_path, stamp
 from ..afa_core.host.sampling.ensemble import ensemble_record, make_ensemble
 from ..afa_core.host.text.clip import ensemble_clip
@@ -144,27 +142,15 @@ class LoadAFAEnsemble(io.ComfyNode):
     @classmethod
     def execute(cls, aggregator_name: str, skip_below: float = 0.0, decide_every: int = 1) -> io.NodeOutput:
         aggregator = load_aggregator(aggregator_path(aggregator_name))
-        if not aggregator.experts:
-            raise AggregatorError(
-                f"{aggregator_name} does not say which checkpoints it was trained for: load them yourself and connect "
-                "them to AFA Ensemble Model."
-            )
-        paths = []
-        for number, expert in enumerate(aggregator.experts, start=1):
-            path = find_checkpoint(expert.get("file", ""), expert.get("sha256", ""))
-            if path is None:
-                raise AggregatorError(
-                    f"{aggregator_name} was trained with {expert.get('file', 'a checkpoint')} as expert {number}, and none "
-                    "of your checkpoints has its weights: put that file into models/checkpoints."
-                )
-            paths.append(path)
-        embeddings = folder_paths.get_folder_paths("embeddings")
-        loaded = [comfy.sd.load_checkpoint_guess_config(str(p), embedding_directory=embeddings)[:3] for p in paths]
-        names = [f"model_{i} ({path.name})" for i, path in enumerate(paths, start=1)]
-        models = [Expert(model, name) for (model, _, _), name in zip(loaded, names, strict=True)]
+        loaded = load_experts(aggregator)
+        names = [f"model_{i} ({expert.file})" for i, expert in enumerate(loaded, start=1)]
+        models = [Expert(expert.model, name) for expert, name in zip(loaded, names, strict=True)]
         model = make_ensemble(aggregator, models, skip_below=skip_below, decide_every=decide_every)
-        clip = ensemble_clip([clip for _, clip, _ in loaded], names)
-        return io.NodeOutput(model, clip, loaded[0][2], aggregator, live_record(cls, model))
+        # A file of a network alone brings neither: another expert's serve, as they did in its training.
+        vae = next((expert.vae for expert in loaded if expert.vae is not None), None)
+        some_clip = next((expert.clip for expert in loaded if expert.clip is not None), None)
+        clip = ensemble_clip([expert.clip or some_clip for expert in loaded], names) if some_clip else None
+        return io.NodeOutput(model, clip, vae, aggregator, live_record(cls, model))
 
 
 def live_record(cls: type[io.ComfyNode], ensemble) -> RoutingRecord:

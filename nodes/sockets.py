@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -53,14 +54,37 @@ def label(cls: type[io.ComfyNode], socket: str) -> str:
 
 def source_file(prompt: dict[str, Any], node_id: str, socket: str) -> str | None:
     """The file name at the far end of a socket's wire, through LoRAs and patches on the way."""
+    names = [inputs[name] for inputs in _upstream(prompt, node_id, socket) for name in LOADER_NAMES if name in inputs]
+    return next((name for name in names if isinstance(name, str)), None)
+
+
+def source_loras(prompt: dict[str, Any], node_id: str, socket: str) -> list[dict[str, Any]]:
+    """The LoRAs on a socket's wire, in the order of their application: [{"file", "strength", "strength_clip"}].
+
+    One whose name or strength another node computes is left out.
+    """
+    loras = [
+        {
+            "file": inputs["lora_name"],
+            "strength": inputs["strength_model"],
+            "strength_clip": inputs.get("strength_clip", 0.0),
+        }
+        for inputs in _upstream(prompt, node_id, socket)
+        if "lora_name" in inputs and "strength_model" in inputs
+    ]
+    known = [lora for lora in loras[::-1] if not any(isinstance(value, list) for value in lora.values())]
+    return [lora for lora in known if lora["strength"] or lora["strength_clip"]]  # as the host leaves out the others
+
+
+def _upstream(prompt: dict[str, Any], node_id: str, socket: str) -> Iterator[dict[str, Any]]:
+    """The inputs of every node on a socket's wire, the nearest first, up to a loader's."""
     link = prompt.get(node_id, {}).get("inputs", {}).get(socket)
     kind = socket.split("_")[0]
     for _ in range(len(prompt)):
         if not isinstance(link, list) or link[0] not in prompt:
-            return None
+            return
         inputs = prompt[link[0]]["inputs"]
-        names = [inputs[name] for name in LOADER_NAMES if isinstance(inputs.get(name), str)]
-        if names:
-            return names[0]
+        yield inputs
+        if any(isinstance(inputs.get(name), str) for name in LOADER_NAMES):
+            return
         link = inputs.get(kind, inputs.get(f"{kind}_1", inputs.get(f"{kind}1")))
-    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
@@ -9,8 +11,8 @@ from torch import Tensor
 from ..afa_core.aggregator.config import ABLATIONS, AggregatorConfig
 from ..afa_core.atomic_file import check_writable
 from ..afa_core.fusion.sabw_fusion import SABWFusion
-from ..afa_core.host.experts.checkpoints import model_digest
 from ..afa_core.host.experts.experts import Expert, check_experts
+from ..afa_core.host.experts.identity import described
 from ..afa_core.host.files import aggregator_folder
 from ..afa_core.host.out_of_memory import TRAINING, naming_what_ran
 from ..afa_core.host.training.encoding import (
@@ -30,7 +32,7 @@ from ..afa_core.training.state import TrainingSettings
 from ..afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
 from .kept import workflow_id
 from .live import TrainingFeed
-from .sockets import AggregatorType, experts, schema, source_file
+from .sockets import AggregatorType, experts, schema, source_file, source_loras
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
 from .training import file_name, listener, of_widgets
 
@@ -135,10 +137,10 @@ def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):
     return dataset
 
 
-def _source_of(cls: type[io.ComfyNode], model: Expert) -> dict[str, str]:
+def _source_of(cls: type[io.ComfyNode], model: Expert) -> dict[str, Any]:
     socket = model.label.split(" ")[0]
-    name = source_file(cls.hidden.prompt or {}, cls.hidden.unique_id, socket)
-    return {"file": name or socket, "sha256": model_digest(model.patcher), "prediction": model.prediction}
+    wire = cls.hidden.prompt or {}, cls.hidden.unique_id, socket
+    return described(model, source_file(*wire) or socket, source_loras(*wire))
 
 
 def _preview(models: list[Expert], widgets: dict, size: tuple[int, int, int]) -> Preview | None:

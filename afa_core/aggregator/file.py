@@ -23,6 +23,8 @@ from .config import AggregatorConfig, ConfigError, sabw_shapes
 
 FORMAT, VERSION = "afa", "1"
 DTYPES = ("F16", "BF16", "F32", "F64")
+MOST_LORAS, STRONGEST = 64, 1000.0
+LONGEST_SKETCH = 2**16
 AGAIN = "download it again, or ask whoever made it for a sound one"
 
 
@@ -35,7 +37,9 @@ class AggregatorFile:
     """An aggregator at rest.
 
     state:    tensors `aggregators.{i}.{key}`
-    experts:  for each expert {"file", "sha256", "prediction"}, in the order of the sockets; empty where unknown
+    experts:  for each expert, in the order of the sockets; empty where unknown. {"file", "sha256", "prediction"}, and
+              in newer files "sketch" of its weights in text, "patches" a digest of its LoRAs and other patches (empty
+              without any), "loras" [{"file", "strength", "strength_clip"}] as far as they are known
     training: how it was trained; empty where the file does not say
     routing:  mean shares that training measured; empty where the file does not say
     """
@@ -43,7 +47,7 @@ class AggregatorFile:
     name: str
     config: AggregatorConfig
     state: dict[str, Tensor]
-    experts: list[dict[str, str]] = field(default_factory=list)
+    experts: list[dict[str, Any]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     routing: dict[str, Any] = field(default_factory=dict)
 
@@ -214,15 +218,33 @@ def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
             )
 
 
-def _experts(path: Path, experts: Any, count: int) -> list[dict[str, str]]:
-    sound = isinstance(experts, list) and all(
-        isinstance(expert, dict) and all(isinstance(v, str) for v in expert.values()) for expert in experts
-    )
+def _experts(path: Path, experts: Any, count: int) -> list[dict[str, Any]]:
+    sound = isinstance(experts, list) and all(isinstance(expert, dict) and _is_expert(expert) for expert in experts)
     if not sound or len(experts) not in (0, count):
         raise AggregatorError(
             f"{path.name} is not a sound aggregator: its header should name {count} experts, or none; {AGAIN}."
         )
-    return [{key: printable(value, 255) for key, value in expert.items()} for expert in experts]
+    return [{key: _shown(key, value) for key, value in expert.items()} for expert in experts]
+
+
+def _is_expert(expert: dict[str, Any]) -> bool:
+    loras = expert.get("loras", [])
+    return all(isinstance(value, str) for key, value in expert.items() if key != "loras") and (
+        isinstance(loras, list) and len(loras) <= MOST_LORAS and all(map(_is_lora, loras))
+    )
+
+
+def _is_lora(lora: Any) -> bool:
+    if not isinstance(lora, dict) or lora.keys() != {"file", "strength", "strength_clip"}:
+        return False
+    strengths = lora["strength"], lora["strength_clip"]
+    return isinstance(lora["file"], str) and all(type(s) in (int, float) and abs(s) <= STRONGEST for s in strengths)
+
+
+def _shown(key: str, value: Any) -> Any:
+    if key == "loras":
+        return [{**lora, "file": printable(lora["file"], 255)} for lora in value]
+    return printable(value, LONGEST_SKETCH if key == "sketch" else 255)
 
 
 def _object(name: str, text: str) -> dict[str, Any]:

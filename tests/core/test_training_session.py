@@ -14,6 +14,7 @@ from afa_core.aggregator.file import AggregatorError, load_aggregator
 from afa_core.fusion.sabw_fusion import SABWFusion
 from afa_core.training.loop import Stop
 from afa_core.training.session import TrainingError
+from tests.support import toy_training
 from tests.support.toy_training import run
 from tests.support.training_toys import ToyExperts
 
@@ -119,6 +120,25 @@ def test_a_changed_setting_is_named_and_refused(tmp_path):
     assert state.step == 8
     _, state = run(tmp_path, 8, resume="start anew", learning_rate=0.5)
     assert len(state.losses) == 8
+
+
+def test_changed_loras_are_named_and_refused(tmp_path, monkeypatch):
+    """And a training that was begun before LoRAs counted, without any, goes on."""
+    lora = {"file": "style.safetensors", "strength": 1.0, "strength_clip": 1.0}
+    plain = [{"file": "a", "sha256": "1", "sketch": "as loaded", "patches": "", "loras": []}, {"file": "b"}]
+    tuned = [{**plain[0], "patches": "12345678" * 8, "loras": [lora]}, plain[1]]
+    for experts, steps in (([{"file": "a", "sha256": "1"}, {"file": "b"}], 4), (plain, 5)):
+        monkeypatch.setattr(toy_training, "SOURCES", experts)
+        run(tmp_path, steps)
+    monkeypatch.setattr(toy_training, "SOURCES", tuned)
+    expected = r"LoRAs of expert 1 was absent and is \['12345678', 'style.safetensors'\]\. "
+    with pytest.raises(TrainingError, match=expected):
+        run(tmp_path, 6)
+    run(tmp_path, 6, resume="continue with changes")
+    assert load_aggregator(tmp_path / "toy.safetensors").experts == tuned
+    monkeypatch.setattr(toy_training, "SOURCES", plain)
+    with pytest.raises(TrainingError, match="LoRAs of expert 1 was .* and is absent"):
+        run(tmp_path, 7)
 
 
 def test_a_damaged_state_is_refused_in_one_sentence(tmp_path):

@@ -12,9 +12,16 @@ from tests.support.ensembles import random_aggregator
 
 @pytest.fixture
 def digest(pack):
-    from afa_core.host.experts.checkpoints import model_digest
+    from afa_core.host.experts.checkpoints import model_identity
 
-    return model_digest
+    return lambda model: model_identity(model).digests[0]
+
+
+@pytest.fixture
+def file_digest(pack):
+    from afa_core.host.experts.checkpoints import file_identity
+
+    return lambda path: (found := file_identity(path)) and found.digests[0]
 
 
 @pytest.fixture
@@ -42,15 +49,11 @@ UNET_LAYER = ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 
 
 @pytest.mark.parametrize("name", ["tiny_sd15_a", "tiny_sd2_a", "tiny_sdxl_a"])
-def test_a_file_and_its_loaded_model_have_one_digest(checkpoint, digest, folder, name):
-    from afa_core.host.experts.checkpoints import file_digest
-
+def test_a_file_and_its_loaded_model_have_one_digest(checkpoint, digest, file_digest, folder, name):
     assert digest(checkpoint(name)[0]) == file_digest(folder / f"{name}.safetensors")
 
 
-def test_every_checkpoint_has_its_own(folder, pack):
-    from afa_core.host.experts.checkpoints import file_digest
-
+def test_every_checkpoint_has_its_own(folder, file_digest):
     names = ["tiny_sd15_a", "tiny_sd15_b", "tiny_sd15_c", "tiny_sd15_v", "tiny_sdxl_a", "tiny_sdxl_b"]
     assert len({file_digest(folder / f"{name}.safetensors") for name in names}) == len(names)
 
@@ -74,10 +77,8 @@ def test_a_lora_changes_nothing(comfy_host, checkpoint, digest):
     assert digest(tuned) == plain
 
 
-def test_precision_changes_nothing(checkpoint, digest, folder):
+def test_precision_changes_nothing(checkpoint, digest, file_digest, folder):
     """A checkpoint in float32, and what its author has pruned to float16."""
-    from afa_core.host.experts.checkpoints import file_digest
-
     half = load_file(folder / "tiny_sd15_a.safetensors")
     noise = torch.Generator().manual_seed(0)
     full = {k: v.float() * (1 + 1e-4 * torch.randn(v.shape, generator=noise)) for k, v in half.items()}
@@ -106,14 +107,11 @@ def test_the_smallest_tensors_are_read(pack, shape):
     assert len(weights_digest(["small"], lambda key: torch.ones(shape))) == 64
 
 
-def test_what_is_no_checkpoint_has_no_digest(folder):
-    from afa_core.host.experts.checkpoints import file_digest
-
-    save_file({"a": torch.zeros(2)}, folder / "other.safetensors")
+def test_what_is_no_checkpoint_has_no_digest(folder, file_digest):
     (folder / "no_checkpoint.safetensors").write_text("no checkpoint")
     whole = (folder / "tiny_sd15_a.safetensors").read_bytes()
     (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
-    for name in ("other", "no_checkpoint", "half", "gone"):
+    for name in ("no_checkpoint", "half", "gone"):
         assert file_digest(folder / f"{name}.safetensors") is None
 
 
@@ -125,21 +123,22 @@ def looked_at(monkeypatch, pack):
     """The names of the files whose weights were looked at."""
     from afa_core.host.experts import checkpoints
 
-    seen, real = [], checkpoints.file_digest
+    seen, real = [], checkpoints.file_identity
 
     def watched(path):
         seen.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(checkpoints, "file_digest", watched)
+    monkeypatch.setattr(checkpoints, "file_identity", watched)
     return seen
 
 
-def test_the_file_of_the_right_name_is_looked_at_first(checkpoint, digest, looked_at):
+def test_the_file_of_the_right_name_is_looked_at_first(checkpoint, folder, digest, looked_at):
     from afa_core.host.experts.checkpoints import find_checkpoint
 
     model = checkpoint("tiny_sd15_c")[0]
-    assert find_checkpoint("tiny_sd15_c.safetensors", digest(model)).name == "tiny_sd15_c.safetensors"
+    entry = {"file": "tiny_sd15_c.safetensors", "sha256": digest(model)}
+    assert find_checkpoint(entry) == ("checkpoints", folder / "tiny_sd15_c.safetensors")
     assert looked_at == ["tiny_sd15_c.safetensors"]
 
 
@@ -152,20 +151,20 @@ def test_a_renamed_checkpoint_in_a_subfolder_is_found(folder, checkpoint, digest
     save_file(state, folder / "mine" / "renamed.safetensors")
     (folder / "nowhere.safetensors").symlink_to("gone")  # must not stop the search
     wanted = digest(checkpoint("mine/renamed")[0])
-    assert find_checkpoint("tiny_sd15_a.safetensors", wanted) == folder / "mine" / "renamed.safetensors"
+    entry = {"file": "tiny_sd15_a.safetensors", "sha256": wanted}
+    assert find_checkpoint(entry) == ("checkpoints", folder / "mine" / "renamed.safetensors")
 
 
 def test_a_file_of_the_right_name_with_other_weights_is_not_taken(folder, checkpoint, digest):
     from afa_core.host.experts.checkpoints import find_checkpoint
 
     wanted = digest(checkpoint("tiny_sd15_a")[0])
-    assert find_checkpoint("tiny_sd15_b.safetensors", wanted).name == "tiny_sd15_a.safetensors"
-    assert find_checkpoint("tiny_sd15_a.safetensors", "0" * 64) is None
+    found = find_checkpoint({"file": "tiny_sd15_b.safetensors", "sha256": wanted})
+    assert found == ("checkpoints", folder / "tiny_sd15_a.safetensors")
+    assert find_checkpoint({"file": "tiny_sd15_a.safetensors", "sha256": "0" * 64}) is None
 
 
-def test_a_file_that_was_written_again_is_looked_at_again(folder):
-    from afa_core.host.experts.checkpoints import file_digest
-
+def test_a_file_that_was_written_again_is_looked_at_again(folder, file_digest):
     path = folder / "changing.safetensors"
     state = load_file(folder / "tiny_sd15_a.safetensors")
     save_file(state, path)

@@ -35,11 +35,14 @@ def identified(path, model, experts: list[dict]):
 @pytest.fixture
 def digests(models):
     """Each toy's entry in an aggregator's metadata."""
-    from afa_core.host.experts.checkpoints import model_digest
+    from afa_core.host.experts.checkpoints import model_identity
 
     def entries(*names):
         models_ = models(*names)
-        return [{"file": f"{n}.safetensors", "sha256": model_digest(m)} for n, m in zip(names, models_, strict=True)]
+        return [
+            {"file": f"{n}.safetensors", "sha256": model_identity(m).digests[0]}
+            for n, m in zip(names, models_, strict=True)
+        ]
 
     return entries
 
@@ -78,7 +81,7 @@ def test_a_file_that_names_no_experts_costs_no_look_at_them(comfy_host, models, 
     def no_look(patcher):
         raise AssertionError("the weights were read")
 
-    monkeypatch.setattr("afa_core.host.experts.identity.model_digest", no_look)
+    monkeypatch.setattr("afa_core.host.experts.identity.model_identity", no_look)
     a, b = models("tiny_sd15_a", "tiny_sd15_b")
     assert ensemble(comfy_host, random_aggregator(config_for(a, 2)), a, b) is not None
 

@@ -160,10 +160,11 @@ def test_routing_maps_after_the_sampler(live_server, place):
 @pytest.mark.parametrize("economies", [{}, {"skip_below": 0.6, "decide_every": 2}])
 def test_an_ensemble_by_its_file(live_server, picture, place, checkpoint, economies):
     """The loader's graph paints what the wired one paints."""
-    from afa_core.host.experts.checkpoints import model_digest
+    from afa_core.host.experts.checkpoints import model_identity
 
     experts = [
-        {"file": name, "sha256": model_digest(checkpoint(name.removesuffix(".safetensors"))[0])} for name in TOYS
+        {"file": name, "sha256": model_identity(checkpoint(name.removesuffix(".safetensors"))[0]).digests[0]}
+        for name in TOYS
     ]
     place("whole.safetensors", experts=experts)
     whole = graph(loader("whole.safetensors"), e=node("LoadAFAEnsemble", aggregator_name="whole.safetensors"))

@@ -5,10 +5,12 @@ import io
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from afa_core.aggregator.file import load_aggregator
 from tests.support.comfy.events import Events
 from tests.support.comfy.server import Failure
+from tests.support.stand_ins import lora
 
 STEPS = 30
 
@@ -109,3 +111,26 @@ def test_a_changed_folder_is_noticed_and_refused(live_server, pictures):
     finally:
         (pictures / "12.png").unlink()
         (pictures / "12.txt").unlink()
+
+
+def test_an_ensemble_of_one_checkpoint_under_two_loras_is_rebuilt_from_its_file(live_server, pictures):
+    """The graph names the LoRAs: one for the text encoder too, one for the network alone."""
+    checkpoint = live_server.base / "models" / "checkpoints" / "tiny_sd15_a.safetensors"
+    graph = workflow(live_server, "two_loras", steps=2)
+    for number, name in (("10", "first"), ("11", "second")):
+        save_file(lora(checkpoint, int(number)), live_server.base / "models" / "loras" / f"live_{name}.safetensors")
+        inputs = {"model": ["1", 0], "lora_name": f"live_{name}.safetensors", "strength_model": 0.7}
+        graph[number] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
+    graph["10"]["class_type"] = "LoraLoader"
+    graph["10"]["inputs"] |= {"clip": ["1", 1], "strength_clip": 0.5}
+    for node in ("3", "4"):
+        graph[node]["inputs"] |= {"model_1": ["10", 0], "model_2": ["11", 0]}
+    wired = live_server.images(live_server.run(graph))
+
+    loader = {"class_type": "LoadAFAEnsemble", "inputs": {"aggregator_name": "two_loras.safetensors"}}
+    again = {**{number: graph[number] for number in "156789"}, "4": loader}
+    rebuilt = live_server.images(live_server.run(again))
+    assert Image.open(io.BytesIO(rebuilt[0])).tobytes() == Image.open(io.BytesIO(wired[0])).tobytes()
+    (live_server.base / "models" / "loras" / "live_second.safetensors").unlink()
+    with pytest.raises(Failure, match="there is no live_second.safetensors among your LoRAs"):
+        live_server.run({**again, "7": {**again["7"], "inputs": {**again["7"]["inputs"], "seed": 2}}, "4": {**loader, "inputs": {**loader["inputs"], "skip_below": 0.01}}})  # fmt: skip

@@ -39,7 +39,11 @@ def random_aggregator(config: AggregatorConfig, seed: int = 0, dtype=torch.float
 
 def named_aggregator() -> AggregatorFile:
     """A small one with something in every field."""
-    experts = [{"file": f"{n}.safetensors", "sha256": n * 16, "prediction": "eps"} for n in ("one1", "two2")]
+    experts: list[dict] = [
+        {"file": f"{n}.safetensors", "sha256": n * 16, "prediction": "eps", "patches": ""} for n in ("one1", "two2")
+    ]
+    lora = {"file": "style.safetensors", "strength": 0.8, "strength_clip": 0.0}
+    experts[1] |= {"sketch": "bfloat16 AAAAAA==", "patches": "two2" * 16, "loras": [lora]}
     config = small_config(ablations=("space",))
     return random_aggregator(config, experts=experts, training={"steps": 3}, routing={"mean": [0.25, 0.75]})
 

@@ -23,6 +23,8 @@ def nested(depth: int) -> str:
 ODD_TEXTS = [
     "", "null", "[]", "{}", "{", "NaN", "-1", "1e999", "true", '"', "[[[[]]]]", '{"a": {}}', nested(200_000), nested(900),
     '{"__proto__": 1}', "9" * 5000, "\x00", "<script>alert(1)</script>", '"\\ud800"', "../../etc/passwd", "\n\n\n",
+    '[{"loras": 1}, {}]', '[{"loras": [{"file": "a", "strength": 1%s, "strength_clip": 0}]}, {}]' % ("0" * 400),
+    '[{"loras": [{"file": "a", "strength": NaN, "strength_clip": 0}]}, {}]', '[{"loras": [[]], "sketch": ["x"]}, {}]',
     '["a", "b"]', "[1, 2]", '[{"file": 1}, {}]', '[{"file": "\\n\\u202e\\ud800"}, {"file": "' + "x" * 10_000 + '"}]',
 ]  # fmt: skip
 ODD_VALUES = [

@@ -24,6 +24,15 @@ def patcher_digest(patcher: ModelPatcher) -> str:
     return digest.hexdigest()
 
 
+def patches_digest(patcher: ModelPatcher) -> str:
+    """Of the LoRAs and other patches on a model's weights, with their strengths; empty without any."""
+    if not patcher.patches:
+        return ""
+    digest = hashlib.sha256()
+    _add(digest, patcher.patches, DEEPEST)
+    return digest.hexdigest()
+
+
 def clip_digest(clip: CLIP) -> str:
     """Of a text encoder with its settings."""
     digest = hashlib.sha256(patcher_digest(clip.patcher).encode())

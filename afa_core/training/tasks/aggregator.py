@@ -41,7 +41,7 @@ class AggregatorSettings:
 class AggregatorTask:
     """Frozen experts, and the aggregator that fuses them.
 
-    sources: {"file", "sha256", "prediction"} of each expert, which the aggregator's file will carry
+    sources: AggregatorFile.experts, which the aggregator's file will carry
     """
 
     name = "aggregator"
@@ -51,7 +51,7 @@ class AggregatorTask:
         self,
         experts: FrozenExperts,
         config: AggregatorConfig,
-        sources: list[dict[str, str]],
+        sources: list[dict[str, Any]],
         settings: AggregatorSettings,
         seed: int,
     ):
@@ -60,7 +60,7 @@ class AggregatorTask:
         self.device, self.compute_dtype = experts.device, experts.compute_dtype
 
     def identity(self) -> dict[str, Any]:
-        return {**self.config.to_json(), **asdict(self.settings), "experts": self.sources}
+        return {**self.config.to_json(), **asdict(self.settings), **of_experts(self.sources)}
 
     def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         balance = Balance()
@@ -144,3 +144,13 @@ class AggregatorTask:
 def new_aggregator(config: AggregatorConfig, seed: int, device: torch.device) -> Aggregator:
     """A trainable aggregator in float32, alike for a seed on every machine."""
     return Aggregator(config).initialise(generator(seed)).to(device)
+
+
+def of_experts(sources: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a training depends on of its experts, by name; without LoRAs the same as before these counted."""
+    kept = ("file", "sha256", "prediction")
+    patched = {f"LoRAs of expert {i}": source for i, source in enumerate(sources, start=1) if source.get("patches")}
+    return {
+        "experts": [{key: source[key] for key in kept if key in source} for source in sources],
+        **{name: [s["patches"][:8], *(lora["file"] for lora in s["loras"])] for name, s in patched.items()},
+    }
