@@ -76,7 +76,8 @@ def test_one_checkpoint_with_two_loras_is_two_experts(shop, loaded_before):
     if loaded_before:
         run(shop, models[1])
     for chosen in range(3):
-        assert torch.equal(run(shop, only(shop, chosen, *models)), expected[chosen])
+        found = run(shop, only(shop, chosen, *models))
+        assert (found - expected[chosen]).norm() < 1e-4 * expected[chosen].norm()
     assert torch.equal(run(shop, shop.plain), untouched)
     assert not torch.equal(expected[0], expected[1])
 

@@ -124,18 +124,32 @@ def test_beside_an_expert_in_full_precision(shop, stored):
             assert torch.equal(run(shop, model), expected[which])
 
 
+def in_full(shop, stored, model):
+    """The same weights in float32: there a LoRA is merged without being rounded to a few bits with them."""
+    if stored == "packed":  # which the host merges into what it unpacks
+        return model
+    full = shop.load("tiny_sd15_a")[0]
+    with torch.inference_mode():
+        for own, theirs in zip(full.model.parameters(), model.model.parameters(), strict=True):
+            own.copy_(theirs.float())
+    return full
+
+
 @pytest.mark.parametrize("stored", list(STORED))
 def test_one_checkpoint_with_two_loras(shop, stored):
     second = make_lora(shop.host.base, shop.plain, name="second_lora", seed=1)
     model = STORED[stored](shop, "tiny_sd15_a")
-    models = [shop.with_lora(model), shop.with_lora(model, 0.8, second), model]
-    expected = [run(shop, m) for m in models]
-    assert not torch.equal(expected[0], expected[1])
+
+    def patched(model):
+        return [shop.with_lora(model), shop.with_lora(model, 0.8, second), model]
+
+    models, alone = patched(model), run(shop, model)
+    expected = [run(shop, m) for m in patched(in_full(shop, stored, model))]
+    assert not torch.allclose(expected[0], expected[1], rtol=1e-2)
     for chosen in range(3):
-        assert torch.equal(
-            run(shop, ensemble(shop.host, certain_aggregator(shop.plain, 3, chosen), *models)), expected[chosen]
-        )
-    assert torch.equal(run(shop, model), expected[2])
+        found = run(shop, ensemble(shop.host, certain_aggregator(shop.plain, 3, chosen), *models))
+        assert (found - expected[chosen]).norm() < 1e-4 * expected[chosen].norm()
+    assert torch.equal(run(shop, model), alone)
 
 
 # ------------------------------------------------------------------ training

@@ -8,22 +8,34 @@ import torch
 from safetensors.torch import save_file
 
 
-def make_lora(base: Path, model, clip=None, name: str = "tiny_lora", seed: int = 0) -> str:
-    """A LoRA of rank 2 on every attention of the U-Net, and of the text encoder where one is given."""
+def make_lora(
+    base: Path, model, clip=None, name: str = "tiny_lora", seed: int = 0, rank: int = 2, everywhere=False, dora=False
+) -> str:
+    """A LoRA on every attention of the U-Net, and of the text encoder where one is given.
+
+    everywhere: on the U-Net's other layers too, convolutions included
+    """
     generator = torch.Generator().manual_seed(seed)
     named = {f"diffusion_model.{key}": m for key, m in model.model.diffusion_model.named_modules()}
     if clip is not None:
         named |= {f"text_encoders.{key}": m for key, m in clip.cond_stage_model.named_modules()}
     state = {}
     for key, module in named.items():
-        if key.endswith(("to_q", "to_v", "to_out.0", "q_proj", "v_proj")):
-            out_features, in_features = module.weight.shape
-            state[f"{key}.lora_up.weight"] = torch.randn(out_features, 2, generator=generator) * 0.3
-            state[f"{key}.lora_down.weight"] = torch.randn(2, in_features, generator=generator) * in_features**-0.5
+        if key.endswith(("to_q", "to_v", "to_out.0", "q_proj", "v_proj")) or everywhere and is_layer(module):
+            rows, *columns = module.weight.shape
+            up = torch.randn(rows, rank, *[1] * (len(columns) - 1), generator=generator) * 0.3
+            down = torch.randn(rank, *columns, generator=generator) * module.weight[0].numel() ** -0.5
+            state[f"{key}.lora_up.weight"], state[f"{key}.lora_down.weight"] = up, down
+            if dora:
+                state[f"{key}.dora_scale"] = 1 + torch.rand(rows, *[1] * len(columns), generator=generator)
     path = base / "models" / "loras" / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path)
     return path.name
+
+
+def is_layer(module) -> bool:
+    return isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
 
 
 def make_controlnet(base: Path, model, name: str = "tiny_controlnet") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from contextvars import copy_context
 from typing import Any
 
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, forward_timestep_embed
@@ -77,4 +78,5 @@ def checkpointed_block(block, h: Tensor, emb: Tensor, context: Tensor, options: 
         options.update(before)  # the host counts transformers here; a second run must count the same ones
         return forward_timestep_embed(block, h, emb, context, options, output_shape)
 
-    return checkpoint(run, h, emb, context, use_reentrant=False)
+    # The second run finds the context variables of the first: what was set around this expert's turn.
+    return checkpoint(copy_context().run, run, h, emb, context, use_reentrant=False)

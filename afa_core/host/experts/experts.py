@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from ...fusion.points import FusionPoint
 from ...merging.blocks import Blocks
 from ..architectures.architecture import Architecture
 from ..architectures.families import architecture_of, supported
+from .beside import Patch, PatchesBeside, changes_weight
 
 KEY = "afa"
 """Under which a patcher carries what makes it an ensemble."""
@@ -28,10 +28,18 @@ class ExpertError(ValueError):
 
 @dataclass(frozen=True)
 class Expert:
-    """A model on a socket, with the name an artist knows it by."""
+    """A model on a socket, with the name an artist knows it by.
+
+    beside: its weight patches that are not in the network, where it shares that with other experts
+    """
 
     patcher: ModelPatcher
     label: str
+    beside: ModelPatcher | None = None
+
+    @property
+    def own_patches(self) -> PatchesBeside | None:
+        return self.beside and self.beside.model
 
     @property
     def architecture(self) -> Architecture:
@@ -106,26 +114,27 @@ def check_config(name: str, config: AggregatorConfig, experts: list[Expert]) -> 
             )
 
 
-def own_weights(patchers: list[ModelPatcher]) -> list[ModelPatcher]:
-    """Gives every patcher that shares a network with an earlier one, but not its weights, a network of its own.
-
-    The host patches weights in place: without this, one checkpoint with two LoRAs would run with one of
-    the two in both places.
-    """
-    owned: list[ModelPatcher] = []
-    for patcher in patchers:
-        twins = [earlier for earlier in owned if patcher.is_clone(earlier)]
-        if twins and not any(_same_weights(patcher, twin) for twin in twins):
-            patcher = _copied(patcher)
-        owned.append(patcher)
-    return owned
-
-
 def compute_dtype(model: BaseModel) -> torch.dtype:
     """The dtype a host's model computes in, as its own `_apply_model` chooses it."""
     if hasattr(model, "get_dtype_inference"):
         return model.get_dtype_inference()
     return model.get_dtype() if model.manual_cast_dtype is None else model.manual_cast_dtype
+
+
+def later_weights(main: ModelPatcher, known: dict[str, int]) -> dict[str, list[Patch]]:
+    """The weight patches that were put on the ensemble's patcher since its weights had `known` ones."""
+    weights = {key: patches[known.get(key, 0) :] for key, patches in main.patches.items()}
+    return {key: patches for key, patches in weights.items() if patches}
+
+
+def check_adds(weights: dict[str, list[Patch]]) -> None:
+    """Raises ExpertError where a patch of a network would have to act on what experts add beside it, too."""
+    for key, patches in weights.items():
+        if any(changes_weight(patch) for patch in patches):
+            raise ExpertError(
+                f"A node behind the ensemble merges or rescales {key}, and experts of this ensemble share that weight: put "
+                "that node on each checkpoint, before AFA Ensemble Model."
+            )
 
 
 def later_patches(
@@ -136,8 +145,7 @@ def later_patches(
     known: how many patches each weight of `main` had then; objects: its object patches then.
     Raises ExpertError where a patch holds weights of the first expert, such as a compiled block.
     """
-    weights = {key: patches[known.get(key, 0) :] for key, patches in main.patches.items()}
-    weights = {key: patches for key, patches in weights.items() if patches}
+    weights = later_weights(main, known)
     replaced = {name: obj for name, obj in main.object_patches.items() if objects.get(name) is not obj}
     if not weights and not replaced:
         return expert
@@ -207,31 +215,6 @@ def _same_noising(one: Expert, other: Expert) -> bool:
             lambda sampling: sampling.noise_scaling(sigma, latent.clone(), latent.clone()),
         )
     )
-
-
-def _same_weights(one: ModelPatcher, other: ModelPatcher) -> bool:
-    return (
-        (one.patches_uuid == other.patches_uuid or not (one.patches or other.patches))
-        and one.object_patches == other.object_patches
-        and one.hook_patches.keys() == other.hook_patches.keys()
-    )
-
-
-def _copied(patcher: ModelPatcher) -> ModelPatcher:
-    """A patcher over an unpatched network of its own, with the same patches still to be applied."""
-    if hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
-        # Its weights lie in virtual memory of the host's, which a copy would share: the host reads the file again.
-        n = patcher.clone(force_deepcopy=True)
-    else:
-        patcher.unpatch_model(patcher.offload_device)
-        n = patcher.clone()
-        config = patcher.model.model_config
-        n.model = copy.deepcopy(patcher.model, {id(config): config})  # newer hosts' cannot be copied, and is read only
-        n.backup, n.object_patches_backup, n.hook_backup, n.pinned = {}, {}, {}, set()
-    n.parent = None
-    if hasattr(n, "clone_base_uuid"):  # by which a host with several GPUs tells networks apart
-        n.clone_base_uuid = uuid.uuid4()
-    return n
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...fusion.fusion import Embeddings
 from ...fusion.lockstep import BlockStream
 from ..architectures.architecture import Inputs
+from .beside import acting, stream_with
 from .experts import Expert, compute_dtype
 
 
@@ -34,9 +35,11 @@ def expert_stream(
         name: value if name in ("timesteps", "transformer_options") else _cast(value, device, dtype)
         for name, value in inputs.items()
     }
-    return expert.architecture.stream(
-        expert.patcher.model, {**inputs, "control": control}, left_out=left_out, checkpointing=checkpointing
-    )
+    with acting(expert.own_patches):
+        stream, embeddings = expert.architecture.stream(
+            expert.patcher.model, {**inputs, "control": control}, left_out=left_out, checkpointing=checkpointing
+        )
+    return stream_with(expert.own_patches, stream), embeddings
 
 
 def _cast(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -26,8 +26,9 @@ from ...fusion.points import FusionPoint
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
 from ...routing.record import RoutingRecord
-from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype, own_weights
+from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype
 from ..experts.identity import check_identity
+from ..experts.networks import share_networks
 from . import guidance, run, step
 
 
@@ -87,12 +88,13 @@ def make_ensemble(
 
     # The other experts keep their options, and with them the models that patches bring along.
     companions = [*run.models_of_patches(experts[0].patcher.model_options["transformer_options"]), *companions]
-    patchers = own_weights([expert.patcher for expert in experts])
+    experts = share_networks(experts)
+    companions = [*(expert.beside for expert in experts if expert.beside), *companions]
     main = experts[0].patcher.clone()
-    options = [patcher.model_options["transformer_options"] for patcher in patchers]
+    options = [expert.patcher.model_options["transformer_options"] for expert in experts]
     main.model_options = {**main.model_options, "transformer_options": {}}
     ensemble = Ensemble(
-        [Expert(patcher, expert.label) for patcher, expert in zip(patchers, experts, strict=True)],
+        experts,
         points,
         fusion,
         companions,
@@ -104,7 +106,7 @@ def make_ensemble(
         selection,
     )
     main.set_attachments(KEY, ensemble)
-    run.set_companions(main, patchers, companions)
+    run.set_companions(main, [expert.patcher for expert in experts], companions)
     main.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, run.prepare_sampling)
     main.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, run.sampler_sample)
     main.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, step.apply_model)

@@ -6,6 +6,7 @@ the patcher at hand.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selector
-from ..experts.experts import KEY, Expert, check_not_compiled, compute_dtype, later_patches
+from ..experts.experts import KEY, Expert, check_adds, check_not_compiled, compute_dtype, later_patches, later_weights
 from ..text.conditioning import check_texts, encode_texts
 
 RUN = "afa_run"
@@ -54,7 +55,7 @@ def experts_of(main: ModelPatcher) -> list[Expert]:
     """The experts as they run now: the patchers that the host loaded for this run."""
     loaded = [main, *main.get_additional_models_with_key(KEY)]
     return [
-        Expert(next(p for p in loaded if p.is_clone(expert.patcher)), expert.label)
+        replace(expert, patcher=next(p for p in loaded if p.is_clone(expert.patcher)))
         for expert in ensemble_of(main).experts
     ]
 
@@ -63,6 +64,8 @@ def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: 
     """Before a run is prepared: the experts take over what was put on the ensemble, scheduled LoRAs included."""
     ensemble = ensemble_of(main)
     check_not_compiled(main, "The ensemble", ensemble.objects)
+    if any(expert.beside for expert in ensemble.experts):
+        check_adds(later_weights(main, ensemble.weights))
     patchers = [main]
     for expert in ensemble.experts[1:]:
         if expert.patcher.is_clone(main):

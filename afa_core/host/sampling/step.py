@@ -23,6 +23,7 @@ from ...fusion.not_finite import finding_the_culprit
 from ...fusion.points import FusionPoint
 from ...fusion.selection import Choice
 from ..architectures.architecture import Architecture, Inputs
+from ..experts.beside import acting
 from ..experts.experts import Expert
 from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
@@ -68,7 +69,8 @@ def diffusion_model(architecture: Architecture, executor, *args, **kwargs):
             return ensemble_prediction(call, inputs, only)
         alone = own_options(call.main, 0, inputs["transformer_options"])
         args, kwargs = architecture.positional({**inputs, "transformer_options": alone})
-        return executor.original(*args, **kwargs)
+        with acting(ensemble_of(call.main).experts[0].own_patches):
+            return executor.original(*args, **kwargs)
 
     # Wrappers that were added to the ensemble later act on the ensemble, not on its first expert.
     later = executor.wrappers[executor.idx + 1 :]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from ...fusion.fusion import Embeddings, Fusion, FusionState
 from ...fusion.lockstep import BlockStream, lockstep
-from ..experts.experts import Expert, check_experts, compute_dtype, own_weights
+from ..experts.experts import Expert, check_experts, compute_dtype
+from ..experts.networks import share_networks
 from ..experts.streams import expert_stream
 from ..sampling.prediction import fuse_in_first_terms
 from ..sampling.run import set_companions
@@ -34,15 +36,15 @@ class HostExperts:
 
     def __init__(self, experts: list[Expert], checkpointing: bool = False):
         check_experts(experts)
-        patchers = own_weights([expert.patcher for expert in experts])
-        self.experts = [Expert(p.clone(), e.label) for p, e in zip(patchers, experts, strict=True)]
+        self.experts = [replace(expert, patcher=expert.patcher.clone()) for expert in share_networks(experts)]
         self.points = experts[0].points
         self.labels = [expert.label for expert in experts]
         self.checkpointing = checkpointing
         first = self.experts[0].patcher
         self.device = first.load_device
         self.compute_dtype = compute_dtype(first.model)
-        set_companions(first, [expert.patcher for expert in self.experts], [])
+        beside = [expert.beside for expert in self.experts if expert.beside]
+        set_companions(first, [expert.patcher for expert in self.experts], beside)
 
     def load(self, latent_shape: list[int]) -> None:
         """Makes the weights fit for gradients and asks the host's manager for memory for a batch [B, C, H, W]."""

@@ -1,0 +1,171 @@
+"""Which experts run on one set of weights, and which need a network of their own.
+
+The host patches weights in place. Experts that are clones of one network therefore share the patches that all of them
+have, and the rest of each acts beside the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_patcher
+import comfy.utils
+from comfy.model_patcher import ModelPatcher
+
+from .beside import LayerHooks, LowRank, Patch, PatchesBeside, low_rank, obstacle
+from .experts import KEY, Expert, ExpertError, compute_dtype
+
+Patches = dict[str, list[Patch]]
+"""The host's weight patches: of every weight's name, in the order in which they are applied."""
+
+
+_Own = tuple[str, Any, Patch]
+"""A patch that an expert does not share: the name of its layer, the layer, the patch."""
+
+
+@dataclass
+class _Network:
+    """Experts that run on one set of weights, and the patches in it."""
+
+    members: list[Expert]
+    common: Patches
+
+    @property
+    def patcher(self) -> ModelPatcher:
+        return self.members[0].patcher
+
+    def refuses(self, expert: Expert) -> str | None:
+        """Why an expert cannot run on these weights; else it becomes a member."""
+        if expert.patcher.object_patches != self.patcher.object_patches:
+            return "a replaced part"
+        if expert.patcher.hook_patches.keys() != self.patcher.hook_patches.keys():
+            return "a scheduled LoRA of its own"
+        common = _common(self.common, expert.patcher.patches)
+        for member in (*self.members, expert):
+            for _, layer, patch in _rest(member.patcher, common):
+                if reason := obstacle(patch, layer):
+                    return reason
+        self.members.append(expert)
+        self.common = common
+        return None
+
+
+def share_networks(experts: list[Expert]) -> list[Expert]:
+    """The experts on as few networks as they need; what is an expert's own beside the weights is in its `beside`.
+
+    Raises ExpertError where experts of one network differ by what other nodes do to its layers.
+    """
+    networks: list[_Network] = []
+    for expert in experts:
+        if reason := _place(expert, networks):
+            logging.warning(
+                f"AFA: {expert.label} runs on a copy of its network: {reason} cannot act beside weights that others use."
+            )
+    placed: dict[int, Expert] = {}
+    used: set[int] = set()
+    for network in networks:
+        shared = _built(network, is_copy=id(network.patcher.model) in used)
+        used.add(id(network.patcher.model))
+        placed |= {id(expert): built for expert, built in zip(network.members, shared, strict=True)}
+    return [placed[id(expert)] for expert in experts]
+
+
+def _place(expert: Expert, networks: list[_Network]) -> str | None:
+    """Adds the expert to the first network that can take it, else a network of its own; why it needs a copy, if so."""
+    reason = None
+    for network in networks:
+        if expert.patcher.is_clone(network.patcher):
+            _check_injections(expert, network.members[0])
+            reason = network.refuses(expert)
+            if reason is None:
+                return None
+    networks.append(_Network([expert], expert.patcher.patches))
+    return reason
+
+
+def _built(network: _Network, is_copy: bool) -> list[Expert]:
+    """The members over one network with the common patches in it, each with its own patches beside it."""
+    own = [list(_rest(member.patcher, network.common)) for member in network.members]
+    if not is_copy and not any(own):
+        return network.members
+    patcher = copied(network.patcher) if is_copy else network.patcher.clone()
+    patcher.patches = {key: list(patches) for key, patches in network.common.items()}
+    if any(own):
+        # The same patches of the same experts are the same to the host's manager: they stay loaded between runs.
+        counts = sorted((key, len(patches)) for key, patches in network.common.items())
+        patcher.patches_uuid = uuid.uuid5(patcher.patches_uuid, str(counts))
+    hooks = LayerHooks()
+    patcher.set_injections(KEY, [hooks.injection])
+    experts = []
+    for member, rest in zip(network.members, own, strict=True):
+        on_it = patcher.clone()
+        on_it.model_options = member.patcher.model_options
+        experts.append(replace(member, patcher=on_it, beside=_beside(on_it, rest, hooks)))
+    return experts
+
+
+def _beside(patcher: ModelPatcher, patches: list[_Own], hooks: LayerHooks) -> ModelPatcher | None:
+    """A model of the host's that holds an expert's own patches, so that its memory manager counts and moves them."""
+    dtype = compute_dtype(patcher.model)
+    by_layer: dict[str, list[LowRank]] = {}
+    for name, layer, patch in patches:
+        by_layer.setdefault(name, []).append(low_rank(patch, layer, dtype))
+    if not by_layer:
+        return None
+    make = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    return make(PatchesBeside(by_layer, hooks), patcher.load_device, patcher.offload_device)
+
+
+def _common(one: Patches, other: Patches) -> Patches:
+    """The patches that both begin with."""
+    both: Patches = {}
+    for key, patches in one.items():
+        count = 0
+        for mine, theirs in zip(patches, other.get(key, ()), strict=False):
+            if mine is not theirs:
+                break
+            count += 1
+        if count:
+            both[key] = patches[:count]
+    return both
+
+
+def _rest(patcher: ModelPatcher, common: Patches) -> Iterator[_Own]:
+    """What a patcher has beyond the common patches, without patches of strength 0."""
+    for key, patches in patcher.patches.items():
+        name, _, kind = key.rpartition(".")
+        for patch in patches[len(common.get(key, ())) :]:
+            if patch[0] != 0 or patch[2] != 1:
+                # Beside a layer only its weight can be patched.
+                yield name, comfy.utils.get_attr(patcher.model, name if kind == "weight" else key), patch
+
+
+def _check_injections(expert: Expert, other: Expert) -> None:
+    if expert.patcher.injections != other.patcher.injections:
+        raise ExpertError(
+            f"{expert.label} and {other.label} are one checkpoint with layers that another node replaces while it runs, as "
+            "a LoRA loader in bypass mode does: use the ordinary Load LoRA nodes, whose LoRAs an ensemble runs beside the "
+            "weights by itself."
+        )
+
+
+def copied(patcher: ModelPatcher) -> ModelPatcher:
+    """A patcher over an unpatched network of its own, with the same patches still to be applied."""
+    if hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
+        # Its weights lie in virtual memory of the host's, which a copy would share: the host reads the file again.
+        n = patcher.clone(force_deepcopy=True)
+    else:
+        patcher.unpatch_model(patcher.offload_device)
+        n = patcher.clone()
+        config = patcher.model.model_config
+        n.model = copy.deepcopy(patcher.model, {id(config): config})  # newer hosts' cannot be copied, and is read only
+        n.backup, n.object_patches_backup, n.hook_backup, n.pinned = {}, {}, {}, set()
+    n.parent = None
+    if hasattr(n, "clone_base_uuid"):  # by which a host with several GPUs tells networks apart
+        n.clone_base_uuid = uuid.uuid4()
+    return n

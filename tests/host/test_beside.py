@@ -1,0 +1,170 @@
+"""A low-rank patch beside a layer gives what the host gives with the patch merged into the weight."""
+
+import pytest
+import torch
+
+LAYERS = {
+    "linear": lambda ops: ops.Linear(12, 20),
+    "convolution": lambda ops: ops.Conv2d(12, 20, 3, padding=1),
+    "strided": lambda ops: ops.Conv2d(12, 20, 3, stride=2, padding=1),
+    "1x1": lambda ops: ops.Conv2d(12, 20, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def host(comfy_host, pack):
+    return comfy_host
+
+
+def random(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def network(make):
+    """A module with one layer of the host's, random."""
+    import comfy.ops
+
+    layer = make(comfy.ops.disable_weight_init)
+    for parameter in layer.parameters():
+        parameter.data = random(*parameter.shape)
+    return torch.nn.ModuleDict({"layer": layer}).requires_grad_(False)
+
+
+def lora(layer, alpha=None, mid=False, rank=3, part=None):
+    """A patch of the host's kind; strength, part and function are left open."""
+    from comfy.weight_adapter import LoRAAdapter
+
+    rows, columns, *window = layer.weight.shape
+    if part is not None:
+        rows, columns = (part[2], columns) if part[0] == 0 else (rows, part[2])
+    ones = [1] * len(window)
+    middle = random(rank, rank, *window) if mid else None
+    down = random(rank, columns, *(ones if mid else window))
+    return LoRAAdapter(set(), (random(rows, rank, *ones), down, alpha, middle, None, None))
+
+
+def merged(module, patches, x):
+    """As the host computes it: the patches in a copy of the weight."""
+    import comfy.lora
+
+    layer = module["layer"]
+    weight = comfy.lora.calculate_weight(patches, layer.weight.clone(), "layer.weight")
+    return torch.func.functional_call(layer, {"weight": weight}, (x,))
+
+
+def beside(module, patches, x):
+    from comfy.model_patcher import ModelPatcher
+
+    from afa_core.host.experts.beside import LayerHooks, PatchesBeside, acting, low_rank, obstacle
+
+    layer = module["layer"]
+    assert not any(obstacle(patch, layer) for patch in patches)
+    hooks = LayerHooks()
+    own = PatchesBeside({"layer": [low_rank(patch, layer, torch.float32) for patch in patches]}, hooks)
+    patcher = ModelPatcher(module, torch.device("cpu"), torch.device("cpu"))
+    patcher.set_injections("afa", [hooks.injection])
+    plain = layer(x)
+    patcher.inject_model()
+    assert torch.equal(layer(x), plain)
+    with acting(own):
+        found = layer(x)
+    patcher.eject_model()
+    with acting(own):
+        assert torch.equal(layer(x), plain)
+    return found
+
+
+CASES = {
+    "one": lambda layer: [(0.8, lora(layer), 1.0, None, None)],
+    "negative": lambda layer: [(-1.0, lora(layer, alpha=1.5), 1.0, None, None)],
+    "several": lambda layer: [(s, lora(layer, alpha=2.0, rank=r), 1.0, None, None) for s, r in ((2.0, 1), (0.3, 4))],
+    "part of the output": lambda layer: [(1.0, lora(layer, part=(0, 5, 10)), 1.0, (0, 5, 10), None)],
+    "part of the input": lambda layer: [(1.0, lora(layer, part=(1, 2, 6)), 1.0, (1, 2, 6), None)],
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("kind", list(LAYERS))
+def test_equals_the_merged_weight(host, kind, case):
+    module = network(LAYERS[kind])
+    patches = CASES[case](module["layer"])
+    x = random(2, 12, 8, 8) if kind != "linear" else random(2, 7, 12)
+    with torch.inference_mode():
+        expected, found = merged(module, patches, x), beside(module, patches, x)
+    assert not torch.allclose(expected, module["layer"](x), rtol=0.1)
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_a_locon_with_a_middle(host):
+    module = network(LAYERS["strided"])
+    patches = [(0.7, lora(module["layer"], alpha=2.0, mid=True), 1.0, None, None)]
+    x = random(2, 12, 8, 8)
+    with torch.inference_mode():
+        expected, found = merged(module, patches, x), beside(module, patches, x)
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_gradients_pass_through(host):
+    module = network(LAYERS["convolution"])
+    patches = CASES["several"](module["layer"])
+    gradients = []
+    for run in (merged, beside):
+        x = random(2, 12, 8, 8).requires_grad_()
+        run(module, patches, x).square().sum().backward()
+        gradients.append(x.grad)
+    assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[0].norm()
+
+
+def with_weights(adapter, **changes):
+    names = ("up", "down", "alpha", "mid", "dora", "reshape")
+    weights = [changes.get(name, weight) for name, weight in zip(names, adapter.weights, strict=True)]
+    return type(adapter)(adapter.loaded_keys, tuple(weights))
+
+
+def test_what_cannot_act_beside_the_weights(host):
+    from afa_core.host.experts.beside import obstacle
+
+    layer = network(LAYERS["linear"])["layer"]
+    good = lora(layer)
+    found = {
+        obstacle(patch, layer)
+        for patch in (
+            (1.0, good, 0.5, None, None),
+            (1.0, (random(20, 12),), 1.0, None, None),
+            (1.0, ("set", (random(20, 12),)), 1.0, None, None),
+            (1.0, with_weights(good, dora=random(20, 1)), 1.0, None, None),
+            (1.0, with_weights(good, reshape=[24, 12]), 1.0, None, None),
+            (1.0, with_weights(good, up=random(21, 3)), 1.0, None, None),
+        )
+    }
+    assert found == {
+        "a merge with another model",
+        "a patch of kind diff",
+        "a patch of kind set",
+        "a DoRA",
+        "a LoRA of a rearranged weight",
+        "a LoRA of shape 21 x 12 on 20 x 12",
+    }
+    assert obstacle((1.0, good, 1.0, None, None), torch.nn.LayerNorm(12)) == "a LoRA on a LayerNorm"
+
+
+def test_a_stream_and_what_runs_between_its_turns(host):
+    """Two streams in turns: each finds its own patches at every turn, and their caller none."""
+    from afa_core.host.experts.beside import LayerHooks, PatchesBeside, acting_patches, stream_with
+
+    stacks = [PatchesBeside({}, LayerHooks()) for _ in range(2)]
+
+    def stream():
+        for _ in range(3):
+            yield acting_patches()
+        raise RuntimeError
+
+    streams = [stream_with(stack, stream()) for stack in (*stacks, None)]
+    for _ in range(3):
+        for running, expected in zip(streams, (*stacks, None), strict=True):
+            assert next(running) is expected
+            assert acting_patches() is None
+    for running in streams:
+        with pytest.raises(RuntimeError):
+            next(running)
+        assert acting_patches() is None

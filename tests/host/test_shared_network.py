@@ -1,0 +1,256 @@
+"""Experts that differ by LoRAs run on one network: each gives what its merged model gives, and no other's patch acts."""
+
+import threading
+from contextvars import copy_context
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, training_free
+from tests.support.graphs import hooked_lora, sample
+from tests.support.shop import Shop
+from tests.support.small_files import make_lora
+
+FAMILIES = ("tiny_sd15", "tiny_sdxl")
+
+
+@pytest.fixture(scope="module")
+def shops(comfy_host, pack):
+    shops = {family: Shop(comfy_host, family) for family in FAMILIES}
+    for shop in shops.values():
+        family = shop.lora.removesuffix("_lora.safetensors")
+        shop.loras = [
+            shop.lora,
+            make_lora(comfy_host.base, shop.plain, name=f"{family}_wide_lora", seed=1, rank=4, everywhere=True),
+            make_lora(comfy_host.base, shop.plain, name=f"{family}_third_lora", seed=2),
+        ]
+    return shops
+
+
+@pytest.fixture
+def shop(shops):
+    return shops["tiny_sd15"]
+
+
+def run(shop, model, **widgets):
+    return sample(shop.wires(model).with_widgets(**widgets))
+
+
+def stacked(shop, stack):
+    """The plain model with LoRAs (number, strength), in this order."""
+    model = shop.plain
+    for number, strength in stack:
+        model = shop.with_lora(model, strength, shop.loras[number])
+    return model
+
+
+def only(shop, chosen: int, models):
+    return ensemble(shop.host, certain_aggregator(shop.plain, len(models), chosen), *models)
+
+
+def close(found, expected, tolerance: float = 1e-5) -> bool:
+    return (found - expected).norm() <= tolerance * expected.norm()
+
+
+def networks(model) -> int:
+    """How many networks of experts an ensemble holds."""
+    return len({id(expert.patcher.model) for expert in model.get_attachment("afa").experts})
+
+
+# ------------------------------------------------------------------ equal to merged weights
+STACKS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from([-1.0, 0.0, 0.35, 1.0, 2.0])), max_size=3)
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    family=st.sampled_from(FAMILIES),
+    stacks=st.lists(STACKS, min_size=2, max_size=4),
+    common=STACKS,
+    behind=st.sampled_from([(), ((0, 0.7),)]),
+    cfg=st.sampled_from([1.0, 4.0]),
+)
+def test_every_expert_is_its_stack_alone(shops, family, stacks, common, behind, cfg):
+    """Random stacks on one checkpoint, the ensemble following each in turn; what is common lies before the fork."""
+    shop = shops[family]
+    untouched = run(shop, shop.plain, cfg=cfg)
+    trunk = stacked(shop, common)
+
+    def patched(model, stack):
+        for number, strength in stack:
+            model = shop.with_lora(model, strength, shop.loras[number])
+        return model
+
+    models = [patched(trunk, stack) for stack in stacks]
+    for chosen, model in enumerate(models):
+        ensembled = patched(only(shop, chosen, models), behind)
+        assert networks(ensembled) == 1
+        found = run(shop, ensembled, cfg=cfg)
+        # Strong LoRAs on random weights amplify the rounding of a sum: hundredfold within two steps.
+        assert close(found, run(shop, patched(model, behind), cfg=cfg), 1e-4)
+    assert torch.equal(run(shop, shop.plain, cfg=cfg), untouched)
+
+
+@pytest.mark.parametrize("strength", [-1.0, 0.5, 2.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prediction_equals_that_of_merged_weights(shops, family, strength):
+    shop = shops[family]
+    models = [shop.plain, *(stacked(shop, [(number, strength)]) for number in range(2))]
+    for chosen, model in enumerate(models):
+        found = run(shop, only(shop, chosen, models), steps=1, cfg=1.0)
+        expected = run(shop, model, steps=1, cfg=1.0)
+        assert close(found, expected)
+        assert chosen == 0 or not close(expected, run(shop, shop.plain, steps=1, cfg=1.0), 1e-2)
+
+
+def test_strength_zero_is_no_lora_to_the_bit(shop):
+    models = [shop.plain, stacked(shop, [(0, 0.0)]), stacked(shop, [(1, 1.0)])]
+    assert torch.equal(run(shop, only(shop, 1, models)), run(shop, shop.plain))
+    assert torch.equal(run(shop, only(shop, 0, models)), run(shop, shop.plain))
+
+
+def test_one_stack_twice(shop):
+    """Also from two loaders: twins under any fusion are the one model."""
+    twins = [stacked(shop, [(0, 1.0)]) for _ in range(2)]
+    expected = run(shop, twins[0])
+    for models in (twins, [twins[0], twins[0]]):
+        model = ensemble(shop.host, random_aggregator(shop.plain, 2), *models)
+        assert networks(model) == 1
+        assert close(run(shop, model), expected, 1e-4)
+
+
+def test_the_first_expert_alone_keeps_its_lora(shop):
+    """Outside the part of sampling that is ensembled."""
+    models = [stacked(shop, [(0, 1.0)]), stacked(shop, [(1, 1.0)])]
+    model = ensemble(shop.host, "block average", *models, start_percent=0.99, end_percent=1.0)
+    assert close(run(shop, model, steps=1), run(shop, models[0], steps=1))
+
+
+def test_a_scheduled_lora_acts_on_all(shop):
+    models = [stacked(shop, [(1, 0.5)]), stacked(shop, [(2, 1.0)])]
+    for chosen, model in enumerate(models):
+        found, expected = (sample(hooked_lora(shop.wires(m))) for m in (only(shop, chosen, models), model))
+        assert close(found, expected, 1e-4)
+        assert not close(expected, run(shop, model), 1e-2)
+
+
+def test_a_merge_behind_the_ensemble_is_refused(shop):
+    model = ensemble(shop.host, "block average", shop.plain, stacked(shop, [(0, 1.0)]))
+    merged = shop.host.call("ModelMergeSimple", model1=model, model2=shop.other, ratio=0.5)[0]
+    with pytest.raises(ValueError, match="A node behind the ensemble merges or rescales"):
+        run(shop, merged)
+
+
+# ------------------------------------------------------------------ what needs a copy
+def test_a_full_difference_needs_a_copy(shop, caplog):
+    """And only that expert: the other two share the network."""
+    full = shop.host.call("ModelMergeSimple", model1=shop.plain, model2=shop.other, ratio=0.5)[0]
+    models = [stacked(shop, [(0, 1.0)]), full, stacked(shop, [(1, 1.0)])]
+    expected = [run(shop, model) for model in models]
+    for chosen in range(3):
+        model = only(shop, chosen, models)
+        assert networks(model) == 2
+        assert close(run(shop, model), expected[chosen], 1e-4)
+    assert "model_2" in caplog.text and "a merge with another model cannot act beside weights" in caplog.text
+
+
+def test_a_dora_needs_a_copy(shop, caplog):
+    dora = make_lora(shop.host.base, shop.plain, name="dora", seed=5, dora=True)
+    models = [shop.plain, shop.with_lora(shop.plain, 1.0, dora)]
+    for chosen in range(2):
+        model = only(shop, chosen, models)
+        assert networks(model) == 2
+        assert torch.equal(run(shop, model), run(shop, models[chosen]))
+    assert "a DoRA cannot act beside weights" in caplog.text
+
+
+def test_layers_that_another_node_replaces_are_refused(shop):
+    from comfy.patcher_extension import PatcherInjection
+
+    replacing = shop.plain.clone()
+    replacing.set_injections("bypass", [PatcherInjection(inject=lambda patcher: None, eject=lambda patcher: None)])
+    with pytest.raises(ValueError, match="use the ordinary Load LoRA nodes"):
+        ensemble(shop.host, "block average", shop.plain, replacing)
+
+
+# ------------------------------------------------------------------ no leak
+def test_two_ensembles_in_turns(shop):
+    """Over one network and the same LoRAs, in another order; and the plain model in between."""
+    models = [stacked(shop, [(number, 1.0)]) for number in range(2)]
+    one, other = (ensemble(shop.host, random_aggregator(shop.plain, 2), *order) for order in (models, models[::-1]))
+    expected = [run(shop, model) for model in (one, other, shop.plain)]
+    assert not close(*expected[:2], 1e-3)
+    for model, before in zip((one, other, shop.plain, other, one), [expected[i] for i in (0, 1, 2, 1, 0)], strict=True):
+        assert torch.equal(run(shop, model), before)
+
+
+@pytest.mark.parametrize("error", ["interrupted", "failed"])
+def test_after_an_error_no_patch_acts(shop, error):
+    import comfy.model_management
+
+    from afa_core.host.experts.beside import acting_patches
+
+    raised = {"interrupted": comfy.model_management.InterruptProcessingException, "failed": RuntimeError}[error]
+    models = [stacked(shop, [(number, 1.0)]) for number in range(2)]
+    model = ensemble(shop.host, training_free(shop.host, "block average", "1, 1"), *models)
+    expected = [run(shop, m) for m in (model, shop.plain)]
+    stopping, calls = model.clone(), []
+
+    def patch(h, options):
+        calls.append(acting_patches())
+        if len(calls) == 40:
+            raise raised
+        return h
+
+    stopping.set_model_input_block_patch(patch)
+    with pytest.raises(raised):
+        run(shop, stopping, steps=6)
+    assert len({id(patches) for patches in calls}) == 2 and None not in calls
+    assert acting_patches() is None
+    for m, before in zip((model, shop.plain), expected, strict=True):
+        assert torch.equal(run(shop, m), before)
+
+
+def test_the_plain_network_carries_no_hook_when_it_runs_alone(shop):
+    def hooks():
+        return sum(len(module._forward_hooks) for module in shop.plain.model.modules())
+
+    model = ensemble(shop.host, "block average", shop.plain, stacked(shop, [(0, 1.0)]))
+    run(shop, model)
+    assert hooks()
+    run(shop, shop.plain)
+    assert not hooks()
+
+
+def test_threads_see_the_patches_of_their_own_expert(shop):
+    """A DiT's expert runs in a thread that is given a copy of the context."""
+    from afa_core.host.experts.beside import LayerHooks, PatchesBeside, acting, acting_patches
+
+    found, stacks = [], [PatchesBeside({}, LayerHooks()) for _ in range(2)]
+    for stack in stacks:
+        with acting(stack):
+            context = copy_context()
+        thread = threading.Thread(target=context.run, args=(lambda: found.append(acting_patches()),))
+        thread.start()
+        thread.join()
+    assert found == stacks and acting_patches() is None
+
+
+# ------------------------------------------------------------------ memory
+def test_patches_are_counted_by_the_memory_manager(shop):
+    import comfy.model_management as memory
+
+    models = [stacked(shop, [(0, 1.0)]), stacked(shop, [(1, 1.0)])]
+    model = ensemble(shop.host, "block average", *models)
+    run(shop, model)
+    sizes = sorted(p.model_size() for p in model.get_additional_models())
+    assert len(sizes) == 2 and 0 < sizes[0] < sizes[1] < 0.2 * model.model_size()
+    loaded = [m.model for m in memory.current_loaded_models]
+    assert all(any(p.is_clone(m) for m in loaded) for p in (model, *model.get_additional_models()))
