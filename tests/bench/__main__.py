@@ -18,6 +18,7 @@ from tests.support.comfy.inprocess import Host
 from .economical import bench_economical
 from .kernels import bench_kernels
 from .loading import bench_loading
+from .loras import bench_loras
 from .memory import bench_memory
 from .models import SDXL
 from .preparation import bench_preparation
@@ -46,6 +47,7 @@ PARTS = {
         partial(bench_step, 64, rounds=3, most=2, family=SDXL),
     ),
     "kernels": ("What was weighed against a faithful aggregator's cost, bf16", bench_kernels),
+    "loras": ("LoRAs as experts, SD1.5 size, bf16", bench_loras),
     "training": ("A training step, SD1.5 size, 2 experts, bf16, batch 1", bench_training),
     "preparation": ("Preparing the trainer's data, on the pocket experts", bench_preparation),
     "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
@@ -55,7 +57,7 @@ PARTS = {
     ),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
-IN_PROCESS = ("loading", "step32", "step64", "sdxl64", "kernels", "training", "selective_step")
+IN_PROCESS = ("loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "selective_step")
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 

@@ -25,17 +25,23 @@ def peak() -> int:
 
 
 def main(kind: str, count: int, size: int, base) -> dict[str, int]:
-    """kind: "sample" (one evaluation), "train" or "train checkpointed" (one forward and backward pass)."""
+    """kind: "sample" (one evaluation), "loras" (the same on one network with as many LoRAs), "train" or "train
+    checkpointed" (one forward and backward pass)."""
     Host(base).load_pack()
     from afa_core.host.experts.experts import Expert
     from afa_core.host.sampling.ensemble import make_ensemble
+    from tests.bench.loras import lora_experts
     from tests.bench.models import random_aggregator, random_unet
 
     empty = resident()
-    experts = [Expert(random_unet(seed), f"model_{seed + 1}") for seed in range(count)]
-    weights = sum(p.numel() * p.element_size() for e in experts for p in e.patcher.model.parameters())
+    if kind == "loras":
+        experts = lora_experts(random_unet(0), count)
+    else:
+        experts = [Expert(random_unet(seed), f"model_{seed + 1}") for seed in range(count)]
+    networks = {id(expert.patcher.model): expert.patcher.model for expert in experts}.values()
+    weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
     figures = {}
-    if kind == "sample":
+    if kind in ("sample", "loras"):
         from afa_core.host.sampling.run import activation_factor
         from tests.bench.step import call
 
@@ -49,6 +55,7 @@ def main(kind: str, count: int, size: int, base) -> dict[str, int]:
             factor = activation_factor(patcher, latent)
         # As the host asks its memory manager: for the prompt and the negative prompt at once.
         figures["estimate"] = round(patcher.memory_required([2 * factor, *latent[1:]]))
+        patcher.inject_model()
         before = resident()
         with torch.inference_mode():
             call(patcher, size)()

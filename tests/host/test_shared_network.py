@@ -254,3 +254,36 @@ def test_patches_are_counted_by_the_memory_manager(shop):
     assert len(sizes) == 2 and 0 < sizes[0] < sizes[1] < 0.2 * model.model_size()
     loaded = [m.model for m in memory.current_loaded_models]
     assert all(any(p.is_clone(m) for m in loaded) for p in (model, *model.get_additional_models()))
+
+
+# ------------------------------------------------------------------ training
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_on_experts_that_share_a_network(shop, checkpointing):
+    """Predictions and gradients are those over networks of their own, where a block is computed again in the backward pass too."""
+    from afa_core.fusion.averages import StaticFusion
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.training.frozen_experts import HostExperts, outside_inference
+
+    random = torch.Generator().manual_seed(0)
+    latent, text = (torch.randn(shape, generator=random) for shape in ((1, 4, 8, 8), (1, 77, 32)))
+
+    def trained(models):
+        frozen = HostExperts([Expert(model, f"model_{i}") for i, model in enumerate(models)], checkpointing)
+        fusion = StaticFusion("block average", (3.0, 1.0)).bind(frozen.points, 2)
+        noisy = latent.clone().requires_grad_()
+        with outside_inference():
+            frozen.load([1, 4, 8, 8])
+            prediction = frozen.predict(fusion, noisy, torch.full((1,), 3.0), [{"c_crossattn": text}] * 2)
+            prediction.square().sum().backward()
+        shared = frozen.experts[0].patcher.is_clone(frozen.experts[1].patcher)
+        return shared, prediction.detach(), noisy.grad
+
+    def patched(models):
+        return [shop.with_lora(model, 1.0, lora) for model, lora in zip(models, shop.loras, strict=False)]
+
+    shared, *found = trained(patched([shop.plain, shop.plain]))
+    apart, *expected = trained(patched(shop.copies))
+    assert shared and not apart
+    for mine, theirs in zip(found, expected, strict=True):
+        assert close(mine, theirs, 1e-4)
+    assert not close(found[0], trained([shop.plain, shop.plain])[1], 1e-2)

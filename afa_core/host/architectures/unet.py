@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, forward_timestep_embed
@@ -70,7 +71,9 @@ class UNet(Architecture):
         return unet_merge_blocks(len(unet.input_blocks), len(unet.output_blocks))
 
 
-def checkpointed_block(block, h: Tensor, emb: Tensor, context: Tensor, options: dict[str, Any], output_shape=None):
+def checkpointed_block(
+    block, h: Tensor, emb: Tensor, context: Tensor, options: dict[str, Any], output_shape=None
+) -> Tensor:
     """A U-Net block that keeps its input alone and is run again in the backward pass."""
     before = dict(options)
 
@@ -79,4 +82,4 @@ def checkpointed_block(block, h: Tensor, emb: Tensor, context: Tensor, options: 
         return forward_timestep_embed(block, h, emb, context, options, output_shape)
 
     # The second run finds the context variables of the first: what was set around this expert's turn.
-    return checkpoint(copy_context().run, run, h, emb, context, use_reentrant=False)
+    return checkpoint(partial(copy_context().run, run), h, emb, context, use_reentrant=False)
