@@ -56,7 +56,7 @@ def test_a_template_opens_whole_and_is_queued_as_the_tests_run_it(canvas, path):
 
 @either
 def test_the_quick_start_runs_by_a_click_on_run(canvas):
-    """The other eight: python -m tests.browser.templates."""
+    """The others: python -m tests.browser.templates."""
     with stand_ins(canvas.server.base):
         open_template(canvas, "quick_start", SHORT)
         outputs = press_run(canvas)["outputs"]

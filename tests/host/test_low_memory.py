@@ -152,6 +152,42 @@ def test_one_checkpoint_with_two_loras(shop, stored):
     assert torch.equal(run(shop, model), alone)
 
 
+def test_weights_are_brought_in_once_for_all_experts_of_a_network(shop, monkeypatch):
+    """Each weight and bias is cast once an evaluation, not once an expert; what is painted is the same to the bit."""
+    import comfy.model_management as memory
+    import comfy.ops
+
+    from afa_core.host.experts import held_weights
+
+    casts = []
+    weight_and_bias, cast_to = comfy.ops.cast_bias_weight, memory.cast_to
+
+    def counted_weight(layer, x=None, *args, **kwargs):
+        casts.extend([layer] if x is not None and layer.weight.dtype != x.dtype else [])
+        return weight_and_bias(layer, x, *args, **kwargs)
+
+    def counted(tensor, dtype=None, *args, **kwargs):  # for biases by the host, for both by what holds them
+        casts.extend([tensor] if dtype not in (None, tensor.dtype) else [])
+        return cast_to(tensor, dtype, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", counted_weight)
+    monkeypatch.setattr(memory, "cast_to", counted)
+
+    def painted(model):
+        casts.clear()
+        return sample(shop.wires(model).with_widgets(steps=1, cfg=1.0)), len(casts)
+
+    model = in_fp8(shop, "tiny_sd15_a")
+    ensembled = ensemble(shop.host, "block average", model, *(shop.with_lora(model, s) for s in (0.5, 0.8)))
+    _, alone = painted(model)
+    found, held = painted(ensembled)
+    monkeypatch.setattr(held_weights, "PART_OF_FREE_MEMORY", 0)
+    expected, every_time = painted(ensembled)
+    assert (held, every_time) == (alone, 3 * alone) and alone > 500
+    assert torch.equal(found, expected)
+    assert {parameter.dtype for parameter in model.model.diffusion_model.parameters()} == {torch.float8_e4m3fn}
+
+
 # ------------------------------------------------------------------ training
 def test_training_on_experts_loaded_in_part(trainer, little_memory):
     expected = trainer.run("whole experts").state

@@ -287,3 +287,61 @@ def test_training_on_experts_that_share_a_network(shop, checkpointing):
     for mine, theirs in zip(found, expected, strict=True):
         assert close(mine, theirs, 1e-4)
     assert not close(found[0], trained([shop.plain, shop.plain])[1], 1e-2)
+
+
+# ------------------------------------------------------------------ transformers
+@pytest.mark.parametrize("name", ["tiny_flux_a", "tiny_qwen_a"])
+def test_experts_of_a_transformer(comfy_host, pack, name):
+    """Each in a thread of its own, all on one network, in lockstep."""
+    import comfy.model_management as memory
+
+    from afa_core.fusion.fusion import FusionState
+    from afa_core.fusion.lockstep import lockstep
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.experts.networks import share_networks
+    from afa_core.host.experts.streams import expert_stream
+    from tests.support.transformers import by_host, load
+
+    case = load(comfy_host, name)
+    loras = [
+        make_lora(comfy_host.base, case.patcher, name=f"{name}_{seed}", seed=seed, everywhere=True) for seed in range(2)
+    ]
+    models = [case.patcher] + [
+        comfy_host.call("LoraLoaderModelOnly", model=case.patcher, lora_name=lora, strength_model=0.5)[0]
+        for lora in loras
+    ]
+    inputs = case.inputs()
+    expected = []
+    for model in models:
+        memory.load_models_gpu([model])
+        expected.append(by_host(case, inputs))
+    experts = share_networks([Expert(model, f"model_{i}") for i, model in enumerate(models)])
+    assert len({id(expert.patcher.model) for expert in experts}) == 1
+    found = []
+
+    def fusion(point, features, state):
+        found[:] = features
+        return features
+
+    memory.load_models_gpu([experts[0].patcher, *(expert.beside for expert in experts if expert.beside)])
+    with torch.inference_mode():
+        streams, embeddings = zip(
+            *(expert_stream(expert, case.named(inputs, None, {}), {}) for expert in experts), strict=True
+        )
+        lockstep(streams, case.points, fusion, FusionState(embeddings))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert close(mine.reshape(theirs.shape), theirs)
+    assert not close(expected[1], expected[2], 1e-2)
+
+
+# ------------------------------------------------------------------ documents
+def test_the_sizes_in_the_memory_table(comfy_host):
+    from tests.bench.loras import TRANSFORMERS
+    from tests.bench.models import SD15, SDXL, network
+    from tests.tools.memory_table import FAMILIES, LORA
+
+    for family, name in ((SD15, "SD1.5"), (SDXL, "SDXL")):
+        weights = dict(network(family, "meta").diffusion_model.named_parameters())
+        assert sum(weight.numel() for weight in weights.values()) == FAMILIES[name][0]
+        patched = [w for key, w in weights.items() if w.ndim > 1 and any(part in key for part in TRANSFORMERS)]
+        assert sum(len(weight) + weight[0].numel() for weight in patched) == LORA[name]

@@ -1,13 +1,14 @@
-"""The README's memory table is the one that the command prints, and its counts are the published ones."""
+"""The README's memory tables are those that the command prints, and its counts are the published ones."""
 
 import pytest
 
 from tests.support.comfy.bootstrap import REPOSITORY
-from tests.tools.memory_table import aggregator_parameters, table
+from tests.tools.memory_table import aggregator_parameters, lora_table, table
 
 
-def test_the_readme_holds_the_table_as_printed():
-    assert table() in (REPOSITORY / "README.md").read_text()
+def test_the_readme_holds_the_tables_as_printed():
+    readme = (REPOSITORY / "README.md").read_text()
+    assert table() in readme and lora_table() in readme
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def stand_ins(base: Path, experts: list[str] = TOYS, sdxl_experts: list[str] = S
                 link.symlink_to((checkpoints / f"{name}.safetensors").resolve())
         path = place(models / "afa" / "your_aggregator_1_2_3.safetensors")
         put_aggregator(base, path.name, [f"your_checkpoint_{i}.safetensors" for i in (1, 2, 3)])
-        for number, name in enumerate(sdxl_experts, start=1):
+        for number, name in enumerate([*sdxl_experts, sdxl_experts[0]], start=1):
             save_file(
                 lora(checkpoints / f"{name}.safetensors", number),
                 place(models / "loras" / f"your_lora_{number}.safetensors"),

@@ -111,6 +111,11 @@ def sdxl_with_loras(run: Runner) -> Image.Image:
     return stacked([(run.saved(), "both")], own)
 
 
+def three_loras(run: Runner) -> Image.Image:
+    own = [(picture, f"LoRA {i}") for i, picture in enumerate(run.alone("LoraLoader"), start=1)]
+    return stacked([(run.saved(), "one checkpoint, three LoRAs")], own)
+
+
 def control_and_high_res(run: Runner) -> Image.Image:
     return stacked([(run.saved(), "ControlNet, then high-res fix")])
 
@@ -156,8 +161,8 @@ def auto_block_merge(run: Runner) -> Image.Image:
 THUMBNAILS: dict[str, Callable[[Runner], Image.Image]] = {
     draw.__name__: draw
     for draw in (
-        quick_start, sd15_ensemble, sdxl_with_loras, control_and_high_res, probe_experts, train_aggregator, train_from_prompts,
-        compare_methods, auto_block_merge,
+        quick_start, sd15_ensemble, sdxl_with_loras, three_loras, control_and_high_res, probe_experts, train_aggregator,
+        train_from_prompts, compare_methods, auto_block_merge,
     )
 }  # fmt: skip
 
@@ -211,7 +216,7 @@ def pocket_files(base: Path) -> None:
     models = base / "models"
     checkpoints = models / "checkpoints"
     (models / "afa" / "your_aggregator_1_2_3.safetensors").write_bytes(TRAINED.read_bytes())
-    for number, expert in enumerate(EXPERTS[:2], start=1):
+    for number, expert in enumerate(EXPERTS, start=1):
         state = extracted_lora(checkpoints / f"{expert}.safetensors", checkpoints / "pocket_base.safetensors")
         save_file(state, models / "loras" / f"your_lora_{number}.safetensors")
     (base / "input" / "my_prompts" / "prompts.txt").write_text("\n".join(SUBJECTS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class _Recomputed:
         self.values: dict[int, Tensor] = {}
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.again = lambda: module.forward(*args, **kwargs)
+        context = copy_context()  # the second run finds what was set around this expert's turn
+        self.again = lambda: context.run(module.forward, *args, **kwargs)
         self.hooks = saved_tensors_hooks(self._pack, self._unpack)
         self.hooks.__enter__()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
@@ -109,13 +109,14 @@ def stream_with(patches: PatchesBeside | None, stream: BlockStream) -> BlockStre
 
 def _resumed_with(patches: PatchesBeside, stream: BlockStream) -> BlockStream:
     sent = None
-    while True:
-        with acting(patches):
-            try:
-                feature = stream.send(sent)
-            except StopIteration:
-                return
-        sent = yield feature
+    with closing(stream):
+        while True:
+            with acting(patches):
+                try:
+                    feature = stream.send(sent)
+                except StopIteration:
+                    return
+            sent = yield feature
 
 
 def obstacle(patch: Patch, layer: nn.Module) -> str | None:

@@ -6,6 +6,7 @@ DIFFUSION_MODEL runs all experts in lockstep in place of the first one's forward
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from ...fusion.selection import Choice
 from ..architectures.architecture import Architecture, Inputs
 from ..experts.beside import acting
 from ..experts.experts import Expert
+from ..experts.held_weights import HeldWeights, held_weights
 from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
 from ..text.conditioning import take_texts, text_of
@@ -105,11 +107,15 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
         observers.append(choice.keep)
 
     def evaluate(fusion: Fusion) -> Tensor:
-        streams, embeddings = zip(
-            *(stream_of(call, index, experts[index], inputs, choice.left_out.get(index, ())) for index in running),
-            strict=True,
-        )
-        return lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe)).to(x.dtype)
+        networks = Counter(experts[index].patcher.model.diffusion_model for index in running)
+        shared = [network for network, uses in networks.items() if uses > 1]
+        with held_weights(shared, x.device) as held:
+            streams, embeddings = zip(
+                *(stream_of(call, index, experts[index], inputs, choice.left_out.get(index, ())) for index in running),
+                strict=True,
+            )
+            fusion = _releasing(held, fusion)
+            return lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe)).to(x.dtype)
 
     def observe(point: FusionPoint, shares: Tensor) -> None:
         for tell in observers:
@@ -156,6 +162,16 @@ def _named(stream: BlockStream, label: str) -> BlockStream:
     """The stream, telling whose it is where memory runs out in it."""
     with naming_what_ran(label, SAMPLING):
         yield from stream
+
+
+def _releasing(held: HeldWeights, fusion: Fusion) -> Fusion:
+    """When features meet, every expert is behind the block whose weights were held."""
+
+    def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+        held.release()
+        return fusion(point, features, state)
+
+    return fuse
 
 
 def _in_memory(fusion: Fusion) -> Fusion:
