@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import comfy.utils
@@ -10,7 +12,6 @@ from torch import Tensor
 
 from ..afa_core.aggregator.config import ABLATIONS, AggregatorConfig
 from ..afa_core.atomic_file import check_writable
-from ..afa_core.fusion.sabw_fusion import SABWFusion
 from ..afa_core.host.experts.experts import Expert, check_experts
 from ..afa_core.host.experts.identity import described
 from ..afa_core.host.files import aggregator_folder
@@ -24,6 +25,7 @@ from ..afa_core.host.training.encoding import (
     texts_of_prompt,
 )
 from ..afa_core.host.training.frozen_experts import HostExperts, outside_inference
+from ..afa_core.host.training.memory import aggregator_memory
 from ..afa_core.host.training.preview import Preview
 from ..afa_core.training.data.prompt_folder import read_prompt_folder
 from ..afa_core.training.report import loss_plot, report_text
@@ -85,10 +87,12 @@ class AFATrainer(io.ComfyNode):
             preview = _preview(models, widgets, size)
             with outside_inference(), naming_what_ran("Training", TRAINING):
                 frozen = HostExperts(models, widgets["gradient_checkpointing"])
-                frozen.load([settings.batch_size, *size])
                 task = AggregatorTask(frozen, config, sources, of_widgets(AggregatorSettings, widgets), settings.seed)
                 keeping = Keeping(path, widgets["resume"], widgets["save_every"])
-                listen = listener(feed, task, widgets, _painter(preview, frozen, task, settings.batch_size))
+                shape = [settings.batch_size, *size]
+                load = partial(frozen.load, shape, aggregator_memory(frozen, config, shape))
+                load()
+                listen = listener(feed, task, widgets, _painter(preview, frozen, task, load))
                 file, state = fit(task, dataset, settings, keeping, listen)
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:
@@ -151,13 +155,13 @@ def _preview(models: list[Expert], widgets: dict, size: tuple[int, int, int]) ->
     return Preview(widgets["vae"], positive, negative, size, widgets["seed"])
 
 
-def _painter(preview: Preview | None, frozen: HostExperts, task: AggregatorTask, batch_size: int):
+def _painter(preview: Preview | None, frozen: HostExperts, task: AggregatorTask, load: Callable[[], None]):
     if preview is None:
         return None
 
     def paint() -> Tensor:
-        picture = preview.paint(frozen, SABWFusion(task.module))
-        frozen.load([batch_size, *preview.shape])  # decoding may have moved the experts out
+        picture = preview.paint(frozen, task.fusion())
+        load()  # decoding may have moved the experts out
         return picture
 
     return paint

@@ -43,7 +43,10 @@ def listener(feed: TrainingFeed, task: Task, widgets: dict[str, Any], paint: Cal
             fields = {"loss": state.losses[-1], "seconds_per_step": report.seconds_per_step}
         if report.evaluation:
             best_single, _, block_average = task.rivals(state.baselines).values()
-            fields |= {"held_out": report.evaluation["held_out"], "shares": [*task.curves(report.evaluation).values()]}
+            fields |= {
+                "held_out": report.evaluation["held_out"],
+                "shares": [*task.curves(report.evaluation, state.baselines).values()],
+            }
             fields |= {"best_single": best_single, "block_average": block_average}
         if paint and report.evaluation and state.step % widgets["sample_every"] == 0:
             fields["sample"] = paint()

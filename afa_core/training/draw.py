@@ -6,6 +6,7 @@ an uninterrupted one would have drawn.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,12 @@ class Draw:
     levels: Tensor
     seeds: tuple[int, ...] = ()
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Draw:
+        """The draw with every tensor changed."""
+        return Draw(change(self.noise), change(self.levels), self.seeds)
+
     def to(self, device: torch.device | str) -> Draw:
-        return Draw(self.noise.to(device), self.levels.to(device), self.seeds)
+        return self.map(lambda tensor: tensor.to(device))
 
 
 def generator(*seeds: int) -> torch.Generator:

@@ -16,7 +16,7 @@ from ..fusion.sabw_fusion import attend
 
 def checkpointed(*inputs: Any) -> tuple[Tensor, Tensor]:
     """As `attend` of a SABWFusion: keeps the features alone, and computes the point again in the backward pass."""
-    return cast(tuple[Tensor, Tensor], checkpoint(attend, *inputs, use_reentrant=False))
+    return cast(tuple[Tensor, Tensor], checkpoint(attend, *inputs, use_reentrant=False, preserve_rng_state=False))
 
 
 class ExpertDropout:

@@ -7,18 +7,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..fusion.not_finite import NotFinite
-from .draw import training_draw
 from .state import Training, TrainingState
 
 Result = TypeVar("Result")
 
+OVERFLOWS = 30
+"""The scale of a loss is halved at each; it begins at 2^16."""
 FLAT = 1e-4
 """A held-out loss that falls by less than this fraction has not improved."""
 
@@ -44,6 +45,7 @@ def train(training: Training, listen: Callable[[Report], None], save: Callable[[
     state, settings = training.state, training.settings
     if not state.baselines:
         state.baselines = baselines(training)
+    overflows = 0
     while state.step < settings.steps:
         if state.step % settings.evaluate_every == 0:
             evaluate(training, listen)
@@ -52,6 +54,13 @@ def train(training: Training, listen: Callable[[Report], None], save: Callable[[
                 return
         started = time.perf_counter()
         loss = training_step(training)
+        if loss is None:
+            overflows += 1
+            state.skipped += 1
+            check_overflows(overflows, state.step + 1)
+            listen(Report(state))
+            continue
+        overflows = 0
         if training.average:
             training.average.update_parameters(training.task.module)
         state.step += 1
@@ -65,42 +74,60 @@ def train(training: Training, listen: Callable[[Report], None], save: Callable[[
     state.finished = "all steps are done"
 
 
-def training_step(training: Training) -> float:
+def training_step(training: Training) -> float | None:
     """One optimizer step; gives its loss.
 
-    Raises NotFinite before a weight is changed where there is nothing that could be learnt from.
+    None where the gradients overflowed float16: no weight is changed, and the same step is due again at a smaller
+    scale. The device is asked once, after the last backward pass. Raises NotFinite before a weight is changed where
+    there is nothing that could be learnt from.
     """
-    task, settings, state = training.task, training.settings, training.state
+    settings, state = training.settings, training.state
     rate = settings.learning_rate * min(1.0, (state.step + 1) / max(1, settings.warmup_steps))
     for group in training.optimizer.param_groups:
         group["lr"] = rate
     training.optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    for part in range(settings.gradient_accumulation):
-        index = state.step * settings.gradient_accumulation + part
-        batch = training.dataset.train_batch(index).to(task.device)
-        draw = training_draw(batch.latents.shape, settings.seed, index).to(task.device)
-        terms = list(task.loss(batch, draw).values())
-        total += terms[0].item() / settings.gradient_accumulation
-        if not math.isfinite(total):
-            when = f"in training step {state.step + 1}"
-            task.find_not_finite(batch, draw, when)
-            raise NotFinite(f"The loss is not finite {when}, and every network is sound: latents or captions hold NaN.")
-        training.scaler.scale(sum(terms[1:], terms[0]) / settings.gradient_accumulation).backward()
-    # The scaler looks by itself, and leaves out a step whose gradients overflow.
-    if not training.scaler.is_enabled() and not gradients_are_finite(task.module):
+    batches = range(state.step * settings.gradient_accumulation, (state.step + 1) * settings.gradient_accumulation)
+    shown = [micro_batch(training, index) for index in batches]
+    training.scaler.unscale_(training.optimizer)
+    gradients = [weight.grad for weight in training.task.module.parameters() if weight.grad is not None]
+    *losses, norm = torch.stack([*shown, nn.utils.get_total_norm(gradients)]).tolist()
+    for index, loss in zip(batches, losses, strict=True):
+        if not math.isfinite(loss):
+            explain(training, index)
+    if math.isfinite(norm):
+        state.torn = True
+        training.optimizer.step()
+    elif not training.scaler.is_enabled():
         raise NotFinite(
             f"The gradient of training step {state.step + 1} is not finite: lower learning_rate and continue."
         )
-    state.torn = True
-    training.scaler.step(training.optimizer)
     training.scaler.update()
-    return total
+    return sum(losses) / len(losses) if math.isfinite(norm) else None
 
 
-def gradients_are_finite(module: nn.Module) -> bool:
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    return bool(nn.utils.get_total_norm(gradients).isfinite())
+def micro_batch(training: Training, index: int) -> Tensor:
+    """The forward and backward pass of one batch; gives its loss, still on the device."""
+    batch, draw = training.feed[index]
+    terms = list(training.task.loss(batch, draw).values())
+    total = sum(terms[1:], terms[0]) / training.settings.gradient_accumulation
+    training.scaler.scale(total).backward()
+    return terms[0].detach()
+
+
+def explain(training: Training, index: int) -> NoReturn:
+    """Raises NotFinite for a batch whose loss is not finite."""
+    when = f"in training step {training.state.step + 1}"
+    training.task.find_not_finite(*training.feed[index], when)
+    raise NotFinite(f"The loss is not finite {when}, and every network is sound: the latents or captions hold NaN.")
+
+
+def check_overflows(count: int, step: int) -> None:
+    """Raises NotFinite where a step overflows however small the scale of its loss is."""
+    if count >= OVERFLOWS:
+        raise NotFinite(
+            f"The gradients of training step {step} overflow float16 at every scale: lower learning_rate, or start "
+            "ComfyUI with --bf16-unet or --fp32-unet, and continue."
+        )
 
 
 def baselines(training: Training) -> dict[str, float]:

@@ -25,8 +25,10 @@ def report_text(name: str, task: Task, state: TrainingState) -> str:
         "",
         f"{task.curves_title.capitalize()} on the held-out pictures:",
         "",
-        *(f"- {name}: {value:.3f}" for name, value in task.curves(state.evaluations[-1]).items()),
+        *(f"- {name}: {value:.3f}" for name, value in task.curves(state.evaluations[-1], state.baselines).items()),
     ]
+    if state.skipped:
+        lines += ["", f"{state.skipped} steps were tried again, since their gradients overflowed float16."]
     if best >= level:
         lines += ["", f"Training has not paid yet: {rival} is as good. Train longer, or probe the experts first."]
     return "\n".join(lines)
@@ -46,10 +48,11 @@ def loss_plot(task: Task, state: TrainingState) -> Tensor:
     losses.set_xlabel("step")
     losses.set_ylabel("loss")
     losses.legend(fontsize=7)
-    rows = [task.curves(row) for row in state.evaluations]
+    rows = [task.curves(row, state.baselines) for row in state.evaluations]
     for name, colour in zip(rows[0], COLOURS, strict=False):
         curves.plot(steps, [row[name] for row in rows], color=colour, marker="o", markersize=3, label=name)
-    curves.set_ylim(0, 1)
+    shown = [value for row in rows for value in row.values()]
+    curves.set_ylim(min(0, *shown), max(1, *shown))
     curves.set_xlabel("step")
     curves.set_ylabel(task.curves_title)
     curves.legend(fontsize=7)

@@ -18,7 +18,9 @@ from ..atomic_file import SavingError, write_safetensors
 from .state import Training, TrainingState
 
 SUFFIX = ".resume"
-PLAIN = ("fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds")
+PLAIN = ("fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds", "skipped")
+LATER = {"skipped"}
+"""What a state of an earlier version lacks."""
 
 
 def save_state(training: Training, path: Path) -> None:
@@ -45,10 +47,12 @@ def load_state(training: Training, path: Path) -> None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-        saved = {name: json.loads(metadata[name]) for name in PLAIN}
+        saved = {name: json.loads(metadata[name]) for name in PLAIN if name in metadata or name not in LATER}
         training.task.module.load_state_dict(_under(tensors, "module."))
         _restore(training.optimizer, _under(tensors, "optimizer."))
         average = _under(tensors, "average.")
+        if _under(tensors, "ema."):
+            raise ValueError("an earlier version of the pack averaged its weights in another way")
         if training.average:
             # A training that goes on with `ema` where it had none averages from here on.
             training.average.load_state_dict(average) if average else training.average.update_parameters(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..aggregator.file import AggregatorError
-from .data.dataset import LatentDataset
 from .loop import Report, Stop, train, with_weights
 from .resume import SUFFIX, differences, load_state, save_state, saved_fingerprint
 from .state import Training, TrainingSettings, TrainingState
-from .task import Task
+from .task import Data, Task
 
 RESUME = ("continue", "continue with changes", "start anew")
 LAST = "-last"
+SAVE_SECONDS = 300
+"""So often a training is saved at least, however slow its steps are."""
 
 
 class TrainingError(ValueError):
@@ -37,7 +39,7 @@ class Keeping:
 
 
 def fit(
-    task: Task, dataset: LatentDataset, settings: TrainingSettings, keeping: Keeping, listen: Callable[[Report], None]
+    task: Task, dataset: Data, settings: TrainingSettings, keeping: Keeping, listen: Callable[[Report], None]
 ) -> tuple[Any, TrainingState]:
     """Trains and exports: the best weights to keeping.path, the last ones beside it. Gives what was exported.
 
@@ -47,20 +49,21 @@ def fit(
     Raises TrainingError where an earlier training of this name is of other data, models or settings.
     """
     training = begin(task, dataset, settings, keeping)
-    state, path, saved_at = training.state, keeping.path, training.state.step
+    state, path = training.state, keeping.path
+    saved_step, saved_time = state.step, time.monotonic()
 
     def export(measured: dict[str, Any]) -> Any:
         return task.export(path, state.best or training.weights, history(training), measured)
 
     def keep() -> None:
-        nonlocal saved_at
-        saved_at = state.step
+        nonlocal saved_step, saved_time
+        saved_step, saved_time = state.step, time.monotonic()
         save_state(training, keeping.state_path)
         task.export(path.with_stem(path.stem + LAST), training.weights, history(training), {})
         export({})
 
     def save() -> None:
-        if state.step - saved_at >= keeping.save_every:
+        if state.step - saved_step >= keeping.save_every or time.monotonic() - saved_time >= SAVE_SECONDS:
             keep()
 
     try:
@@ -76,12 +79,14 @@ def fit(
         except AggregatorError as lost:  # the first error is the one to show
             logging.error("%s", lost)
         raise
+    finally:
+        training.feed.close()
     keep()
     held_out = (batch.to(task.device) for batch in dataset.held_out_batches(settings.batch_size))
     return export(with_weights(task.module, state.best or training.weights, lambda: task.measure(held_out))), state
 
 
-def begin(task: Task, dataset: LatentDataset, settings: TrainingSettings, keeping: Keeping) -> Training:
+def begin(task: Task, dataset: Data, settings: TrainingSettings, keeping: Keeping) -> Training:
     """A new training, or the earlier one of this name. Raises TrainingError."""
     if keeping.resume not in RESUME:
         raise TrainingError(f"resume should be one of {', '.join(RESUME)}, found {keeping.resume!r:.40}.")

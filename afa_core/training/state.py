@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .data.dataset import LatentDataset
-from .task import Task
+from .feed import Feed
+from .task import Data, Task
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class TrainingSettings:
 class TrainingState:
     """step: optimizer steps done; fingerprint: settings, data and experts that this training belongs to.
 
+    skipped: steps that were tried again, since their gradients overflowed float16
     torn: a step has begun to change the weights, and is not counted yet; such a state is never saved
     """
 
@@ -54,6 +55,7 @@ class TrainingState:
     best: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    skipped: int = 0
     torn: bool = False
 
     @property
@@ -69,12 +71,14 @@ class TrainingState:
 class Training:
     """One training: what is trained, on what, and how far it has come. average: None without `ema`."""
 
-    def __init__(self, task: Task, dataset: LatentDataset, settings: TrainingSettings, state: TrainingState):
+    def __init__(self, task: Task, dataset: Data, settings: TrainingSettings, state: TrainingState):
         self.task, self.dataset, self.settings, self.state = task, dataset, settings, state
+        self.feed = Feed(dataset, settings.seed, task.device)
         self.optimizer = optim.AdamW(
-            task.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.scaler = torch.amp.GradScaler(enabled=task.compute_dtype == torch.float16)
+            task.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay,
+            fused=task.device.type == "cuda",
+        )  # fmt: skip
+        self.scaler = torch.amp.GradScaler(task.device.type, enabled=task.compute_dtype == torch.float16)
         self.average = WeightAverage(task.module, settings.ema) if settings.ema else None
 
     @property

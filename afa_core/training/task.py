@@ -13,6 +13,17 @@ from .data.dataset import Batch
 from .draw import Draw
 
 
+class Data(Protocol):
+    """What is trained on: batches by number, and held-out ones."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def train_batch(self, step: int) -> Batch: ...
+
+    def held_out_batches(self, batch_size: int) -> Iterable[Batch]: ...
+
+
 class Task(Protocol):
     """One kind of training: an aggregator (tasks/aggregator.py).
 
@@ -67,6 +78,6 @@ class Task(Protocol):
         """The baselines that are drawn beside the loss."""
         ...
 
-    def curves(self, evaluation: dict[str, Any]) -> dict[str, float]:
+    def curves(self, evaluation: dict[str, Any], baselines: dict[str, float]) -> dict[str, float]:
         """Further values of one evaluation, for the report and the second plot."""
         ...

@@ -207,11 +207,11 @@ def test_prompts_only_are_painted_by_every_expert_as_ksampler_does(
     from afa_core.host.training import painting
 
     positive, negative = (encode(clip.members()[1], text) for text in ("a blue dog", ""))
-    by_hand = sample(experts[1].patcher, positive, negative, seed=painting._seed("a blue dog"))
+    by_hand = sample(experts[1].patcher, positive, negative, seed=painting.picture_seed("a blue dog"))
     expected = experts[1].patcher.model.process_latent_in(by_hand)
     torch.testing.assert_close(dataset.batch_of([3]).latents, expected.clone(), rtol=1e-4, atol=1e-4)
 
-    monkeypatch.setattr(painting, "_painted", forbidden)
+    monkeypatch.setattr(painting, "painted", forbidden)
     again = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(tmp_path), settings)
     assert again.digest == dataset.digest
     with pytest.raises(AssertionError, match="encoded again"):

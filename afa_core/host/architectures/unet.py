@@ -82,4 +82,5 @@ def checkpointed_block(
         return forward_timestep_embed(block, h, emb, context, options, output_shape)
 
     # The second run finds the context variables of the first: what was set around this expert's turn.
-    return checkpoint(partial(copy_context().run, run), h, emb, context, use_reentrant=False)
+    again = partial(copy_context().run, run)
+    return checkpoint(again, h, emb, context, use_reentrant=False, preserve_rng_state=False)

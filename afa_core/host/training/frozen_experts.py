@@ -7,6 +7,7 @@ inference mode (host.md section 4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,16 +47,31 @@ class HostExperts:
         beside = [expert.beside for expert in self.experts if expert.beside]
         set_companions(first, [expert.patcher for expert in self.experts], beside)
 
-    def load(self, latent_shape: list[int]) -> None:
-        """Makes the weights fit for gradients and asks the host's manager for memory for a batch [B, C, H, W]."""
+    def load(self, latent_shape: list[int], beside: float = 0.0) -> None:
+        """Makes the weights fit for gradients, and loads as many of them as leave memory for a batch [B, C, H, W].
+
+        beside: bytes that are needed for what is trained (memory.py). That is small and used everywhere, so it goes to
+        the device before.
+        """
         first = self.experts[0].patcher
         patchers = [first, *first.get_additional_models()]
         for patcher in patchers:
             make_trainable(patcher.model)
-        # A backward pass keeps what a forward pass frees: the host's own trainer reserves twice as much.
-        comfy.model_management.load_models_gpu(patchers, memory_required=2 * first.memory_required(latent_shape))
+        comfy.model_management.load_models_gpu(patchers, memory_required=self._activations(latent_shape) + beside)
         for patcher in patchers:
             patcher.model.requires_grad_(False)
+
+    def _activations(self, latent_shape: list[int]) -> float:
+        """Bytes of a batch's activations.
+
+        A backward pass keeps what a forward pass frees: the host's own trainer reserves twice as much. With
+        checkpointing one block of one expert is kept whole at a time, and of all others their inputs.
+        """
+        one = 2 * self.experts[0].patcher.memory_required(latent_shape)
+        if not self.checkpointing:
+            return len(self.experts) * one
+        inputs = len(self.experts) * sum(point.channels / point.stride**2 for point in self.points)
+        return one + inputs * latent_shape[0] * math.prod(latent_shape[-2:]) * self.compute_dtype.itemsize
 
     @property
     def _samplings(self) -> list[Any]:
@@ -85,7 +101,7 @@ class HostExperts:
         fusion: Fusion,
         noisy: Tensor,
         sigma: Tensor,
-        texts: list[dict[str, Tensor]],
+        texts: list[dict[str, Tensor | None]],
         observe: Callable | None = None,
     ) -> Tensor:
         """The fused prediction [B, C, H, W] for a noisy latent, in the first expert's terms."""
@@ -98,7 +114,7 @@ class HostExperts:
         return lockstep(streams, self.points, fusion, FusionState(embeddings, observe))
 
     def _stream(
-        self, expert: Expert, sampling: Any, text: dict[str, Tensor], noisy: Tensor, sigma: Tensor
+        self, expert: Expert, sampling: Any, text: dict[str, Tensor | None], noisy: Tensor, sigma: Tensor
     ) -> tuple[BlockStream, Embeddings]:
         own = expert.patcher.model_options["transformer_options"]
         inputs = {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
 import comfy.sample
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ...training.data.prompt_folder import PromptItem
 from ..experts.experts import Expert
@@ -51,32 +52,26 @@ def paint(
                 jobs.append((name, index, item.caption))
     for number, (name, index, caption) in enumerate(jobs, start=1):
         if name not in cache:  # one prompt may stand in two files
-            positive, negative = (encoder.conditioning(index, text) for text in (caption, ""))
-            cache.put(name, {"latent": _painted(experts[index], positive, negative, size, how, _seed(caption))})
+            texts = [encoder.conditioning(index, text) for text in (caption, "")]
+            cache.put(name, {"latent": painted(experts[index].patcher, texts, size, how, picture_seed(caption))})
         progress(number, len(jobs), "painting pictures")
     return entries
 
 
-def _painted(expert: Expert, positive, negative, size: tuple[int, int], how: Painting, seed: int) -> torch.Tensor:
-    """What KSampler paints from an empty latent, [C, h, w], scaled as the sampler sees it."""
-    model = expert.patcher
+def painted(
+    model: ModelPatcher, texts: Sequence[list], size: tuple[int, int], how: Painting, seed: int
+) -> torch.Tensor:
+    """What KSampler paints for (positive, negative) from an empty latent, [C, h, w], scaled as the sampler sees it."""
+    positive, negative = texts
     with torch.inference_mode():
         empty = torch.zeros(1, model.model.latent_format.latent_channels, *size)
+        noise = comfy.sample.prepare_noise(empty, seed)
         samples = comfy.sample.sample(
-            model,
-            comfy.sample.prepare_noise(empty, seed),
-            how.steps,
-            how.cfg,
-            how.sampler,
-            how.scheduler,
-            positive,
-            negative,
-            empty,
-            disable_pbar=True,
-            seed=seed,
-        )
+            model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative, empty,
+            disable_pbar=True, seed=seed,
+        )  # fmt: skip
         return model.model.process_latent_in(samples.float())[0]
 
 
-def _seed(caption: str) -> int:
+def picture_seed(caption: str) -> int:
     return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:7], "big")

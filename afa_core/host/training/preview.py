@@ -33,7 +33,7 @@ class Preview:
     @torch.no_grad()
     def paint(self, experts: HostExperts, fusion: Fusion) -> Tensor:
         """A picture [H, W, 3] in 0..1, by Euler's method."""
-        texts = [
+        texts: list[dict[str, Tensor | None]] = [
             {
                 key: torch.cat([tensor, other[key]]).to(experts.device)
                 for key, tensor in own.items()

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -49,10 +49,13 @@ class Batch:
     texts: list[dict[str, Tensor | None]]
     dropped: Tensor
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
-        """On another device; `dtype` is for the texts, which only the experts read."""
-        texts = [{k: None if v is None else v.to(device, dtype or v.dtype) for k, v in t.items()} for t in self.texts]
-        return Batch(self.items, self.latents.to(device), texts, self.dropped.to(device))
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed."""
+        texts = [{name: None if part is None else change(part) for name, part in text.items()} for text in self.texts]
+        return Batch(self.items, change(self.latents), texts, change(self.dropped))
+
+    def to(self, device: torch.device | str) -> Batch:
+        return self.map(lambda tensor: tensor.to(device))
 
 
 class Store(Protocol):
@@ -143,7 +146,7 @@ class LatentDataset:
     def train_batch(self, step: int) -> Batch:
         items, variants = self.batch_indices(step)
         draw = torch.rand(len(items), generator=self._generator("dropout", step))
-        return self._batch(items, variants, draw < self.plan.caption_dropout)
+        return self.batch(items, variants, draw < self.plan.caption_dropout)
 
     def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
         """The held-out items, plain and with their captions, in a fixed order."""
@@ -157,7 +160,7 @@ class LatentDataset:
 
     def batch_of(self, items: Sequence[int]) -> Batch:
         """These items, of one shape, plain and with their captions."""
-        return self._batch(items, [0] * len(items), torch.zeros(len(items), dtype=torch.bool))
+        return self.batch(items, [0] * len(items), torch.zeros(len(items), dtype=torch.bool))
 
     def summary(self) -> str:
         """One line for a report."""
@@ -181,7 +184,8 @@ class LatentDataset:
         groups = torch.bucketize((torch.arange(step + 1, dtype=torch.float64) * GOLDEN + offset) % 1, edges, right=True)
         return int(groups[step]), int((groups[:step] == groups[step]).sum())
 
-    def _batch(self, items: Sequence[int], variants: Sequence[int], dropped: Tensor) -> Batch:
+    def batch(self, items: Sequence[int], variants: Sequence[int], dropped: Tensor) -> Batch:
+        """These variants of these items, of one shape; `dropped` [B]: whose caption gives way to the empty one."""
         with torch.inference_mode(False):  # what is read in inference mode could not enter a gradient
             latents = torch.stack([self.store.latent(i, v) for i, v in zip(items, variants, strict=True)])
             texts = [

@@ -62,9 +62,12 @@ class AggregatorTask:
     def identity(self) -> dict[str, Any]:
         return {**self.config.to_json(), **asdict(self.settings), **of_experts(self.sources)}
 
+    def fusion(self) -> SABWFusion:
+        return SABWFusion(self.module, checkpointed if self.experts.checkpointing else attend)
+
     def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         balance = Balance()
-        fusion: Fusion = SABWFusion(self.module, checkpointed if self.experts.checkpointing else attend)
+        fusion: Fusion = self.fusion()
         if self.settings.expert_dropout:
             fusion = ExpertDropout(fusion, self.settings.expert_dropout, generator(*draw.seeds, 1))
         losses = sample_loss(self.experts, fusion, batch, draw, balance.observe, self.settings.min_snr_gamma)
@@ -76,7 +79,7 @@ class AggregatorTask:
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
         """`shares` [points, N]: the experts' mean shares at every fusion point."""
         balance = Balance()
-        losses = sample_loss(self.experts, SABWFusion(self.module), batch, held_out_draw(batch), balance.observe)
+        losses = sample_loss(self.experts, self.fusion(), batch, held_out_draw(batch), balance.observe)
         return {"held_out": losses, "shares": torch.stack(list(balance.shares.values()))}
 
     def baselines(self, batch: Batch) -> dict[str, Tensor]:
@@ -89,7 +92,7 @@ class AggregatorTask:
         return rows
 
     def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
-        self._look_again(SABWFusion(self.module), batch, draw, when)
+        self._look_again(self.fusion(), batch, draw, when)
 
     @torch.no_grad()
     def _look_again(self, fusion: Fusion, batch: Batch, draw: Draw, when: str) -> None:
@@ -112,7 +115,7 @@ class AggregatorTask:
             def observe(point: FusionPoint, share: Tensor, shares: list[Tensor] = shares) -> None:
                 shares.append(share.mean((2, 3)).float().cpu())
 
-            sample_loss(self.experts, SABWFusion(self.module), batch, draw, observe)
+            sample_loss(self.experts, self.fusion(), batch, draw, observe)
             levels = (draw.levels * NOISE_LEVELS).long()
             sums.index_add_(0, levels, torch.stack(shares, dim=1))
             counts.index_add_(0, levels, torch.ones(len(levels)))
@@ -136,7 +139,7 @@ class AggregatorTask:
         single = min(self.experts.labels, key=lambda label: baselines[label])
         return {name: baselines[name] for name in (single, "noise average", "block average")}
 
-    def curves(self, evaluation: dict[str, Any]) -> dict[str, float]:
+    def curves(self, evaluation: dict[str, Any], baselines: dict[str, float]) -> dict[str, float]:
         shares = evaluation["shares"]
         return {label: sum(point[i] for point in shares) / len(shares) for i, label in enumerate(self.experts.labels)}
 
