@@ -6,37 +6,39 @@ import pytest
 import torch
 
 from tests.pocket import common, data, hostrun, text
-from tests.pocket.scenes import models, pairs, pictures
+from tests.pocket.scenes import models, pairs, pictures, rows, statistics
 
 HELD_OUT, WATCHED = ("known", "experts_only", "held_out"), ("watched_known", "watched_experts_only", "watched_unseen")
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[list[str]]:
+def lines() -> list[list[str]]:
     return [line.split("\t") for line in pairs.PATH.read_text(encoding="ascii").splitlines()]
 
 
-def test_every_subject_is_in_one_list_and_in_eight_of_its_pairs(rows):
-    lists = {name: Counter(code for row in rows if row[0] == name for code in row[1:]) for name in (*HELD_OUT, *WATCHED)}
-    assert len(rows) == sum(map(len, lists.values())) * 4
+def test_every_subject_is_in_one_list_and_in_eight_of_its_pairs(lines):
+    lists = {
+        name: Counter(code for row in lines if row[0] == name for code in row[1:]) for name in (*HELD_OUT, *WATCHED)
+    }
+    assert len(lines) == sum(map(len, lists.values())) * 4
     for name, codes in lists.items():
         assert len(codes) == (30 if name in WATCHED else 60) and set(codes.values()) == {8}
     assert len(set().union(*lists.values())) == sum(map(len, lists.values()))
 
 
-def test_no_pair_is_listed_twice(rows):
-    assert len({tuple(row[1:]) for row in rows}) == len(rows)
+def test_no_pair_is_listed_twice(lines):
+    assert len({tuple(row[1:]) for row in lines}) == len(lines)
 
 
-def test_held_out_pairs_are_of_held_out_subjects_and_no_other_list_has_one(rows):
+def test_held_out_pairs_are_of_held_out_subjects_and_no_other_list_has_one(lines):
     held = {s.code for s in data.subjects("held_out")}
-    assert {code for row in rows if row[0] == "held_out" for code in row[1:]} == held
-    assert not held & {code for row in rows if row[0] != "held_out" for code in row[1:]}
+    assert {code for row in lines if row[0] == "held_out" for code in row[1:]} == held
+    assert not held & {code for row in lines if row[0] != "held_out" for code in row[1:]}
 
 
-def test_the_base_sees_no_subject_that_only_experts_learn(rows):
+def test_the_base_sees_no_subject_that_only_experts_learn(lines):
     seen = {s.code for s in data.subjects("train")}
-    assert not seen & {code for row in rows if "known" not in row[0] for code in row[1:]}
+    assert not seen & {code for row in lines if "known" not in row[0] for code in row[1:]}
 
 
 def test_a_scenes_caption_fills_a_chunk_a_subject(comfy_host, tmp_path):
@@ -51,3 +53,36 @@ def test_a_scenes_caption_fills_a_chunk_a_subject(comfy_host, tmp_path):
     with torch.inference_mode():
         theirs = nodes.CLIPTextEncode().encode(clip, caption)[0][0][0]
         torch.testing.assert_close(ours(ids[0]).flatten(0, 1)[None], theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_weight_of_the_right_expert_is_read_in_its_half():
+    shares = torch.zeros(2, 3, 2, 4)
+    shares[0, 0, :, :2], shares[0, 1, :, 2:] = 1.0, 0.6  # people on the left, animals on the right
+    shares[1, 2] = 0.25
+    found = rows.right_weight(shares, [("people", "animals"), ("things", "people")])
+    torch.testing.assert_close(found, torch.tensor([0.8, 0.125]))
+
+
+def test_who_is_told_the_place_takes_each_half_from_its_expert():
+    from afa_core.fusion.fusion import FusionState
+    from afa_core.fusion.points import FusionPoint
+
+    experts = [torch.full((2, 4, 8, 16), float(value)) for value in range(3)]
+    domains = [("people", "animals"), ("things", "people")]
+    (fused, *_) = rows.told(domains)(FusionPoint(12, "prediction", 4, 1), experts, FusionState([]))
+    assert [(row[0, 0, 0].item(), row[0, 0, -1].item()) for row in fused] == [(0, 1), (2, 0)]
+    assert rows.told(domains)(FusionPoint(3, "input 3", 64, 1), experts, FusionState([])) is experts
+
+
+def test_an_interval_knows_that_pairs_share_subjects():
+    """Of a value that depends on the left subject alone, 80 pairs say no more than the ten subjects they show there."""
+    generator = torch.Generator().manual_seed(1)
+    worth = torch.randn(10, generator=generator)
+    codes = [(f"left {i}", f"right {j}") for i in range(10) for j in range(8)]
+    values = worth.repeat_interleave(8)
+    found = statistics.over_subjects(values, codes)
+    assert found.mean == pytest.approx(worth.mean().item(), abs=1e-5)
+    assert found.low < found.mean < found.high
+    over_pairs = 2 * 1.96 * values.std() / 80**0.5
+    assert found.high - found.low > 2 * over_pairs
+    assert statistics.over_subjects(torch.full((80,), 0.3), codes) == pytest.approx((0.3, 0.3, 0.3))

@@ -19,7 +19,11 @@ def ensure(folder: Path, names: list[str]) -> dict[str, Path]:
     text = assemble.text_state(models.WEIGHTS / "text_encoder.safetensors")
     vae, base = (load_file(path) for path in (common.WEIGHTS / "vae.safetensors", models.WEIGHTS / "base.safetensors"))
     parts = [models.WEIGHTS / f"{name.removeprefix('scenes_')}.safetensors" for name in names]
-    shared = [models.WEIGHTS / "base.safetensors", models.WEIGHTS / "text_encoder.safetensors", common.WEIGHTS / "vae.safetensors"]
+    shared = [
+        models.WEIGHTS / "base.safetensors",
+        models.WEIGHTS / "text_encoder.safetensors",
+        common.WEIGHTS / "vae.safetensors",
+    ]
     out = {}
     for name, part in zip(names, parts, strict=True):
         weights = base if name == BASE else packing.unpack(load_file(part), base)

@@ -66,7 +66,9 @@ def base() -> Both:
 def expert(kind: str, domain: str) -> Both:
     both = base()
     packed = load_file(expert_path(kind, domain))
-    both.unet.load_state_dict({k: v.float() for k, v in packing.unpack(packed, load_file(WEIGHTS / "base.safetensors")).items()})
+    both.unet.load_state_dict(
+        {k: v.float() for k, v in packing.unpack(packed, load_file(WEIGHTS / "base.safetensors")).items()}
+    )
     return both
 
 

@@ -17,8 +17,8 @@ PLACES = ("left", "right")
 SEPARATOR = "; "
 OTHERS = {"near": 0.3, "far": 0.0}
 """Of an expert's subjects: the share that its base knows of the other domains. Community fine-tunes keep what they knew."""
-PAIRS = {"base": 2000, "near": 1200, "far": 1200}
-SINGLES = 400
+PAIRS = {"base": 2000, "near": 900, "far": 900}
+SINGLES = {"base": 400, "near": 300, "far": 300}
 """Pictures in a stage's pool."""
 SHIFT = 2
 """Pixels by which an expert's subjects are moved at most."""
@@ -60,7 +60,11 @@ def scene(drawn: tuple[Drawn, ...]) -> torch.Tensor:
 
 def caption(parts: tuple[str, ...]) -> str:
     """Of one subject as it is, of two with their places."""
-    return parts[0] if len(parts) == 1 else SEPARATOR.join(f"{place} {part}" for place, part in zip(PLACES, parts, strict=True))
+    return (
+        parts[0]
+        if len(parts) == 1
+        else SEPARATOR.join(f"{place} {part}" for place, part in zip(PLACES, parts, strict=True))
+    )
 
 
 def pools(stage: str) -> tuple[Pool, Pool]:
@@ -68,13 +72,13 @@ def pools(stage: str) -> tuple[Pool, Pool]:
     cache = common.WORK / f"scenes_pool_{stage}.pt"
     if not cache.exists():
         draw = random.Random(f"{common.SEED} {stage}")
-        listed, found = pairs.listed(), []
-        while len(found) < PAIRS[stage.partition('_')[0]]:
+        kind, listed, found = stage.partition("_")[0], pairs.listed(), []
+        while len(found) < PAIRS[kind]:
             both = _draw(stage, draw), _draw(stage, draw)
             codes = frozenset(each.subject.code for each in both)
             if len(codes) == 2 and codes not in listed:
                 found.append(both)
-        made = [found, [(_draw(stage, draw),) for _ in range(SINGLES)]]
+        made = [found, [(_draw(stage, draw),) for _ in range(SINGLES[kind])]]
         common.save_atomic([(_encode(rows), [tuple(d.caption for d in row) for row in rows]) for rows in made], cache)
     both, alone = torch.load(cache, weights_only=True)
     return Pool(*both), Pool(*alone)

@@ -61,7 +61,9 @@ def start(kind: str) -> World:
     apart = [model for model, *_ in aggregator.load_experts(running, names)]
     (merged,) = running.call("AFAMergeModels", **{f"model_{i}": model for i, model in enumerate(apart, start=1)})
     with outside_inference():
-        alone = {name: HostExperts([Expert(model, name)]) for name, model in (("base", base), ("weighted merge", merged))}
+        alone = {
+            name: HostExperts([Expert(model, name)]) for name, model in (("base", base), ("weighted merge", merged))
+        }
         experts = HostExperts([Expert(model, name) for name, model in loaded.items()])
         for frozen in (*alone.values(), experts):
             frozen.load(SHAPE)
