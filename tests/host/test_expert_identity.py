@@ -37,7 +37,9 @@ def loaded_as(models_folder, pack):
     def load(name, dtype):
         path = str(models_folder / "checkpoints" / f"{name}.safetensors")
         options = {} if dtype is None else {"dtype": dtype}
-        return comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False, model_options=options)[0]
+        return comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False, model_options=options)[
+            0
+        ]
 
     return load
 
@@ -109,7 +111,9 @@ def test_an_aggregator_knows_its_experts_in_another_precision(comfy_host, loaded
     assert "in another order" in refused(ExpertError, lambda: ensemble(comfy_host, aggregator, *connected[::-1]))
 
 
-@pytest.mark.parametrize("text", ["", "float16", "float16 ???", "float16 AAA=", "float32 AAAA", "int8 AAAA", "float16 "])
+@pytest.mark.parametrize(
+    "text", ["", "float16", "float16 ???", "float16 AAA=", "float32 AAAA", "int8 AAAA", "float16 "]
+)
 def test_a_strangers_sketch_is_of_nothing(pack, loaded_as, text):
     from afa_core.host.experts.checkpoints import model_identity
 
@@ -200,6 +204,7 @@ def test_one_checkpoint_with_two_loras_is_rebuilt(comfy_host, two_loras, encode,
     wired = sample(ensemble(comfy_host, load_aggregator(path), *models), text, text)
     rebuilt = comfy_host.call("LoadAFAEnsemble", aggregator_name="loras.safetensors")[0]
     assert torch.equal(sample(rebuilt, text, text), wired)
+    assert len({id(expert.patcher.model) for expert in rebuilt.get_attachment("afa").experts}) == 1
     same = ensemble(comfy_host, load_aggregator(path), models[0], models[0])
     assert not torch.equal(sample(same, text, text), wired)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -48,7 +48,9 @@ def load_experts(aggregator: AggregatorFile) -> list[LoadedExpert]:
                 "of your checkpoints has its weights: put that file into models/checkpoints."
             )
         parts.append((expert, *place, _lora_paths(aggregator.name, number, expert)))
-    return [_loaded(aggregator.name, *part) for part in parts]
+    folders = {path: folder for _, folder, path, _ in parts}
+    bases = {path: _base(folder, path) for path, folder in folders.items()}  # LoRAs on one of them share its weights
+    return [_loaded(aggregator.name, expert, bases[path], loras) for expert, _, path, loras in parts]
 
 
 def _lora_paths(name: str, number: int, expert: dict[str, Any]) -> list[Path]:
@@ -72,12 +74,18 @@ def _lora_paths(name: str, number: int, expert: dict[str, Any]) -> list[Path]:
     return paths
 
 
-def _loaded(name: str, expert: dict[str, Any], folder: str, path: Path, loras: list[Path]) -> LoadedExpert:
+def _base(folder: str, path: Path) -> LoadedExpert:
+    """A checkpoint, or a network in a file of its own, without LoRAs."""
     if folder == "checkpoints":
         embeddings = folder_paths.get_folder_paths("embeddings")
-        model, clip, vae = comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=embeddings)[:3]
-    else:
-        model, clip, vae = comfy.sd.load_diffusion_model(str(path)), None, None
+        return LoadedExpert(
+            path.name, *comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=embeddings)[:3]
+        )
+    return LoadedExpert(path.name, comfy.sd.load_diffusion_model(str(path)), None, None)
+
+
+def _loaded(name: str, expert: dict[str, Any], base: LoadedExpert, loras: list[Path]) -> LoadedExpert:
+    model, clip = base.model, base.clip
     for lora, file in zip(expert.get("loras", []), loras, strict=True):
         state = comfy.utils.load_torch_file(str(file), safe_load=True)
         model, clip = comfy.sd.load_lora_for_models(model, clip, state, lora["strength"], lora["strength_clip"])
@@ -86,4 +94,4 @@ def _loaded(name: str, expert: dict[str, Any], folder: str, path: Path, loras: l
             f"{name} was trained with {named(expert)}, and your files of these names hold other LoRAs: load and patch the "
             "checkpoints as for its training, and connect them to AFA Ensemble Model."
         )
-    return LoadedExpert(path.name, model, clip, vae)
+    return replace(base, model=model, clip=clip)
