@@ -74,3 +74,16 @@ def expert(kind: str, domain: str) -> Both:
 
 def expert_path(kind: str, domain: str) -> Path:
     return WEIGHTS / f"{kind}_{domain}.safetensors"
+
+
+def moves(kind: str) -> dict[str, float]:
+    """How far the experts have moved from their base: length over that of the base, and mean cosine between two moves."""
+    start = _flat(base())
+    apart = [_flat(expert(kind, domain)) - start for domain in common.DOMAINS]
+    cosines = [torch.cosine_similarity(a, b, dim=0) for i, a in enumerate(apart) for b in apart[:i]]
+    length = torch.stack(apart).norm(dim=1).mean() / start.norm()
+    return {"length": length.item(), "cosine": torch.stack(cosines).mean().item()}
+
+
+def _flat(both: Both) -> torch.Tensor:
+    return torch.cat([weight.flatten() for weight in both.unet.parameters()])

@@ -79,7 +79,7 @@ def pools(stage: str) -> tuple[Pool, Pool]:
             if len(codes) == 2 and codes not in listed:
                 found.append(both)
         made = [found, [(_draw(stage, draw),) for _ in range(SINGLES[kind])]]
-        common.save_atomic([(_encode(rows), [tuple(d.caption for d in row) for row in rows]) for rows in made], cache)
+        common.save_atomic([(encoded(rows), [tuple(d.caption for d in row) for row in rows]) for rows in made], cache)
     both, alone = torch.load(cache, weights_only=True)
     return Pool(*both), Pool(*alone)
 
@@ -103,10 +103,7 @@ def autoencoder() -> torch.nn.Module:
 
 
 def encoded(drawn: list[tuple[Drawn, ...]]) -> torch.Tensor:
-    """float32 latents [M, 4, 8, 8 or 16] of pictures that all show as many subjects."""
-    return vae.encode(autoencoder(), torch.stack([scene(row) for row in drawn]).float() / 255, batch=32)
-
-
-def _encode(drawn: list[tuple[Drawn, ...]]) -> torch.Tensor:
+    """float32 latents [M, 4, 8, 8 or 16] of pictures that all show as many subjects; computed in bfloat16, 0.6 % off."""
+    seen = torch.stack([scene(row) for row in drawn]).float() / 255
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return encoded(drawn).float()
+        return vae.encode(autoencoder(), seen, batch=32).float()

@@ -1,6 +1,7 @@
-"""What the scenes' rows lose: python -m tests.pocket.scenes.results [--kind far] [--final]
+"""What the scenes' rows lose: python -m tests.pocket.scenes.results [lists ...] [--kind far]
 
-On the watched tenth; with --final, once and at the end (PROTOCOL.md), on the held-out lists. Prints Markdown.
+By default on the watched tenth. The held-out lists, known, experts_only and held_out, are looked at once, at the end
+(PROTOCOL.md). Prints Markdown.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path  # noqa: E402
 
 from . import aggregators, datasets, models, pairs, rows, statistics, world  # noqa: E402
 
-FINAL = ("known", "experts_only", "held_out")
 AGAINST = "AFA"
 
 
@@ -41,8 +41,8 @@ def table(of: world.World, name: str, trained: dict[str, Path]) -> str:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("lists", nargs="*", default=datasets.WATCHED, help="of pairs.tsv; default: the watched ones")
     ask.add_argument("--kind", default="near", choices=models.KINDS)
-    ask.add_argument("--final", action="store_true", help="the held-out lists")
     ask.add_argument("--steps", type=int, default=aggregators.STEPS, help="of the aggregators' trainings")
     ask.add_argument("--seed", type=int, default=1)
     args = ask.parse_args()
@@ -50,9 +50,14 @@ def main() -> None:
     files = {name: aggregators.path(of, name, args.seed, args.steps) for name in aggregators.VARIANTS}
     trained = {name: file.with_stem(file.stem + "-last") for name, file in files.items()}
     trained = {name: file for name, file in trained.items() if file.exists()}
-    near = rows.cosines(of, datasets.listed("watched_known"))
+    moved, near = models.moves(args.kind), rows.cosines(of, datasets.listed("watched_known"))
+    print(
+        "Weights moved by {length:.3f} of the base's length, cosine between two experts' moves {cosine:.3f}.".format(
+            **moved
+        )
+    )
     print("Cosine of two experts' features: " + ", ".join(f"{point} {cosine:.3f}" for point, cosine in near.items()))
-    for name in FINAL if args.final else datasets.WATCHED:
+    for name in args.lists:
         print(table(of, name, trained), flush=True)
 
 
