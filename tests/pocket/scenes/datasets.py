@@ -43,7 +43,7 @@ def listed(*names: str) -> Scenes:
 
 
 def training() -> LatentDataset:
-    """Pairs of mixed domains and single pictures of the aggregator's subjects, and all pairs of the watched tenth."""
+    """Pairs of mixed domains and single pictures of the aggregator's subjects; watched are pairs that only experts know."""
     draw, subjects = random.Random(common.SEED), pairs.learners()
     by_domain = {domain: [s for s in subjects if s.domain == domain] for domain in common.DOMAINS}
 
@@ -56,7 +56,7 @@ def training() -> LatentDataset:
         both.append(tuple(painted(domain, hand) for domain in draw.sample(common.DOMAINS, 2)))
     for _ in range(TRAINING_SINGLES):
         alone.append((painted(draw.choice(common.DOMAINS), draw.choice(common.HANDS)),))
-    parts = [(_scenes("training", both), False), (_scenes("training_singles", alone), False), (listed(*WATCHED), True)]
+    parts = [(_scenes("training", both), False), (_scenes("training_singles", alone), False), (listed(WATCHED[1]), True)]
     items = [
         DatasetItem(f"{number} {index}", str(index), scenes_caption(row), "scenes", 1, tuple(part.latents.shape[-2:]),
                     part.texts.shape[1], held_out=watched)
