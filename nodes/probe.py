@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 
-import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..afa_core.host.probing import ProbeSettings, probe
-from ..afa_core.host.training.encoding import prompt_folder_path, prompt_folder_stamp
+from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
 from ..afa_core.probe.plot import probe_plot, probe_table
 from ..afa_core.probe.report import report_of
-from ..afa_core.training.data.prompt_folder import read_prompt_folder
 from .sockets import experts, numbered, schema
 
 DEFAULTS = ProbeSettings()
@@ -66,8 +64,7 @@ class AFAProbe(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, vae, prompt_folder, pictures, noises, resolution, seed, **models) -> io.NodeOutput:
-        interrupt = comfy.model_management.throw_exception_if_processing_interrupted
-        folder = read_prompt_folder(prompt_folder_path(prompt_folder), interrupt)
+        folder = read_named_folder(prompt_folder)
         bars: dict[str, comfy.utils.ProgressBar] = {}
 
         def progress(done: int, total: int, what: str) -> None:

@@ -20,14 +20,12 @@ from ..afa_core.host.training.encoding import (
     DatasetSettings,
     HostDataset,
     prepare_dataset,
-    prompt_folder_path,
-    prompt_folder_stamp,
     texts_of_prompt,
 )
 from ..afa_core.host.training.frozen_experts import HostExperts, outside_inference
 from ..afa_core.host.training.memory import aggregator_memory
 from ..afa_core.host.training.preview import Preview
-from ..afa_core.training.data.prompt_folder import read_prompt_folder
+from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import Keeping, TrainingError, fit
 from ..afa_core.training.state import TrainingSettings
@@ -120,7 +118,7 @@ def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
 def _source(widgets: dict, latents: list | None, conditioning: list | None):
     if latents and conditioning:
         return HostDataset(latents, conditioning)
-    return read_prompt_folder(prompt_folder_path(widgets["prompt_folder"]))
+    return read_named_folder(widgets["prompt_folder"])
 
 
 def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):

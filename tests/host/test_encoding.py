@@ -314,16 +314,6 @@ def test_a_damaged_entry_is_made_again(encoding, checkpoint, pictures):
     assert torch.equal(first.train_batch(0).latents, second.train_batch(0).latents)
 
 
-def test_folders_are_found_below_the_input_folder_only(encoding, comfy_host):
-    import folder_paths
-
-    assert str(encoding.prompt_folder_path("cats")) == f"{folder_paths.get_input_directory()}/cats"
-    assert str(encoding.prompt_folder_path(" /data/cats ")) == "/data/cats"
-    for text, said in (("../secret", "leads out"), ("  ", "No prompt folder")):
-        with pytest.raises(PromptFolderError, match=said):
-            encoding.prompt_folder_path(text)
-
-
 def test_a_list_in_the_folder_says_what_is_held_out(encoding, checkpoint, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(f"prompt {i}" for i in range(12)))
     experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import comfy.model_management
-import folder_paths
 import torch
 from comfy.sd import CLIP, VAE
 
@@ -25,7 +24,6 @@ from ...training.data.prompt_folder import PromptFolder, PromptFolderError, Prom
 from ...training.data.split import held_out, is_listed, subset
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import vae_digest
-from ..files import stamp
 from ..text.captions import Store, TextEncoder
 from .cache import Cache, cache_key
 from .host_dataset import HostDataset, host_dataset
@@ -35,8 +33,6 @@ __all__ = [
     "DatasetSettings",
     "HostDataset",
     "prepare_dataset",
-    "prompt_folder_path",
-    "prompt_folder_stamp",
     "texts_of_prompt",
 ]
 
@@ -76,28 +72,6 @@ class DatasetSettings:
     @property
     def painting(self) -> Painting:
         return Painting(self.paint_steps, self.paint_cfg, self.paint_sampler, self.paint_scheduler)
-
-
-def prompt_folder_path(text: str) -> Path:
-    """The folder an artist typed: relative to ComfyUI's input folder, or absolute. Raises PromptFolderError."""
-    typed = Path(text.strip().strip('"'))
-    if not text.strip():
-        raise PromptFolderError(
-            "No prompt folder is given: type the name of a folder in ComfyUI's input folder, or an absolute path."
-        )
-    if typed.is_absolute():
-        return typed
-    if ".." in typed.parts:
-        raise PromptFolderError(f"The prompt folder {text} leads out of ComfyUI's input folder: type an absolute path.")
-    return Path(folder_paths.get_input_directory(), typed)
-
-
-def prompt_folder_stamp(text: str) -> str:
-    """Changes with the contents of a prompt folder: without it the host would answer from its cache."""
-    try:
-        return stamp(prompt_folder_path(text))
-    except (PromptFolderError, OSError) as error:
-        return str(error)
 
 
 def prepare_dataset(

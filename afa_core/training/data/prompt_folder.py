@@ -23,6 +23,8 @@ EXPECTED = (
     "put pictures (png, jpg, jpeg, webp, bmp) with a .txt of the same name into it, a metadata.jsonl with file_name "
     "and text, or .txt files with one prompt a line"
 )
+MOST_FILES = 200_000
+"""Files and folders that are looked at: a mistyped path must not walk a whole disk."""
 LONGEST_CAPTION = 2**16
 LONGEST_LIST = 2**26
 """Bytes that are read of a caption, and of a list of prompts or metadata.jsonl."""
@@ -74,11 +76,24 @@ class PromptFolder:
         return hashlib.sha256(json.dumps([rows, sorted(self.held_out)]).encode()).hexdigest()
 
 
-def read_prompt_folder(path: str | Path, tick: Callable[[], None] = lambda: None) -> PromptFolder:
+def picture_digest(file: Path) -> str:
+    """A hash of a file's bytes: `PromptItem.content`."""
+    digest = hashlib.blake2b(digest_size=32)
+    with file.open("rb") as data:
+        while block := data.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_prompt_folder(
+    path: str | Path,
+    tick: Callable[[], None] = lambda: None,
+    digest: Callable[[Path], str] = picture_digest,
+) -> PromptFolder:
     """Reads a folder, or a single text file with a prompt a line.
 
-    `tick` is called for every file, so that a caller can interrupt. Raises PromptFolderError where
-    nothing is left to learn from.
+    `tick` is called for every file, so that a caller can interrupt; `digest` may know the pictures' already.
+    Raises PromptFolderError where nothing is left to learn from.
     """
     root = Path(path)
     if not root.exists():
@@ -89,7 +104,7 @@ def read_prompt_folder(path: str | Path, tick: Callable[[], None] = lambda: None
     if listed is not None:
         folder.held_out = frozenset(_lines(folder, listed))
     if root.is_dir() and any(file.suffix.lower() in PICTURES for file in files):
-        _read_pictures(folder, files, tick)
+        _read_pictures(folder, files, tick, digest)
     else:
         _read_prompts(folder, files)
     folder.items.sort(key=lambda item: item.name)
@@ -99,23 +114,46 @@ def read_prompt_folder(path: str | Path, tick: Callable[[], None] = lambda: None
     return folder
 
 
+def folder_stamp(path: Path, tick: Callable[[], None]) -> str:
+    """Changes whenever a file of a prompt folder is written again. Raises PromptFolderError or OSError."""
+    digest = hashlib.sha256()
+    for file in _walk(path, tick) if path.is_dir() else [path]:
+        stat = file.stat()
+        digest.update(f"{file}:{stat.st_mtime_ns}:{stat.st_size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
 def _files(folder: PromptFolder, tick: Callable[[], None]) -> list[Path]:
     """Every file below the folder, but hidden ones and those that a link leads out of it to."""
     files = []
     inside = folder.root.resolve()
-    for parent, folders, names in os.walk(folder.root):
-        tick()
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            file = Path(parent, name)
-            if file.resolve().is_relative_to(inside):
-                files.append(file)
-            else:
-                folder.skipped.append((_name(folder, file), "is a link that leads out of the folder"))
+    for file in _walk(folder.root, tick):
+        if file.resolve().is_relative_to(inside):
+            files.append(file)
+        else:
+            folder.skipped.append((_name(folder, file), "is a link that leads out of the folder"))
     return files
 
 
-def _read_pictures(folder: PromptFolder, files: list[Path], tick: Callable[[], None]) -> None:
+def _walk(root: Path, tick: Callable[[], None]) -> Iterator[Path]:
+    """Every file below a folder but hidden ones. Raises PromptFolderError for what can be no prompt folder."""
+    count = 0
+    for parent, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        count += 1 + len(names)
+        if count > MOST_FILES:
+            raise PromptFolderError(
+                f"The prompt folder {root} holds more than {MOST_FILES} files: choose the folder of the pictures alone."
+            )
+        tick()
+        for name in sorted(name for name in names if not name.startswith(".")):
+            tick()
+            yield Path(parent, name)
+
+
+def _read_pictures(
+    folder: PromptFolder, files: list[Path], tick: Callable[[], None], digest: Callable[[Path], str]
+) -> None:
     texts: dict[Path, dict[str, Path]] = {}
     for file in files:
         if file.suffix.lower() in CAPTIONS:
@@ -138,7 +176,7 @@ def _read_pictures(folder: PromptFolder, files: list[Path], tick: Callable[[], N
             folder.skipped.append((name, empty))
             continue
         try:
-            size, content = picture_size(file), picture_digest(file)
+            size, content = picture_size(file), digest(file)
         except (PictureError, OSError) as error:
             folder.skipped.append((name, str(error) if isinstance(error, PictureError) else "cannot be read"))
             continue
@@ -231,12 +269,3 @@ def _domain(folder: PromptFolder, file: Path) -> str:
         return ""
     match = _REPEATS.fullmatch(parts[0])
     return match[2] if match else parts[0]
-
-
-def picture_digest(file: Path) -> str:
-    """A hash of a file's bytes: `PromptItem.content`."""
-    digest = hashlib.blake2b(digest_size=32)
-    with file.open("rb") as data:
-        while block := data.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
