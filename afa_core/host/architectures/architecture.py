@@ -74,6 +74,10 @@ class Architecture(ABC):
         """Width of the text that a prompt must be encoded to."""
         return self.text_width(model)
 
+    def adapts_text(self, model: BaseModel) -> bool:
+        """Whether weights of its own turn a prompt into the text that the network is called with."""
+        return False
+
     def named(self, args: tuple, kwargs: dict[str, Any]) -> Inputs:
         """The arguments of a DIFFUSION_MODEL call by their names."""
         return {**dict.fromkeys(self.arguments), **dict(zip(self.arguments, args, strict=False)), **kwargs}

@@ -16,6 +16,7 @@ from .transformer_stream import Block
 
 class Cosmos(Transformer):
     title = "Cosmos-Predict2 and Anima"
+    has_frames = True
     arguments = arguments_of(MiniTrainDIT.forward)
     own = {"c_crossattn": "context"}
     topology = (
@@ -31,9 +32,7 @@ class Cosmos(Transformer):
         return isinstance(model.diffusion_model, MiniTrainDIT) and not getattr(model, "image_to_video", False)
 
     def name(self, model: BaseModel) -> str:
-        return (
-            "Cosmos-Predict2" if type(model.diffusion_model) is MiniTrainDIT else type(model.diffusion_model).__name__
-        )
+        return "Anima" if self.adapts_text(model) else "Cosmos-Predict2"
 
     def blocks(self, network: Any) -> list[Block]:
         return [Block(f"block {i}", module) for i, module in enumerate(network.blocks)]
@@ -58,6 +57,9 @@ class Cosmos(Transformer):
 
     def time_width(self, model: BaseModel) -> int:
         return model.diffusion_model.model_channels
+
+    def adapts_text(self, model: BaseModel) -> bool:
+        return hasattr(model.diffusion_model, "llm_adapter")
 
     def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
         return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(model.diffusion_model.blocks))}

@@ -15,6 +15,7 @@ from .transformer_stream import Block
 
 class QwenImage(Transformer):
     title = "Qwen-Image"
+    has_frames = True
     arguments = arguments_of(QwenImageTransformer2DModel.forward)
     own = {"c_crossattn": "context", "attention_mask": "attention_mask"}
     topology = ("in_channels", "num_layers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from comfy.ldm.flux.layers import timestep_embedding
@@ -34,6 +34,8 @@ class Transformer(Architecture):
     """
 
     noise = FlowNoise()
+    has_frames: ClassVar[bool] = False
+    """Whether its latents are [B, C, 1, H, W]."""
 
     @abstractmethod
     def blocks(self, network: Any) -> list[Block]:
@@ -74,11 +76,13 @@ class Transformer(Architecture):
     def stream(
         self, model: BaseModel, inputs: Inputs, left_out: Container[int] = (), checkpointing: bool = False
     ) -> tuple[BlockStream, Embeddings]:
-        """A block cannot be left out by itself: the text that goes through it would stay behind."""
+        """No block is left out by itself: the text that goes through it would stay behind."""
         embeddings = Embeddings()
-        if len(self.points(model)) - 1 in left_out:
+        if all(point.index in left_out for point in self.points(model)):
             return absent(), embeddings
         network = model.diffusion_model
+        if self.has_frames and inputs["x"].ndim == 4:
+            inputs = {**inputs, "x": inputs["x"].unsqueeze(2)}
         if torch.is_grad_enabled():
             inputs = {name: _rebound(value) for name, value in inputs.items()}
         args, kwargs = self.positional(inputs)

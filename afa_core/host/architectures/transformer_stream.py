@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...fusion.lockstep import BlockStream
 from .block_thread import Pause, paused
 from .differentiable import recomputed
+from .frames import without_frames
 from .thread_hooks import hooked
 
 
@@ -63,7 +64,7 @@ class Pass:
     def stream(self, device: torch.device, checkpointing: bool) -> BlockStream:
         """Yields what `exchange` hands to its pause, at every block, and last the prediction [B, C, H, W]."""
         prediction = yield from paused(lambda pause: self._run(pause, checkpointing), device)
-        yield prediction[:, :, 0] if prediction.ndim == 5 else prediction
+        yield without_frames(prediction)
 
     def _run(self, pause: Pause, checkpointing: bool) -> Tensor:
         coming = iter(self.blocks)

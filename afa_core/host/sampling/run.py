@@ -17,7 +17,16 @@ from comfy.model_patcher import ModelPatcher
 
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selector
-from ..experts.experts import KEY, Expert, check_adds, check_not_compiled, compute_dtype, later_patches, later_weights
+from ..experts.experts import (
+    KEY,
+    Expert,
+    ExpertError,
+    check_adds,
+    check_not_compiled,
+    compute_dtype,
+    later_patches,
+    later_weights,
+)
 from ..text.conditioning import check_texts, encode_texts
 
 RUN = "afa_run"
@@ -104,7 +113,12 @@ def prepare_state(main: ModelPatcher, *_) -> None:
 
 
 def prepare_sampling(executor, main: ModelPatcher, noise_shape, conds, *args, **kwargs):
-    """Checks the texts before memory is spent, and lets the memory estimate cover the fusion."""
+    """Checks latent and texts before memory is spent, and lets the memory estimate cover the fusion."""
+    if len(noise_shape) == 5 and noise_shape[2] > 1:
+        raise ExpertError(
+            f"The latent is a video of {noise_shape[2]} frames, and an ensemble paints single pictures: connect a latent "
+            "of one frame."
+        )
     check_texts(conds, ensemble_of(main).experts)
     batch = noise_shape[0] * activation_factor(main, noise_shape)  # for the estimate only, so it may be broken
     return executor(main, [batch, *noise_shape[1:]], conds, *args, **kwargs)

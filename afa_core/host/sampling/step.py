@@ -24,8 +24,10 @@ from ...fusion.not_finite import finding_the_culprit
 from ...fusion.points import FusionPoint
 from ...fusion.selection import Choice
 from ..architectures.architecture import Architecture, Inputs
+from ..architectures.frames import with_frames, without_frames
+from ..architectures.transformer_stream import BlockSkipped
 from ..experts.beside import acting
-from ..experts.experts import Expert
+from ..experts.experts import Expert, ExpertError
 from ..experts.held_weights import HeldWeights, held_weights
 from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
@@ -90,7 +92,7 @@ def is_active(main: ModelPatcher, noise_level: float) -> bool:
 
 
 def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> Tensor:
-    """The fused prediction [B, C, H, W] of all experts, or of `only` one; in the first expert's terms."""
+    """The fused prediction, shaped as the latent, of all experts or of `only` one; in the first expert's terms."""
     x, options = inputs["x"], inputs["transformer_options"]
     ensemble = ensemble_of(call.main)
     experts = experts_of(call.main)
@@ -102,7 +104,8 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
         observers.append(options[RUN].evaluate(call.noise_level, guided))
     samplings = [experts[index].patcher.model.model_sampling for index in running]
     choice = _choice(call, options) if only is None else Choice(ensemble.fusion)
-    fusion = fuse_in_first_terms(choice.fusion, samplings, call.sigma, call.x, call.main.model.model_sampling)
+    noisy = without_frames(call.x)
+    fusion = fuse_in_first_terms(choice.fusion, samplings, call.sigma, noisy, call.main.model.model_sampling)
     if choice.keep:
         observers.append(choice.keep)
 
@@ -115,7 +118,8 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
                 strict=True,
             )
             fusion = _releasing(held, fusion)
-            return lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe)).to(x.dtype)
+            fused = lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe))
+            return with_frames(fused, x).to(x.dtype)
 
     def observe(point: FusionPoint, shares: Tensor) -> None:
         for tell in observers:
@@ -159,9 +163,15 @@ def own_options(main: ModelPatcher, index: int, options: dict[str, Any]) -> dict
 
 
 def _named(stream: BlockStream, label: str) -> BlockStream:
-    """The stream, telling whose it is where memory runs out in it."""
-    with naming_what_ran(label, SAMPLING):
-        yield from stream
+    """The stream, telling whose it is where memory runs out in it, or a block is skipped."""
+    try:
+        with naming_what_ran(label, SAMPLING):
+            yield from stream
+    except BlockSkipped as error:
+        raise ExpertError(
+            f"{label} did not run its block {error.block}, and its features are fused there: remove the node that skips "
+            "blocks of this model."
+        ) from error
 
 
 def _releasing(held: HeldWeights, fusion: Fusion) -> Fusion:

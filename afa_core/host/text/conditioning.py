@@ -48,10 +48,12 @@ def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -
     """Adds every expert's encoded text to the guider's conds, where the host batches and crops them.
 
     Runs after the host has encoded expert 0's. Where one prompt carries texts all get them, since the
-    host batches only what has the same keys.
+    host batches only what has the same keys. Networks that make something of a prompt before they are called read
+    the same prompt each in its own way.
     """
     entries = [entry for conds in guider.conds.values() for entry in conds or ()]
-    if not any(CONDS_KEY in entry for entry in entries):
+    adapts = experts[0].architecture.adapts_text(experts[0].patcher.model)
+    if not adapts and not any(CONDS_KEY in entry for entry in entries):
         return
     for name, conds in guider.conds.items():
         # For an area of the positive prompt the host copies that entry into the negative's, with a negative text
