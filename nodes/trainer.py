@@ -100,13 +100,9 @@ class AFATrainer(io.ComfyNode):
 
 
 def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
-    first, architecture, network = models[0], models[0].architecture, models[0].patcher.model
     return AggregatorConfig(
-        architecture=first.architecture_name,
-        channels=tuple(point.channels for point in first.points),
+        **models[0].aggregator_fields,
         num_experts=len(models),
-        text_width=architecture.text_width(network),
-        time_width=architecture.time_width(network),
         hidden_size=widgets["hidden_size"],
         num_layers=widgets["num_layers"],
         num_heads=widgets["num_heads"],

@@ -19,7 +19,7 @@ LIMITS = {
     "routing_stride": (1, 64),
 }
 
-LATER = {"ablations", "routing_stride", "fused"}
+LATER = {"ablations", "routing_stride", "fused", "tokens"}
 """Fields that a file may lack."""
 
 
@@ -34,6 +34,8 @@ class AggregatorConfig:
     routing_stride: where features are finer than this stride of the latent, the aggregator's blocks work on averages,
     and what they add is interpolated; 1 works at every position, as published
     fused: indices of the fusion points that have an aggregator; None: all of them
+    tokens: whether the features are tokens of a transformer, whose size grows from block to block: they are normed over
+    their channels, and the text, which is as wide as they are, is brought to hidden_size once for all points
     """
 
     architecture: str
@@ -47,6 +49,7 @@ class AggregatorConfig:
     ablations: tuple[str, ...] = ()
     routing_stride: int = 1
     fused: tuple[int, ...] | None = None
+    tokens: bool = False
 
     def __post_init__(self) -> None:
         if (
@@ -70,6 +73,9 @@ class AggregatorConfig:
         if not isinstance(self.ablations, tuple) or not set(map(str, self.ablations)) <= set(ABLATIONS):
             raise ConfigError(f"ablations should be among {', '.join(ABLATIONS)}, found {self.ablations!r:.80}")
 
+        if type(self.tokens) is not bool:
+            raise ConfigError(f"tokens should be true or false, found {self.tokens!r:.40}")
+
         last = len(self.channels) - 1
         if self.fused is not None:
             for index in _tuple("fused", self.fused):
@@ -85,9 +91,14 @@ class AggregatorConfig:
         points = tuple(range(len(self.channels))) if self.fused is None else self.fused
         return points[-1:] if "blocks" in self.ablations else points
 
+    @property
+    def point_text_width(self) -> int:
+        """Width of the text that the fusion points' own projections read."""
+        return self.hidden_size if self.tokens else self.text_width
+
     def to_json(self) -> dict[str, Any]:
-        fields = asdict(self)
-        return fields if self.fused is not None else {name: fields[name] for name in fields if name != "fused"}
+        """Without the newest fields where they say nothing, so that older versions can read the file."""
+        return {name: value for name, value in asdict(self).items() if name not in ("fused", "tokens") or value}
 
     @classmethod
     def from_json(cls, fields: Any) -> AggregatorConfig:
@@ -110,6 +121,8 @@ class AggregatorConfig:
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(key, shape) of every tensor of the aggregator's state dict."""
+        if self.tokens:
+            yield "text_in.weight", (self.hidden_size, self.text_width)
         for i in self.fused_points:
             for key, shape in sabw_shapes(self, self.channels[i]):
                 yield f"aggregators.{i}.{key}", shape
@@ -135,7 +148,7 @@ def sabw_shapes(config: AggregatorConfig, channels: int) -> Iterator[tuple[str, 
         block = f"transformer.transformer_blocks.{layer}."
         for norm in ("norm1", "norm2", "norm3"):
             yield from weight_and_bias(block + norm, h)
-        for attention, width in (("attn1", h), ("attn2", config.text_width)):
+        for attention, width in (("attn1", h), ("attn2", config.point_text_width)):
             yield f"{block}{attention}.to_q.weight", (h, h)
             yield f"{block}{attention}.to_k.weight", (h, width)
             yield f"{block}{attention}.to_v.weight", (h, width)

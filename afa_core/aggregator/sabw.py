@@ -137,6 +137,11 @@ def spread(logits: Tensor, side: int, size: torch.Size) -> Tensor:
     return F.interpolate(logits, scale_factor=side, mode="bilinear")[..., :height, :width]
 
 
+def normed(feature: Tensor) -> Tensor:
+    """[B, C, H, W] with mean 0 and variance 1 over the channels of every position."""
+    return rearrange(F.layer_norm(rearrange(feature, "b c h w -> b h w c"), feature.shape[1:2]), "b h w c -> b c h w")
+
+
 class SABW(nn.Module):
     """One fusion point's aggregator: features of N experts to logits of each at every position."""
 
@@ -145,6 +150,7 @@ class SABW(nn.Module):
         hidden = config.hidden_size
         self.without_space = "space" in config.ablations
         self.routing_stride = config.routing_stride
+        self.tokens = config.tokens
         self.conv_in = operations.Conv2d(channels * config.num_experts, hidden, 1, **factory)
         self.res_block = ResBlock(hidden, operations, **factory)
         self.transformer = SpatialTransformer(hidden, config.num_heads, config.num_layers, operations, **factory)
@@ -160,6 +166,8 @@ class SABW(nn.Module):
         if len(there) < len(features):
             stand_in = torch.stack(there).mean(0)
             there = [stand_in if feature is None else feature for feature in features]
+        if self.tokens:
+            there = [normed(feature) for feature in there]
         h = self.conv_in(torch.cat(there, dim=1))
         side = max(1, self.routing_stride // stride)
         coarse = averaged(h, side)
@@ -182,7 +190,9 @@ class Aggregator(nn.Module):
         self.config = config
         points, hidden = len(config.fused_points), config.hidden_size
         self.time = operations.Linear(config.time_width, points * hidden, **factory)
-        self.text = operations.Linear(config.text_width, points * config.num_layers * 2 * hidden, bias=False, **factory)
+        if config.tokens:
+            self.text_in = operations.Linear(config.text_width, hidden, bias=False, **factory)
+        self.text = operations.Linear(config.point_text_width, points * config.num_layers * 2 * hidden, bias=False, **factory)
         self.aggregators = nn.ModuleDict(
             {str(i): SABW(config, config.channels[i], operations, **factory) for i in config.fused_points}
         )
@@ -195,6 +205,8 @@ class Aggregator(nn.Module):
             time = torch.zeros_like(time)
         if "text" in self.config.ablations:
             text = torch.zeros_like(text)
+        if self.config.tokens:
+            text = self.text_in(text)
         fused, layers, heads = self.config.fused_points, self.config.num_layers, self.config.num_heads
         times = rearrange(self.time(F.silu(time)), "b (point c) -> point b c 1 1", point=len(fused))
         texts = rearrange(

@@ -28,15 +28,8 @@ def config_for(model, experts: int, **sizes) -> AggregatorConfig:
     """The configuration of an aggregator for `experts` checkpoints like this one."""
     from afa_core.host.experts.experts import Expert
 
-    expert = Expert(model, "model")
-    return AggregatorConfig(
-        architecture=expert.architecture_name,
-        channels=tuple(point.channels for point in expert.points),
-        num_experts=experts,
-        text_width=expert.architecture.text_width(expert.patcher.model),
-        time_width=expert.architecture.time_width(expert.patcher.model),
-        **{"hidden_size": 64, "num_layers": 1, **sizes},
-    )
+    fields = {**Expert(model, "model").aggregator_fields, "hidden_size": 64, "num_layers": 1, **sizes}
+    return AggregatorConfig(num_experts=experts, **fields)
 
 
 def random_aggregator(model, experts: int, seed: int = 0, **sizes) -> AggregatorFile:

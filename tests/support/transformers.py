@@ -128,3 +128,26 @@ def check(case: Case, inputs: dict[str, Any], control: Callable = lambda: None, 
     for tensor, original in copies.held:
         assert torch.equal(tensor, original), "a stream wrote into what another expert holds"
     return expected
+
+
+def conditioning(case: Case, seed: int, tokens: int = 6) -> list:
+    """A prompt as one of the host's conditionings, of random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randn(1, tokens, case.architecture.prompt_width(case.model), generator=generator)
+    if case.family not in ("flux", "schnell", "chroma"):
+        return [[text, {}]]
+    return [[text, {"pooled_output": torch.randn(1, 32, generator=generator), "guidance": 3.5}]]
+
+
+def sample(host, model, case: Case, positive=None, negative=None, latent=None, **widgets) -> Tensor:
+    """What KSampler makes of a model: by default two Euler steps under guidance."""
+    if latent is None:
+        latent = host.call("EmptySD3LatentImage", width=64, height=96, batch_size=1)[0]["samples"]
+    inputs = {
+        "model": model,
+        "positive": positive or conditioning(case, 1),
+        "negative": negative or conditioning(case, 2),
+        "latent_image": {"samples": latent},
+    }
+    defaults = {"seed": 1, "steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple"}
+    return host.call("KSampler", **{**inputs, **defaults, **widgets})[0]["samples"]

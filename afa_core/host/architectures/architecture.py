@@ -25,6 +25,7 @@ class Architecture(ABC):
     own:       the host's model conds that every expert has of its own, each with the argument it becomes
     topology:  keys of the host's network configuration that experts must share
     noise:     its noise levels as fractions
+    tokens:    whether features are tokens of a transformer
     downscale: pixels that one position of a latent spans, where no VAE is there to be asked
     """
 
@@ -33,6 +34,7 @@ class Architecture(ABC):
     own: ClassVar[Mapping[str, str]]
     topology: ClassVar[tuple[str, ...]]
     noise: ClassVar[Noise]
+    tokens: ClassVar[bool] = False
     downscale: ClassVar[int] = 8
 
     @abstractmethod
@@ -73,6 +75,10 @@ class Architecture(ABC):
     def prompt_width(self, model: BaseModel) -> int:
         """Width of the text that a prompt must be encoded to."""
         return self.text_width(model)
+
+    def fused(self, points: list[FusionPoint]) -> tuple[int, ...] | None:
+        """Indices of the points that a new aggregator fuses; None: all of them."""
+        return None
 
     def adapts_text(self, model: BaseModel) -> bool:
         """Whether weights of its own turn a prompt into the text that the network is called with."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -18,9 +19,11 @@ class Noise(Protocol):
         """The timestep that the network is given at this sigma, as a fraction of its range."""
         ...
 
-    def snr(self, sigma: Tensor) -> Tensor:
-        """Signal-to-noise ratio of a noisy latent."""
-        ...
+
+def signal_to_noise(sampling: Any, sigma: Tensor) -> Tensor:
+    """SNR [B] of noisy latents, whatever the way in which noise is added to pictures."""
+    one, zero = torch.ones_like(sigma), torch.zeros_like(sigma)
+    return (sampling.noise_scaling(sigma, zero, one) / sampling.noise_scaling(sigma, one, zero)).square()
 
 
 class DiscreteNoise:
@@ -33,22 +36,17 @@ class DiscreteNoise:
     def level(self, sampling: Any, sigma: Tensor) -> Tensor:
         return sampling.timestep(sigma) / len(sampling.sigmas)
 
-    def snr(self, sigma: Tensor) -> Tensor:
-        return sigma.square().reciprocal()
-
 
 class FlowNoise:
     """Straight paths from a picture to noise (rectified flow, arXiv 2209.03003), with the model's own shift of levels."""
 
     def sigma(self, sampling: Any, level: Tensor) -> Tensor:
-        if hasattr(sampling, "multiplier"):
-            level = level * sampling.multiplier
-        elif hasattr(sampling, "log_sigmas"):  # Cosmos': sigma counts from the picture, and ends at 80
-            return (level / (1 - level)).clamp(max=float(sampling.sigma_max))
-        return sampling.sigma(level)
+        if hasattr(sampling, "log_sigmas"):  # Cosmos': noise is added to the picture, up to a sigma of 80
+            sigma = level / (1 - level)
+        else:
+            sigma = sampling.sigma(level * getattr(sampling, "multiplier", 1.0))
+        # Without noise there is nothing to predict.
+        return sigma.clamp(float(sampling.sigma_min), float(sampling.sigma_max))
 
     def level(self, sampling: Any, sigma: Tensor) -> Tensor:
         return sampling.timestep(sigma) / getattr(sampling, "multiplier", 1.0)
-
-    def snr(self, sigma: Tensor) -> Tensor:
-        return (1 / sigma - 1).square()

@@ -22,6 +22,9 @@ from .differentiable import Rebound
 from .noise import FlowNoise
 from .transformer_stream import Block, Pass
 
+EVERY = 4
+"""Which blocks a new aggregator fuses: one for each of Flux's 57 would be 232M parameters. The last one always."""
+
 TIME_WIDTH = 256
 """Of the sinusoidal time embedding of families whose blocks share no time vector."""
 
@@ -34,6 +37,7 @@ class Transformer(Architecture):
     """
 
     noise = FlowNoise()
+    tokens = True
     has_frames: ClassVar[bool] = False
     """Whether its latents are [B, C, 1, H, W]."""
 
@@ -72,6 +76,10 @@ class Transformer(Architecture):
         names = [block.name for block in self.blocks(network)]
         points = [FusionPoint(i, name, self.width(network), self.patch_size(network)) for i, name in enumerate(names)]
         return [*points, FusionPoint(len(names), "prediction", self.latent_channels(network), 1)]
+
+    def fused(self, points: list[FusionPoint]) -> tuple[int, ...]:
+        blocks = len(points) - 1
+        return tuple(i for i in range(len(points)) if i % EVERY == EVERY - 1 or i >= blocks - 1)
 
     def stream(
         self, model: BaseModel, inputs: Inputs, left_out: Container[int] = (), checkpointing: bool = False

@@ -60,6 +60,19 @@ class Expert:
         return self.architecture.points(self.patcher.model)
 
     @property
+    def aggregator_fields(self) -> dict[str, Any]:
+        """What this kind of model decides of an AggregatorConfig."""
+        architecture, model = self.architecture, self.patcher.model
+        return {
+            "architecture": self.architecture_name,
+            "channels": tuple(point.channels for point in self.points),
+            "text_width": architecture.text_width(model),
+            "time_width": architecture.time_width(model),
+            "fused": architecture.fused(self.points),
+            "tokens": architecture.tokens,
+        }
+
+    @property
     def merge_blocks(self) -> Blocks:
         return self.architecture.merge_blocks(self.patcher.model)
 
@@ -99,11 +112,13 @@ def check_config(name: str, config: AggregatorConfig, experts: list[Expert]) -> 
         raise ExpertError(
             f"{name} was trained for {config.num_experts} experts, and {len(experts)} models are connected."
         )
-    first, model = experts[0], experts[0].patcher.model
+    first = experts[0]
+    found = first.aggregator_fields
     checks = {
-        "fusion points of the channels": (config.channels, tuple(point.channels for point in first.points)),
-        "a text width of": (config.text_width, first.architecture.text_width(model)),
-        "a time embedding of": (config.time_width, first.architecture.time_width(model)),
+        "fusion points of the channels": (config.channels, found["channels"]),
+        "a text width of": (config.text_width, found["text_width"]),
+        "a time embedding of": (config.time_width, found["time_width"]),
+        "features that are tokens:": (config.tokens, found["tokens"]),
     }
     for what, (expected, found) in checks.items():
         if expected != found:

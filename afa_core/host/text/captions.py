@@ -103,7 +103,8 @@ def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tup
             f"{expert.label} reads more than a prompt ({', '.join(sorted(unknown))}): only plain "
             "text-to-picture checkpoints can be trained on."
         )
-    return {name: value.cond.float() for name, value in encoded.items()}
+    tensors = {name: value.cond for name, value in encoded.items() if isinstance(value.cond, Tensor)}
+    return {name: cond.float() if cond.is_floating_point() else cond for name, cond in tensors.items()}
 
 
 def check_width(expert: Expert, cond: Tensor) -> None:

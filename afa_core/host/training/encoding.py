@@ -22,6 +22,7 @@ from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.pictures import PictureError, read_picture
 from ...training.data.prompt_folder import PromptFolder, PromptFolderError, PromptItem, picture_digest
 from ...training.data.split import held_out, is_listed, subset
+from ..architectures.frames import latent_in, without_frames
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import vae_digest
 from ..text.captions import Store, TextEncoder
@@ -111,7 +112,7 @@ def texts_of_prompt(
     encoder = TextEncoder(experts, clip, Cache())
     encoder.encode([text], lambda: None)
     rows = [encoder.text(index, text, size) for index in range(len(experts))]
-    return [{"c_crossattn": row["c_crossattn"], "y": row.get("y")} for row in rows]
+    return [{"y": None, **row} for row in rows]
 
 
 def _from_folder(experts, clip, vae, folder: PromptFolder, settings, plan: BatchPlan, progress: Progress):
@@ -225,7 +226,7 @@ def _latent(expert: Expert, vae: VAE, pixels: torch.Tensor, name: str) -> torch.
     """A picture [3, H, W] as a latent [C, h, w], scaled as the sampler's are. Raises PictureError for NaN."""
     with torch.inference_mode(), torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(int(name[:14], 16))  # VAEs draw from the distribution they predict
-        latent = vae.encode(pixels.movedim(0, -1)[None])
+        latent = without_frames(vae.encode(pixels.movedim(0, -1)[None]))
         expected = expert.patcher.model.latent_format.latent_channels
         if latent.ndim != 4 or latent.shape[1] != expected:
             raise ExpertError(
@@ -234,7 +235,7 @@ def _latent(expert: Expert, vae: VAE, pixels: torch.Tensor, name: str) -> torch.
             )
         if not torch.isfinite(latent).all():
             raise PictureError("is NaN after the VAE (start ComfyUI with --fp32-vae, or connect another VAE)")
-        return expert.patcher.model.process_latent_in(latent.float())[0]
+        return latent_in(expert.patcher.model, latent.float())[0]
 
 
 def latent_space(expert: Expert) -> list[Any]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...fusion.fusion import Embeddings, Fusion, FusionState
 from ...fusion.lockstep import BlockStream, lockstep
+from ..architectures.noise import signal_to_noise
 from ..experts.experts import Expert, check_experts, compute_dtype
 from ..experts.networks import share_networks
 from ..experts.streams import expert_stream
@@ -82,7 +83,7 @@ class HostExperts:
         return self.experts[0].architecture.noise.sigma(self._samplings[0], levels)
 
     def snr(self, sigma: Tensor) -> Tensor:
-        return self.experts[0].architecture.noise.snr(sigma)
+        return signal_to_noise(self._samplings[0], sigma)
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self._samplings[0].noise_scaling(sigma, noise.clone(), latents)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.split import held_out
+from ..architectures.frames import latent_in, without_frames
 from ..experts.experts import Expert, ExpertError
 from ..text.captions import TextEncoder, check_lengths, check_width, network_text
 from ..text.carried_texts import CONDS_KEY, others_texts
@@ -89,15 +90,14 @@ def host_dataset(
 
 
 def _latents(expert: Expert, latent: dict[str, Any]) -> list[Tensor]:
-    samples = latent["samples"]
+    samples = without_frames(latent["samples"])
     expected = expert.patcher.model.latent_format.latent_channels
     if samples.ndim != 4 or samples.shape[1] != expected:
         raise ExpertError(
             f"The latents have the shape {list(samples.shape)}, and {expert.label} takes {expected} channels: make them "
             "with the VAE of its own checkpoint."
         )
-    scaled = expert.patcher.model.process_latent_in(samples)
-    return list(normal(scaled))
+    return list(normal(latent_in(expert.patcher.model, samples)))
 
 
 def _one_each(conditioning: list, count: int) -> list[list[list[Any]]]:

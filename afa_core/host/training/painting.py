@@ -11,6 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...training.data.prompt_folder import PromptItem
+from ..architectures.frames import latent_in
 from ..experts.experts import Expert
 from ..experts.fingerprint import patcher_digest
 from ..text.captions import TextEncoder
@@ -65,12 +66,13 @@ def painted(
     positive, negative = texts
     with torch.inference_mode():
         empty = torch.zeros(1, model.model.latent_format.latent_channels, *size)
+        empty = comfy.sample.fix_empty_latent_channels(model, empty)
         noise = comfy.sample.prepare_noise(empty, seed)
         samples = comfy.sample.sample(
             model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative, empty,
             disable_pbar=True, seed=seed,
         )  # fmt: skip
-        return model.model.process_latent_in(samples.float())[0]
+        return latent_in(model.model, samples.float())[0]
 
 
 def picture_seed(caption: str) -> int:

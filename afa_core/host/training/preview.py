@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...fusion.fusion import Fusion
 from ...training.draw import GRAIN, generator
+from ..architectures.frames import latent_out
 from .frozen_experts import HostExperts
 
 STEPS = 20
@@ -50,6 +51,7 @@ class Preview:
             guided, unguided = experts.denoised(experts.predict(fusion, both, level, texts), both, level).chunk(2)
             denoised = unguided + GUIDANCE * (guided - unguided)
             x = x + (x - denoised) / sigma * (following - sigma)
-        latent = experts.experts[0].patcher.model.process_latent_out(x)
+        latent = latent_out(experts.experts[0].patcher.model, x)
         with torch.inference_mode():  # the mode its weights were loaded in: the host may move them
-            return self.vae.decode(latent)[0].cpu()
+            pictures = self.vae.decode(latent)
+        return pictures.reshape(-1, *pictures.shape[-3:])[0].cpu()

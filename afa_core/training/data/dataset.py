@@ -203,8 +203,8 @@ def _stacked(rows: list[dict[str, Tensor]], length: int) -> dict[str, Tensor | N
     """Texts of a batch; a shorter one is repeated, which attention does not notice."""
     context = [row["c_crossattn"] for row in rows]
     context = torch.cat([c.repeat(1, length // c.shape[1], 1) for c in context]).float()
-    label = torch.cat([row["y"] for row in rows]).float() if "y" in rows[0] else None
-    return {"c_crossattn": context, "y": label}
+    others = {name: torch.cat([row[name] for row in rows]) for name in rows[0] if name != "c_crossattn"}
+    return {"c_crossattn": context, "y": None, **others}
 
 
 def _seed(*parts: object) -> int:

@@ -1,0 +1,177 @@
+"""Ensembles of transformers, as artists wire them: equal to plain models where they must be, and refused by name."""
+
+import pytest
+import torch
+
+from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, spy_on, untrained
+from tests.support.transformers import conditioning, load, sample
+
+FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def twins(request, comfy_host, pack):
+    return [load(comfy_host, f"tiny_{request.param}_{letter}") for letter in "ab"]
+
+
+@pytest.fixture(scope="module")
+def flux(comfy_host, pack):
+    return [load(comfy_host, f"tiny_flux_{letter}") for letter in "abc"]
+
+
+def mean_difference(one, other):
+    return (one - other).abs().mean().item()
+
+
+# ------------------------------------------------------------------ every family
+def test_neutral_ensembles_equal_plain_models(twins, comfy_host):
+    """Of one expert twice, and of an aggregator that follows one: to the bit, under guidance."""
+    a, b = twins
+    plain = [sample(comfy_host, case.patcher, a) for case in twins]
+    assert mean_difference(*plain) > 0.05
+    doubled = ensemble(comfy_host, "block average", a.patcher, a.patcher.clone())
+    assert torch.equal(sample(comfy_host, doubled, a), plain[0])
+    for chosen in (0, 1):
+        following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, chosen), a.patcher, b.patcher)
+        assert torch.equal(sample(comfy_host, following, a), plain[chosen])
+
+
+def test_fusions_differ_and_are_recorded(twins, comfy_host):
+    a, b = twins
+    results = []
+    for method in ("block average", "noise average", "last block average", random_aggregator(a.patcher, 2)):
+        model = ensemble(comfy_host, method, a.patcher, b.patcher)
+        results.append(sample(comfy_host, model, a))
+        assert torch.isfinite(results[-1]).all()
+        (run,) = model.get_attachment("afa").record.runs
+        fused = run.fused_points
+    for i, one in enumerate(results):
+        assert all(mean_difference(one, other) > 1e-3 for other in results[:i])
+    last = len(a.points) - 1
+    assert list(fused) == [i for i in range(last + 1) if i % 4 == 3 or i >= last - 1]
+
+
+def test_an_untrained_aggregator_averages(twins, comfy_host):
+    """Where it fuses; its shares are even, and its features are those of the network's own blocks."""
+    a, b = twins
+    model = ensemble(comfy_host, untrained(random_aggregator(a.patcher, 2)), a.patcher, b.patcher)
+    spy = spy_on(model)
+    sample(comfy_host, model, a)
+    assert all(torch.equal(shares, torch.full_like(shares, 0.5)) for shares in spy.shares.values())
+    assert len(spy.shares) > 1
+
+
+# ------------------------------------------------------------------ what rides on the seam: one family stands for all
+def test_outside_the_percents_the_first_model_runs_alone(flux, comfy_host):
+    a, b, _ = flux
+    results = [
+        sample(comfy_host, ensemble(comfy_host, "block average", a.patcher, b.patcher, **percents), a, steps=6)
+        for percents in ({}, {"start_percent": 0.3}, {"end_percent": 0.3}, {"start_percent": 1.0})
+    ]
+    for i, one in enumerate(results):
+        assert all(mean_difference(one, other) > 1e-3 for other in results[:i])
+    assert torch.equal(results[-1], sample(comfy_host, a.patcher, a, steps=6))
+
+
+def test_every_expert_reads_its_own_text(flux, comfy_host):
+    a, b, _ = flux
+    own = [conditioning(case, seed) for case, seed in ((a, 1), (b, 7))]
+    negative = conditioning(a, 2)
+    following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, 1), a.patcher, b.patcher)
+    (text, extras), (other, others) = own[0][0], own[1][0]
+    positive = [[text, {**extras, "afa_conds": [[other, others]]}]]
+    expected = sample(comfy_host, b.patcher, b, positive=own[1], negative=negative)
+    assert torch.equal(sample(comfy_host, following, a, positive=positive, negative=negative), expected)
+
+
+def test_kept_maps_between_decisions(flux, comfy_host):
+    a, b, _ = flux
+    file = random_aggregator(a.patcher, 2)
+    at_every_step = ensemble(comfy_host, file, a.patcher, b.patcher)
+    at_second = ensemble(comfy_host, file, a.patcher, b.patcher, decide_every=2)
+    assert mean_difference(sample(comfy_host, at_every_step, a), sample(comfy_host, at_second, a)) > 1e-6
+
+
+def test_an_expert_that_is_never_followed_can_be_left_out(flux, comfy_host):
+    """As a whole only: its text would stay behind where it skips single blocks."""
+    a, b, _ = flux
+    file = certain_aggregator(a.patcher, 2, 1)
+    model = ensemble(comfy_host, file, a.patcher, b.patcher, decide_every=4, skip_below=0.1)
+    assert torch.equal(sample(comfy_host, model, a), sample(comfy_host, b.patcher, a))
+
+
+def test_loras_of_one_expert_and_of_the_ensemble(flux, comfy_host):
+    a, b, _ = flux
+    name = "diffusion_model.double_blocks.1.img_attn.qkv.weight"
+    change = 2 * torch.randn(b.network.double_blocks[1].img_attn.qkv.weight.shape)
+
+    def patched(model):
+        model = model.clone()
+        model.add_patches({name: (change,)}, 1.0)
+        return model
+
+    following = certain_aggregator(a.patcher, 2, 1)
+    plain = sample(comfy_host, b.patcher, a)
+    expected = sample(comfy_host, patched(b.patcher), a)
+    assert mean_difference(plain, expected) > 1e-3
+    of_one = ensemble(comfy_host, following, a.patcher, patched(b.patcher))
+    of_all = patched(ensemble(comfy_host, following, a.patcher, b.patcher))
+    assert torch.equal(sample(comfy_host, of_one, a), expected)
+    assert torch.equal(sample(comfy_host, of_all, a), expected)
+    assert torch.equal(sample(comfy_host, b.patcher, a), plain)
+
+
+def test_three_experts(flux, comfy_host):
+    model = ensemble(comfy_host, random_aggregator(flux[0].patcher, 3), *(case.patcher for case in flux))
+    assert torch.isfinite(sample(comfy_host, model, flux[0])).all()
+
+
+def test_a_replacement_on_the_ensemble_acts_on_every_expert(flux, comfy_host):
+    a, b, _ = flux
+    called = []
+
+    def replacement(call, extra):
+        called.append(1)
+        return extra["original_block"](call)
+
+    model = ensemble(comfy_host, "block average", a.patcher, b.patcher)
+    plain = sample(comfy_host, model, a)
+    patched = model.clone()
+    patched.set_model_patch_replace(replacement, "dit", "double_block", 1)
+    assert torch.equal(sample(comfy_host, patched, a), plain)
+    assert len(called) == 4, "two experts in two steps"
+
+
+# ------------------------------------------------------------------ refused by name
+def refused(comfy_host, match, *models, aggregator="block average", latent=None):
+    from afa_core.host.experts.experts import ExpertError
+
+    with pytest.raises(ExpertError, match=match):
+        model = ensemble(comfy_host, aggregator, *(m.patcher for m in models))
+        sample(comfy_host, model, models[0], latent=latent)
+
+
+def test_families_mixed(flux, comfy_host):
+    refused(comfy_host, "Flux.1.*Chroma|Chroma.*Flux.1", flux[0], load(comfy_host, "tiny_chroma_a"))
+    refused(comfy_host, "Z-Image.*Lumina 2", load(comfy_host, "tiny_lumina_a"), load(comfy_host, "tiny_zimage_a"))
+
+
+def test_an_aggregator_of_another_family(flux, comfy_host):
+    lumina = [load(comfy_host, f"tiny_lumina_{letter}") for letter in "ab"]
+    refused(comfy_host, "Lumina 2.*Flux.1", *flux[:2], aggregator=random_aggregator(lumina[0].patcher, 2))
+
+
+def test_video_latents(comfy_host, pack):
+    cases = [load(comfy_host, f"tiny_cosmos_{letter}") for letter in "ab"]
+    refused(comfy_host, "video of 3 frames", *cases, latent=torch.zeros(1, 16, 3, 8, 8))
+
+
+def test_a_skipped_block_names_the_expert(flux, comfy_host):
+    from afa_core.host.experts.experts import ExpertError
+
+    a, _, _ = flux
+    chroma = [load(comfy_host, f"tiny_chroma_{letter}") for letter in "ab"]
+    chroma[1].network.skip_dit = [2]  # the host's own way to leave a block out
+    model = ensemble(comfy_host, "block average", *(case.patcher for case in chroma))
+    with pytest.raises(ExpertError, match="model_2.*single 2"):
+        sample(comfy_host, model, chroma[0])
