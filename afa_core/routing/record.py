@@ -35,7 +35,7 @@ class Evaluation:
     maps: dict[int, Tensor] = field(default_factory=dict)
 
     def observe(self, point: FusionPoint, shares: Tensor) -> None:
-        """Takes what a fusion decided; stays on its device, so that no step waits for a copy."""
+        """Takes what a fusion decided. It stays on its device until the step has ended: no block waits for a copy."""
         shares = shares.detach()
         self.shares[point.index] = shares.float().mean((2, 3)).expand(len(self.guided), -1)
         height, width = (min(side, MAP_SIZE) for side in shares.shape[-2:])
