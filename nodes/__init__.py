@@ -5,6 +5,8 @@ from comfy_api.latest import ComfyExtension, io
 from ..afa_core.host.files import register_folder
 from ..afa_core.host.scoring.files import register_scorer_folder
 from .auto_merge import AFAAutoMerge
+from .compare import AFACompare
+from .compare_grid import AFACompareClock, AFACompareGrid
 from .conditioning import AFABlendConditioning
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
 from .fusion import AFATrainingFreeFusion
@@ -31,6 +33,9 @@ class AFAExtension(ComfyExtension):
             AFAMergeModels,
             AFAAutoMerge,
             AFAScoreImages,
+            AFACompare,
+            AFACompareClock,
+            AFACompareGrid,
         ]
 
 

@@ -16,14 +16,13 @@ from comfy_api.latest import io
 from ..afa_core.host.experts.fingerprint import clip_digest, patcher_digest, vae_digest
 from ..afa_core.host.merging.auto_merge import Painter, encode_prompts
 from ..afa_core.host.merging.merge import check_mergeable, merge_models
-from ..afa_core.host.scoring.scorers import SCORERS, SIGNED, WHOLE_SET
+from ..afa_core.host.scoring.scorers import NEEDS_REFERENCES, SCORERS, SIGNED, WHOLE_SET
 from ..afa_core.merging.journal import Journal, run_search
 from ..afa_core.merging.recipe import MergeError
 from ..afa_core.merging.search import STRATEGIES, SearchSpace
 from ..afa_core.scoring.statistics import by_prompt, compare
 from .sockets import experts, numbered, schema
 
-NEEDS_REFERENCES = {"CLIP-I"}
 SEARCHABLE = [name for name in SCORERS if name not in WHOLE_SET | NEEDS_REFERENCES]
 
 

@@ -30,9 +30,9 @@ def schema(**settings: Any) -> io.Schema:
     return io.Schema(category=CATEGORY, **{name: value for name, value in settings.items() if name in known})
 
 
-def numbered(socket: type, prefix: str, tooltip: str) -> list[io.Input]:
-    """`prefix`_1 and _2, and optional ones up to the largest ensemble."""
-    return [socket.Input(f"{prefix}_{i}", optional=i > 2, tooltip=f"{tooltip} {i}.") for i in range(1, MAX_EXPERTS + 1)]
+def numbered(socket: type, prefix: str, tooltip: str, least: int = 2, most: int = MAX_EXPERTS) -> list[io.Input]:
+    """`prefix`_1 to _least, and optional ones up to _most."""
+    return [socket.Input(f"{prefix}_{i}", optional=i > least, tooltip=f"{tooltip} {i}.") for i in range(1, most + 1)]
 
 
 def connected(prefix: str, sockets: dict[str, Any]) -> dict[str, Any]:

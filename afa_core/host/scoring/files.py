@@ -21,6 +21,10 @@ class ScorerError(ValueError):
     """A scorer that cannot score; says what is missing or wrong, and what to do."""
 
 
+class MissingFile(ScorerError):
+    """The user does not have a file that a scorer needs."""
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """A file that a scorer needs.
@@ -35,12 +39,12 @@ class WeightsFile:
     save_as: str
 
     def find(self, scorer: str) -> Path:
-        """Raises ScorerError where the user does not have it."""
+        """Raises MissingFile where the user does not have it."""
         for folder in FOLDERS:
             for name in folder_paths.get_filename_list(folder):
                 if re.search(self.pattern, _telling(name)):
                     return Path(folder_paths.get_full_path_or_raise(folder, name))
-        raise ScorerError(
+        raise MissingFile(
             f"{scorer} needs a file that is not in models/{FOLDERS[0]} or models/{FOLDERS[1]}: get {self.source} and save "
             f"it as models/{self.save_as}."
         )

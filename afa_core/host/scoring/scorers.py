@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 import comfy.model_management
@@ -15,7 +16,7 @@ from ...scoring.pictures import fit_into_square
 from . import files
 from .batches import batches
 from .clip_towers import SIZE, ClipTowers
-from .files import ScorerError, read_weights
+from .files import MissingFile, ScorerError, read_weights
 from .image_reward import ImageRewardScorer
 
 
@@ -147,3 +148,15 @@ SIGNED = frozenset({"ImageReward"})
 
 WHOLE_SET = frozenset({"FID", "IS"})
 """Scorers that give one number for all pictures."""
+
+NEEDS_REFERENCES = frozenset({"CLIP-I"})
+"""Scorers that compare with a real picture."""
+
+
+def scores_of(pictures: Tensor, prompt: str) -> dict[str, list[float]]:
+    """Scores [B] of pictures [B, H, W, C] of one prompt, by every scorer of single pictures whose files the user has."""
+    scores = {}
+    for name in SCORERS.keys() - WHOLE_SET - NEEDS_REFERENCES:
+        with suppress(MissingFile):
+            scores[name] = SCORERS[name]()(pictures, [prompt] * len(pictures)).tolist()
+    return {name: scores[name] for name in SCORERS if name in scores}
