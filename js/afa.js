@@ -1,19 +1,21 @@
-// The front end of AFA Ensemble: sockets that grow, the ensemble's face, the routing viewer, the training view.
+// The front end of AFA Ensemble: sockets that grow, the ensemble's face, the routing viewer, the training view, the comparison.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { addComparisonView } from "./compare/node.mjs";
 import { addFace } from "./face.mjs";
 import { growSockets } from "./growing.mjs";
 import { addRoutingViewer, listenToRouting } from "./routing/node.mjs";
 import { addTrainingView, listenToTraining } from "./training/node.mjs";
 
 const GROWING = {
-  AFAEnsembleModel: "model",
-  AFAEnsembleCLIP: "clip",
-  AFATrainer: "model",
-  AFAProbe: "model",
-  AFAMergeModels: "model",
-  AFAAutoMerge: "model",
+  AFAEnsembleModel: ["model"],
+  AFAEnsembleCLIP: ["clip"],
+  AFATrainer: ["model"],
+  AFAProbe: ["model"],
+  AFAMergeModels: ["model"],
+  AFAAutoMerge: ["model"],
+  AFACompare: ["model", "clip", "aggregator"],
 };
 
 const faces = new Map(); // of each AFA Ensemble Model in the workflow: what brings its face up to date
@@ -46,23 +48,20 @@ function keepFace(node) {
 }
 
 app.registerExtension({
-  name: "AFA.Ensemble",
+  name: "afaensemble.nodes",
 
   setup() {
-    const style = document.createElement("link");
-    Object.assign(style, { rel: "stylesheet", href: new URL("./afa.css", import.meta.url).href });
-    document.head.append(style);
     listenToRouting();
     listenToTraining();
     api.addEventListener("graphChanged", refreshFaces);
   },
 
   nodeCreated(node) {
-    const kind = GROWING[node.comfyClass];
-    if (kind) growSockets(node, kind);
+    for (const prefix of GROWING[node.comfyClass] ?? []) growSockets(node, prefix);
     if (node.comfyClass === "AFAEnsembleModel") keepFace(node);
     if (node.comfyClass === "AFARoutingMaps") addRoutingViewer(node);
     if (node.comfyClass === "AFATrainer") addTrainingView(node);
+    if (node.comfyClass === "AFACompare") addComparisonView(node);
   },
 
   afterConfigureGraph: refreshFaces,

@@ -7,6 +7,13 @@ export function element(tag, className = "", text = "") {
   return made;
 }
 
+/** Gives the root of a widget the pack's style sheet. It lies inside it, so that nothing is put into the page of others. */
+export function withStyle(root) {
+  const style = element("link");
+  Object.assign(style, { rel: "stylesheet", href: new URL("./afa.css", import.meta.url).href });
+  root.prepend(style);
+}
+
 /** A labelled slider: {row, input, value}, where `value` is the element that says what is chosen. */
 export function slider(label, { min = 0, max = 1, step = 1, value = 0 } = {}) {
   const row = element("label", "afa-slider");

@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { element } from "./dom.mjs";
+import { element, withStyle } from "./dom.mjs";
 import { faceRemark, faceRows, faceTitle } from "./face_rows.mjs";
 import { originOf, sourceFile, widgetValue } from "./graph.mjs";
 import { colourOf } from "./colours.mjs";
@@ -18,6 +18,7 @@ export function addFace(node) {
   const face = element("div", "afa-face");
   const list = element("div", "afa-face-list");
   face.append(list);
+  withStyle(face);
   face.hidden = true;
   let height = 0;
   let asked = null; // the newest request: an older answer that comes late is dropped

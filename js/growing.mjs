@@ -44,7 +44,7 @@ export function growSockets(node, prefix) {
     }
     if (gap) closeGaps();
     gap = false;
-    const wanted = shown(connections(), descriptions.size);
+    const wanted = shown(connections(), descriptions.size, prefix);
     const [count, height] = [node.inputs.length, node.size[1]];
     for (const { index, number } of sockets().reverse()) if (number > wanted) node.removeInput(index);
     const present = new Set(sockets().map((socket) => socket.number));

@@ -1,6 +1,7 @@
 // Which expert sockets a node shows. Names stay fixed (model_1 ... model_8): only how many are shown changes.
 
-export const LEAST = 2;
+/** How many of each are always shown. */
+const LEAST = { model: 2, clip: 2, aggregator: 1 };
 
 /** The number in a socket's name, such as 3 of "model_3"; 0 for any other socket. */
 export function numberOf(name, prefix) {
@@ -8,9 +9,9 @@ export function numberOf(name, prefix) {
   return match && match[1] === prefix ? Number(match[2]) : 0;
 }
 
-/** How many sockets to show: one more than the last connected, at least two, at most all there are. */
-export function shown(connected, most) {
-  return Math.min(most, Math.max(LEAST, connected.lastIndexOf(true) + 2));
+/** How many sockets to show: one more than the last connected, at least what the prefix asks for, at most all there are. */
+export function shown(connected, most, prefix = "model") {
+  return Math.min(most, Math.max(LEAST[prefix], connected.lastIndexOf(true) + 2));
 }
 
 /** Moves [from, to] that bring connected sockets together at the front, in their order. */

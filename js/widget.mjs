@@ -1,9 +1,11 @@
 // An element on a node, in both renderers.
 
 import { app } from "../../scripts/app.js";
+import { withStyle } from "./dom.mjs";
 
 /** Puts an element on a node, `height` tall at least; the node becomes `width` wide if it is new. */
 export function addWidget(node, name, element, height, width) {
+  withStyle(element);
   element.style.minHeight = `${height}px`;
   element.classList.add("widget-expands"); // takes the node's height in Nodes 2.0 of older front ends
   const widget = node.addDOMWidget(name, name, element, {

@@ -90,7 +90,10 @@ class AFACompare(io.ComfyNode):
             "prompt": inputs["prompt"],
             "scores": inputs["scores"],
             "seeds": seeds,
-            "methods": [{"name": m.name, "networks": m.networks, "stages": len(m.stages)} for m in methods],
+            "subject": [*checkpoints, *names.values()],
+            "methods": [
+                {"key": m.key, "name": m.name, "networks": m.networks, "stages": len(m.stages)} for m in methods
+            ],
         }
         # The host runs first what the last input needs: in this order row after row, so that a row's models stay loaded.
         grid = comparison.graph.node(

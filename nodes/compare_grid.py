@@ -13,12 +13,11 @@ from comfy_api.latest import io, ui
 from ..afa_core.comparison.grid import picture_grid
 from ..afa_core.comparison.table import Row, markdown, table
 from ..afa_core.host.scoring.scorers import scores_of
-from .kept import keep, workflow_id
+from .kept import COMPARISON, keep, workflow_id
 from .sockets import schema
 
 ClockType = io.Custom("AFA_CLOCK")
 PicturesType = io.Custom("AFA_PICTURES")
-COMPARISON = "afa.comparison"
 
 
 class AFACompareClock(io.ComfyNode):
@@ -87,7 +86,8 @@ class AFACompareGrid(io.ComfyNode):
         grid = picture_grid([[picture[0] for picture in row] for row in pictures], names, [f"seed {s}" for s in seeds])
         cells = table(rows)
         shown = {
-            "methods": names, "seeds": seeds, "prompt": plan["prompt"], "table": cells,
+            "methods": [{"key": m["key"], "name": m["name"]} for m in methods],
+            "seeds": seeds, "prompt": plan["prompt"], "subject": plan["subject"], "table": cells,
             "grid": _saved(cls, grid), "pictures": [[_saved(cls, picture) for picture in row] for row in pictures],
         }  # fmt: skip
         keep(COMPARISON, workflow_id(cls.hidden.extra_pnginfo), plan["node"], shown)

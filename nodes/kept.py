@@ -12,6 +12,8 @@ import folder_paths
 
 from ..afa_core.atomic_file import replacing
 
+COMPARISON, CHOICES = "afa.comparison", "afa.choices"
+
 MOST = 32
 """Results that are kept, the newest; one of a routing viewer has half a megabyte."""
 
@@ -38,6 +40,23 @@ def kept(kind: str, workflow: str, node_id: str) -> dict[str, Any] | None:
         return json.loads(_file(kind, workflow, node_id).read_text())
     except (OSError, ValueError):  # a power cut can leave a torn file: nothing is lost but a view
         return None
+
+
+def kept_comparison(workflow: str, node_id: str) -> dict[str, Any] | None:
+    """The last comparison of a node, and the blind choices that were made between these checkpoints."""
+    shown = kept(COMPARISON, workflow, node_id)
+    if shown is None:
+        return None
+    last = kept(CHOICES, workflow, node_id)
+    return {"shown": shown, "choices": last["choices"] if last and last["subject"] == shown["subject"] else []}
+
+
+def keep_choices(workflow: str, node_id: str, choices: list) -> bool:
+    """Replaces the choices of a node's last comparison; False where it has none."""
+    shown = kept(COMPARISON, workflow, node_id)
+    if shown is not None:
+        keep(CHOICES, workflow, node_id, {"subject": shown["subject"], "choices": choices})
+    return shown is not None
 
 
 def _file(kind: str, workflow: str, node_id: str) -> Path:

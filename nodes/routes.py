@@ -6,8 +6,10 @@ from aiohttp import web
 
 from ..afa_core.aggregator.summary import read_summary
 from ..afa_core.host.files import aggregator_names, aggregator_path
-from .kept import kept
+from .kept import keep_choices, kept, kept_comparison
 from .live import ROUTING, last_training, running_server, stop_training
+
+MOST_CHOICES = 10_000
 
 
 def register_routes() -> None:
@@ -19,6 +21,8 @@ def register_routes() -> None:
     routes.get("/afa/routing")(routing)
     routes.get("/afa/training")(training)
     routes.post("/afa/training/stop")(stop)
+    routes.get("/afa/comparison")(comparison)
+    routes.post("/afa/comparison/choices")(choices)
 
 
 async def aggregator(request: web.Request) -> web.Response:
@@ -54,3 +58,18 @@ async def stop(request: web.Request) -> web.Response:
     except (ValueError, LookupError, TypeError, RecursionError):  # no JSON, no such encoding, no object, too deep
         return web.json_response({"error": "expected {run: id}"}, status=400)
     return web.json_response({"stopping": stop_training(run)})
+
+
+async def comparison(request: web.Request) -> web.Response:
+    """The last comparison of a node and the blind choices made on it; null where there is none."""
+    return web.json_response(kept_comparison(*_place(request)))
+
+
+async def choices(request: web.Request) -> web.Response:
+    """Keeps the blind choices of a node's view, all of them at once."""
+    try:
+        data = await request.json()
+        workflow, node, made = str(data["workflow"]), str(data["node"]), list(data["choices"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return web.json_response({"error": "expected {workflow: id, node: id, choices: [...]}"}, status=400)
+    return web.json_response({"kept": keep_choices(workflow, node, made[:MOST_CHOICES])})
