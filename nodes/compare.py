@@ -10,13 +10,14 @@ from comfy_api.latest import io
 
 from ..afa_core.aggregator.file import AggregatorFile
 from ..afa_core.comparison.seeds import parse_seeds
-from ..afa_core.fusion.fusion import StaticFusion
+from ..afa_core.fusion.averages import StaticFusion
 from ..afa_core.fusion.magic import MagicFusion
 from ..afa_core.host.merging.merge import check_mergeable
 from ..afa_core.host.sampling.ensemble import make_ensemble
 from ..afa_core.host.text.clip import ensemble_clip
 from .compare_graph import FUSIONS, ComparisonGraph
 from .fusion import MAGIC
+from .kept import workflow_id
 from .sockets import AggregatorType, connected, experts, label, numbered, schema, source_file
 
 AGGREGATORS = 4
@@ -61,7 +62,7 @@ class AFACompare(io.ComfyNode):
                 io.Image.Output(display_name="pictures", is_output_list=True),
                 io.String.Output(display_name="table"),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.dynprompt, io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.dynprompt, io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             is_output_node=True,
             enable_expand=True,
         )  # fmt: skip
@@ -85,8 +86,9 @@ class AFACompare(io.ComfyNode):
             for row, method in enumerate(methods)
             for column, seed in enumerate(seeds)
         }
+        place = {"workflow": workflow_id(cls.hidden.extra_pnginfo), "node": cls.hidden.unique_id}
         layout = {
-            "node": cls.hidden.unique_id,
+            "place": place,
             "prompt": inputs["prompt"],
             "scores": inputs["scores"],
             "seeds": seeds,
@@ -101,7 +103,9 @@ class AFACompare(io.ComfyNode):
             **{f"clock_{row}_{i}": link for row, links in enumerate(clocks) for i, link in enumerate(links)},
             **dict(reversed(pictures.items())),
         )  # fmt: skip
-        return io.NodeOutput(grid.out(0), grid.out(1), grid.out(2), expand=comparison.graph.finalize())
+        outputs = (grid.out(number) for number in range(3))
+        # With its outputs the host caches where the result is kept, for a run in which nothing is new.
+        return io.NodeOutput(*outputs, ui={"afa_comparison": [place]}, expand=comparison.graph.finalize())
 
 
 def _sockets(inputs: dict[str, Any]) -> list[str]:

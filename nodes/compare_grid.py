@@ -13,7 +13,7 @@ from comfy_api.latest import io, ui
 from ..afa_core.comparison.grid import picture_grid
 from ..afa_core.comparison.table import Row, markdown, table
 from ..afa_core.host.scoring.scorers import scores_of
-from .kept import COMPARISON, keep, workflow_id
+from .kept import COMPARISON, keep
 from .sockets import schema
 
 ClockType = io.Custom("AFA_CLOCK")
@@ -66,7 +66,6 @@ class AFACompareGrid(io.ComfyNode):
                 PicturesType.Output(display_name="pictures"),
                 io.String.Output(display_name="table"),
             ],
-            hidden=[io.Hidden.extra_pnginfo],
             is_deprecated=True,
         )  # fmt: skip
 
@@ -90,9 +89,9 @@ class AFACompareGrid(io.ComfyNode):
             "seeds": seeds, "prompt": plan["prompt"], "subject": plan["subject"], "table": cells,
             "grid": _saved(cls, grid), "pictures": [[_saved(cls, picture) for picture in row] for row in pictures],
         }  # fmt: skip
-        keep(COMPARISON, workflow_id(cls.hidden.extra_pnginfo), plan["node"], shown)
+        keep(COMPARISON, plan["place"]["workflow"], plan["place"]["node"], shown)
         flat = [picture for row in pictures for picture in row]
-        return io.NodeOutput(grid, flat, markdown(cells), ui={"afa_comparison": [shown]})
+        return io.NodeOutput(grid, flat, markdown(cells), ui={"afa_comparison": [plan["place"]]})
 
 
 def _seconds(clocks: list[dict[int, float]], seeds: list[int]) -> list[float]:

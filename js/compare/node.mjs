@@ -11,34 +11,37 @@ const HEIGHT = 420;
 export function addComparisonView(node) {
   const view = new ComparisonView(
     (place) => api.apiURL(`/view?${new URLSearchParams(place)}`),
-    (choices) => keepChoices(node, choices),
+    (choices) => keepChoices(state.place, choices),
   );
+  const state = { view, place: null }; // where the server keeps what the view shows
   addWidget(node, "afa_comparison", view.root, HEIGHT, 480);
   const { onExecuted, onConfigure } = node;
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
-    if (output?.afa_comparison) restore(node, view);
+    const [place] = output?.afa_comparison ?? [];
+    if (place) load(state, place);
   };
   node.onConfigure = function (...args) {
     onConfigure?.apply(this, args);
-    queueMicrotask(() => node.graph && restore(node, view));
+    queueMicrotask(() => node.graph && restore(node, state));
   };
 }
 
-function placeOf(node) {
-  return { workflow: app.rootGraph.id ?? "", node: executionOf(app.rootGraph, node) };
+/** After a reload: the last result of this node in this workflow. */
+function restore(node, state) {
+  const id = executionOf(app.rootGraph, node);
+  if (id !== null) load(state, { workflow: app.rootGraph.id ?? "", node: id });
 }
 
-/** The last result of this node in this workflow, and the choices made on it. */
-async function restore(node, view) {
-  const place = placeOf(node);
-  if (place.node === null) return;
+/** A result, and the choices made on it. */
+async function load(state, place) {
+  state.place = place;
   const answer = await api.fetchApi(`/afa/comparison?${new URLSearchParams(place)}`, { cache: "no-store" });
   const kept = answer.ok ? await answer.json() : null;
-  if (kept) view.show(kept.shown, kept.choices);
+  if (kept && state.place === place) state.view.show(kept.shown, kept.choices);
 }
 
-async function keepChoices(node, choices) {
-  const body = JSON.stringify({ ...placeOf(node), choices });
+async function keepChoices(place, choices) {
+  const body = JSON.stringify({ ...place, choices });
   await api.fetchApi("/afa/comparison/choices", { method: "POST", headers: { "Content-Type": "application/json" }, body });
 }

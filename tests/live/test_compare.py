@@ -1,6 +1,7 @@
 """AFA Compare on a live server: its pictures are those of graphs made by hand, and its rows stay in the host's cache."""
 
 import io
+import urllib.parse
 
 import pytest
 from PIL import Image
@@ -107,3 +108,31 @@ def test_what_does_not_fit_is_refused_before_the_first_picture(server):
             graph["x"]["inputs"].update({name: False for name, value in graph["x"]["inputs"].items() if value is True})
         with pytest.raises(Failure, match=message):
             server.run(graph)
+
+
+def test_a_run_in_which_nothing_is_new_says_where_the_result_is(server):
+    """As when the workflow is opened in another tab: the view there has seen no result yet."""
+    graph = compared(FILES, "1", 2, magic_fusion=False)
+    for _ in range(2):
+        history = server.run(graph)
+        (place,) = history["outputs"]["x"]["afa_comparison"]
+        kept = server.get("/afa/comparison?" + urllib.parse.urlencode(place))
+        assert kept["shown"]["seeds"] == [1] and kept["choices"] == []
+        assert server.images({"outputs": {"x": {"images": [kept["shown"]["grid"], *kept["shown"]["pictures"][0]]}}}, "x")
+
+
+def test_choices_are_kept_until_other_checkpoints_are_connected(server):
+    graph = compared(FILES, "1", 2, magic_fusion=False)
+    (place,) = server.run(graph)["outputs"]["x"]["afa_comparison"]
+    made = [{"prompt": "a", "seed": 1, "methods": ["checkpoint_1", "step_switch"], "winner": None}]
+    assert server.post("/afa/comparison/choices", {**place, "choices": made}) == {"kept": True}
+    address = "/afa/comparison?" + urllib.parse.urlencode(place)
+    graph["x"]["inputs"]["seeds"] = "1-2"
+    server.run(graph)
+    assert server.get(address)["choices"] == made
+    sockets = graph["x"]["inputs"]
+    sockets["model_1"], sockets["model_2"] = sockets["model_2"], sockets["model_1"]
+    sockets["trained_aggregators"] = False
+    server.run(graph)
+    assert server.get(address)["choices"] == []
+    assert server.post("/afa/comparison/choices", {"workflow": "", "node": "no such node", "choices": []}) == {"kept": False}
