@@ -20,6 +20,8 @@ from .untrusted import brief
 ABANDONED = 3600
 """Seconds after which a draft that nobody has written to is what a crash left behind."""
 
+WINDOWS_TRIES = 20
+
 
 class SavingError(OSError):
     """A file that could not be written, in one sentence; what lay there is as before."""
@@ -44,7 +46,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             with draft.open("rb+") as written:
                 os.fsync(written.fileno())  # else a power cut may leave the name on an empty file
-        os.replace(draft, path)
+        _move(draft, path)
     except BaseException as error:
         with suppress(OSError):
             draft.unlink()
@@ -53,6 +55,16 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
                 f"{path.name} could not be saved in {path.parent} ({brief(error)}): make room there, or allow writing."
             ) from error
         raise
+
+
+def _move(draft: Path, path: Path) -> None:
+    """Windows refuses while another program, such as a virus scanner, has one of the two open for a moment."""
+    for _ in range(WINDOWS_TRIES if os.name == "nt" else 0):
+        with suppress(PermissionError):
+            os.replace(draft, path)
+            return
+        time.sleep(0.1)
+    os.replace(draft, path)
 
 
 def check_writable(folder: Path) -> None:

@@ -27,7 +27,7 @@ def keep(kind: str, workflow: str, node_id: str, data: dict[str, Any]) -> None:
     """Replaces the last result of a node. Raises SavingError where it cannot be written."""
     path = _file(kind, workflow, node_id)
     with replacing(path, durable=False) as draft:
-        draft.write_text(json.dumps(data))
+        draft.write_text(json.dumps(data), encoding="utf-8")
     with suppress(OSError):  # the browser may be reading one
         newest = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in newest[MOST:]:
@@ -37,7 +37,7 @@ def keep(kind: str, workflow: str, node_id: str, data: dict[str, Any]) -> None:
 def kept(kind: str, workflow: str, node_id: str) -> dict[str, Any] | None:
     """The last result of a node, or None."""
     try:
-        return json.loads(_file(kind, workflow, node_id).read_text())
+        return json.loads(_file(kind, workflow, node_id).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a power cut can leave a torn file: nothing is lost but a view
         return None
 

@@ -7,11 +7,12 @@ import json
 import comfy.utils
 from comfy_api.latest import io, ui
 
+from ..afa_core.fusion.levels import LevelFusion
 from ..afa_core.host.probing import ProbeSettings, probe
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
 from ..afa_core.probe.plot import probe_plot, probe_table
 from ..afa_core.probe.report import report_of
-from .sockets import experts, numbered, schema
+from .sockets import AggregatorType, experts, numbered, schema
 
 DEFAULTS = ProbeSettings()
 
@@ -53,6 +54,7 @@ class AFAProbe(io.ComfyNode):
                 io.String.Output(display_name="verdict"),
                 io.Image.Output(display_name="plot"),
                 io.String.Output(display_name="report"),
+                AggregatorType.Output(display_name="fusion"),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             is_output_node=True,
@@ -76,4 +78,6 @@ class AFAProbe(io.ComfyNode):
         report["left_out"] = [list(row) for row in folder.skipped]
         plot = probe_plot(report)
         shown = ui.PreviewImage(plot, cls=cls)
-        return io.NodeOutput(probe_table(report), plot, json.dumps(report, indent=1), ui=shown)
+        found = report["level_weights"]
+        fusion = LevelFusion(tuple(found["levels"]), tuple(map(tuple, found["weights"])))
+        return io.NodeOutput(probe_table(report), plot, json.dumps(report, indent=1), fusion, ui=shown)

@@ -45,11 +45,13 @@ class FusionState:
     embeddings: one an expert
     observe:    called with (point, shares) wherever features are fused; shares [B, N, H, W] sum to 1 over the
                 experts, and are [1, N, 1, 1] where they are the same everywhere
+    level:      the noise level [B] as a fraction 0..1 of what training draws from, where it is known
     memory:     what fusions have computed for all points of this evaluation
     """
 
     embeddings: Sequence[Embeddings]
     observe: Callable[[FusionPoint, Tensor], None] | None = None
+    level: Tensor | None = None
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:

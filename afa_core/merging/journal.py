@@ -30,7 +30,7 @@ class Journal:
         if not self.path.exists():
             return {}
         try:
-            content = json.loads(self.path.read_text())
+            content = json.loads(self.path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT or content["identity"] != self.identity:
                 return {}
             return {tuple(entry["taken"]): entry["scores"] for entry in content["tried"]}
@@ -49,7 +49,7 @@ class Journal:
             "tried": [{"taken": vector, "scores": scores} for vector, scores in self.tried.items()],
         }
         with replacing(self.path) as draft:
-            draft.write_text(json.dumps(content, indent=1))
+            draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def score(self, vector: Vector) -> float:
         return arithmetic(self.tried[vector])

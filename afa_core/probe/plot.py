@@ -30,9 +30,10 @@ def probe_table(report: dict[str, Any]) -> str:
         ],
         "Less loss than the best fixed mix, if an aggregator learns the",
         [
-            f"{NAMES[name]}: {100 * row['gain']:+.1f} % (95 %: {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-            for name, row in report["routers"].items()
+            f"{NAMES[name]}: {_gained(row)}" for name, row in report["routers"].items()
         ],
+        "Without training, less loss than the average with equal shares:",
+        [f"weights for every noise level (the output fusion): {_gained(report['level_weights'])}"],
         "How much the experts differ:",
         [
             f"correlation of the errors: {report['diversity']:.4f} (1: nothing to gain)",
@@ -51,6 +52,10 @@ def probe_table(report: dict[str, Any]) -> str:
             ],
         ]
     return "\n\n".join(part if isinstance(part, str) else "\n".join(f"- {line}" for line in part) for part in parts)
+
+
+def _gained(row: dict[str, Any]) -> str:
+    return f"{100 * row['gain']:+.1f} % (95 %: {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
 
 
 def probe_plot(report: dict[str, Any]) -> Tensor:

@@ -19,6 +19,7 @@ from .measure import (
     simplex_minimum,
     sum_one_minimum,
 )
+from .weights import level_weights
 
 SAME_COSINE = 0.9999
 SAME_DISTANCE = 0.01
@@ -91,6 +92,7 @@ def report_of(probe: Probe) -> dict[str, Any]:
         "agreement": agreement,
         "chance": chance,
         "kappa": kappa,
+        "level_weights": {"levels": [level / 1000 for level in probe.levels], **level_weights(grams, probe.seed)},
         "by_level": _by_level(probe, grams, routed, baseline),
         "by_domain": _by_domain(probe, grams),
     }

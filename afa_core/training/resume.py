@@ -46,7 +46,8 @@ def load_state(training: Training, path: Path) -> None:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            # Copied out of the file: Windows lets nothing replace one that a tensor is still mapped to.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
         saved = {name: json.loads(metadata[name]) for name in PLAIN if name in metadata or name not in LATER}
         training.task.module.load_state_dict(_under(tensors, "module."))
         _restore(training.optimizer, _under(tensors, "optimizer."))

@@ -1,5 +1,7 @@
 """The view on Compare AFA Methods: the grid and the table of a run, and the blind choice by keyboard."""
 
+import uuid
+
 import pytest
 
 from tests.browser.page import either
@@ -12,8 +14,8 @@ VIEW = ".afa-compare:not(.afa-empty)"
 
 @pytest.fixture
 def run(canvas):
-    """Runs a comparison of four methods and two seeds on the page."""
-    graph = compared(loaders(EXPERTS, "none"), "1-2", 2, **ROWS)
+    """Runs a comparison of four methods and two seeds on the page; of a prompt of its own, that the host has not in its cache."""
+    graph = compared(loaders(EXPERTS, "none"), "1-2", 2, prompt=uuid.uuid4().hex, **ROWS)
     graph = {name: node for name, node in graph.items() if name not in ("a", "s", "g", "t")}
     del graph["x"]["inputs"]["aggregator_1"]
     canvas.load_api(graph)

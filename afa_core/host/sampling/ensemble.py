@@ -21,6 +21,7 @@ from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
 from ...fusion.fusion import Fusion, FusionError
+from ...fusion.levels import LevelFusion
 from ...fusion.magic import MagicFusion
 from ...fusion.points import FusionPoint
 from ...fusion.sabw_fusion import SABWFusion
@@ -57,7 +58,7 @@ class Ensemble:
 
 
 def make_ensemble(
-    aggregator: AggregatorFile | StaticFusion | MagicFusion,
+    aggregator: AggregatorFile | StaticFusion | LevelFusion | MagicFusion,
     experts: list[Expert],
     start_percent: float = 0.0,
     end_percent: float = 1.0,

@@ -103,6 +103,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
         guided = [side == 0 for side in sides for _ in range(len(x) // len(sides))]
         observers.append(options[RUN].evaluate(call.noise_level, guided))
     samplings = [experts[index].patcher.model.model_sampling for index in running]
+    level = ensemble.experts[0].architecture.noise.level(call.main.model.model_sampling, call.sigma)
     choice = _choice(call, options) if only is None else Choice(ensemble.fusion)
     noisy = without_frames(call.x)
     fusion = fuse_in_first_terms(choice.fusion, samplings, call.sigma, noisy, call.main.model.model_sampling)
@@ -118,7 +119,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
                 strict=True,
             )
             fusion = _releasing(held, fusion)
-            fused = lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe))
+            fused = lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe, level))
             return with_frames(fused, x).to(x.dtype)
 
     def observe(point: FusionPoint, shares: Tensor) -> None:
