@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .fusion import Feature, Fusion, FusionError, FusionState, fuse
+from .fusion import Feature, Fusion, FusionError, FusionState, fuse, logits_of
 from .points import FusionPoint
 
 
@@ -38,7 +38,8 @@ class LevelFusion:
                 return features
             assert state.level is not None
             levels, weights = levels.to(state.level.device), weights.to(state.level.device)  # a copy once a run
-            return fuse(point, features, interpolated(levels, weights, state.level)[..., None, None], state)
+            shares = interpolated(levels, weights, state.level)[..., None, None]
+            return fuse(point, features, logits_of(shares), state)
 
         return fusion
 
