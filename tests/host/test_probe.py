@@ -265,7 +265,7 @@ def probed(pack, comfy_host, folder):
     def run(models, clip, vae, **widgets):
         sockets = {f"model_{i}": model for i, model in enumerate(models, start=1)}
         inputs = {"prompt_folder": str(folder), "resolution": 64, "pictures": 4, "noises": 2, **widgets}
-        verdict, plot, report = comfy_host.call("AFAProbe", clip=clip, vae=vae, **sockets, **inputs)
+        verdict, plot, report, _ = comfy_host.call("AFAProbe", clip=clip, vae=vae, **sockets, **inputs)
         assert plot.shape[0] == 1 and plot.shape[-1] == 3
         return json.loads(report), verdict, plot
 

@@ -34,7 +34,7 @@ def main(pictures: int = 60, noises: int = 8) -> None:
             sockets = {f"model_{i}": model for i, model in enumerate(models, start=1)}
             widgets = {"prompt_folder": str(source), "resolution": SIDE, "pictures": count, "noises": noises}
             started = time.perf_counter()
-            verdict, _, report = host.call("AFAProbe", clip=clip, vae=vae, **sockets, **widgets)
+            verdict, _, report, _ = host.call("AFAProbe", clip=clip, vae=vae, **sockets, **widgets)
             print(f"{verdict}\n\n{time.perf_counter() - started:.0f} s\n")
             return json.loads(report)
 

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Any
 
 import torch
+from torch import autocast
 
 Pause = Callable[[Any], Any]
 PAUSED, RETURNED, RAISED = range(3)
@@ -72,7 +73,7 @@ def _modes(device: torch.device) -> Callable[[], AbstractContextManager]:
     """What torch keeps for every thread by itself, as it is in this one; for another thread to enter."""
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
     kind = device.type
-    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     streams = torch.get_device_module(device) if kind in ("cuda", "xpu") else None
     stream = streams and streams.current_stream(device)
 
@@ -82,8 +83,8 @@ def _modes(device: torch.device) -> Callable[[], AbstractContextManager]:
             stack.enter_context(torch.set_grad_enabled(gradients))
             if streams:
                 stack.enter_context(streams.stream(stream))  # makes its device the current one as well
-            if autocast:
-                stack.enter_context(torch.autocast(kind, autocast))
+            if lower:
+                stack.enter_context(autocast(kind, lower))
             return stack.pop_all()
 
     return enter
