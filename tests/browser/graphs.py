@@ -1,5 +1,7 @@
 """Graphs for the browser tests: an aggregator that names its experts, and a quick ensemble of toys in API format."""
 
+from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 
 from safetensors import safe_open
@@ -12,7 +14,9 @@ from tests.support.aggregators import random_aggregator
 NET = "model.diffusion_model."
 
 
-def put_aggregator(base: Path, name: str, checkpoints: list[str], seed: int = 0) -> None:
+def put_aggregator(
+    base: Path, name: str, checkpoints: list[str], seed: int = 0, digests: Sequence[str] = ()
+) -> None:
     """A random aggregator for checkpoints of SD1.5's topology, in models/afa, that names them in their order."""
     with safe_open(base / "models" / "checkpoints" / checkpoints[0], "pt") as file:
 
@@ -28,7 +32,10 @@ def put_aggregator(base: Path, name: str, checkpoints: list[str], seed: int = 0)
         architecture="SD1.x", channels=tuple(point.channels for point in points), num_experts=len(checkpoints),
         text_width=text, time_width=time, hidden_size=64, num_layers=1, num_heads=8,
     )  # fmt: skip
-    experts = [{"file": file, "sha256": "0" * 64, "prediction": "eps"} for file in checkpoints]
+    experts = [
+        {"file": file, "sha256": digest, "prediction": "eps"}
+        for file, digest in zip(checkpoints, digests or repeat("0" * 64), strict=False)
+    ]
     training = {"objective": "test", "steps": 100, "seed": 0}
     aggregator = random_aggregator(config, seed, experts=experts, training=training)
     save_aggregator(aggregator, base / "models" / "afa" / name)

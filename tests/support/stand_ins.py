@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.browser.graphs import put_aggregator
+from tests.support.identities import digests
 from tests.support.small_clip import small_clip
 
 TOYS = ["tiny_sd15_a", "tiny_sd15_b", "tiny_sd15_c"]
@@ -42,7 +43,8 @@ def stand_ins(base: Path, experts: list[str] = TOYS, sdxl_experts: list[str] = S
                 link = place(checkpoints / f"your_{kind}_{number}.safetensors")
                 link.symlink_to((checkpoints / f"{name}.safetensors").resolve())
         path = place(models / "afa" / "your_aggregator_1_2_3.safetensors")
-        put_aggregator(base, path.name, [f"your_checkpoint_{i}.safetensors" for i in (1, 2, 3)])
+        named = [f"your_checkpoint_{i}.safetensors" for i in (1, 2, 3)]
+        put_aggregator(base, path.name, named, digests=digests(base, named))
         for number, name in enumerate([*sdxl_experts, sdxl_experts[0]], start=1):
             save_file(
                 lora(checkpoints / f"{name}.safetensors", number),

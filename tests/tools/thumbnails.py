@@ -55,6 +55,12 @@ COMMON = {
 KNOWN = {"prompt_folder": "known_pictures", "steps": 240, "evaluate_every": 30}
 """A training on `known_pictures`, which shows something."""
 
+METHODS = [
+    "checkpoint 1", "checkpoint 2", "checkpoint 3", "weighted merge", "step switch", "noise average", "block average",
+    "magic fusion", "AFA",
+]  # fmt: skip
+"""The rows of AFA Compare, in its order."""
+
 Tile = tuple[Image.Image, str]
 
 
@@ -85,12 +91,15 @@ class Runner:
         return [self.saved(alone(self.prompt, loader)) for loader in find(self.prompt, kind)]
 
     def shown(self, source: list) -> Image.Image:
-        """The first picture that an output gives, which the template itself may leave unconnected."""
+        return self.all_shown(source)[0]
+
+    def all_shown(self, source: list) -> list[Image.Image]:
+        """The pictures that an output gives, which the template itself may leave unconnected."""
         prompt = {
             **self.prompt,
             "shown": {"class_type": "PreviewImage", "inputs": {"images": source}, "_meta": {"title": "shown"}},
         }
-        return self.pictures("PreviewImage", prompt)["shown"][0]
+        return self.pictures("PreviewImage", prompt)["shown"]
 
 
 # ------------------------------------------------------------------ what a thumbnail shows
@@ -144,14 +153,18 @@ def left_half(plot: Image.Image) -> Image.Image:
 
 
 def compare_methods(run: Runner) -> Image.Image:
-    settings = {"Seed": 1, "Steps": STEPS, "Switch at step": STEPS // 2, "Guidance": SAMPLING["cfg"]}
-    texts = {"Prompt": PROMPT, "Negative prompt": ""}
-    sampler = {name: SAMPLING[name] for name in ("sampler_name", "scheduler")}
-    changes = {title: {"value": value} for title, value in {**settings, **texts}.items()}
-    size = {"EmptyLatentImage": COMMON["EmptyLatentImage"], "KSampler": sampler, "KSamplerAdvanced": sampler}
-    run.prompt = with_values(template("compare_methods", run.server.get("/object_info")), {**changes, **size})
-    tiles = [(picture, title) for title, (picture,) in run.pictures().items()]
+    (comparison,) = find(run.prompt, "AFACompare")
+    widgets = {"prompt": PROMPT, "negative": "", "width": 64, "height": 64, "seeds": "1", "steps": STEPS, **SAMPLING}
+    run.prompt[comparison]["inputs"] |= widgets
+    pictures = run.all_shown([comparison, 1])
+    tiles = list(zip(pictures, METHODS, strict=True))
     return stacked(tiles[:3], tiles[3:6], tiles[6:])
+
+
+def ensemble_from_file(run: Runner) -> Image.Image:
+    style = {"Style": {"text": "detailed"}, "AFAScoreImages": {"prompt": PROMPT}}
+    run.prompt = with_values(run.prompt, style)
+    return stacked([(run.saved(), "one file, three checkpoints")])
 
 
 def auto_block_merge(run: Runner) -> Image.Image:
@@ -162,7 +175,7 @@ THUMBNAILS: dict[str, Callable[[Runner], Image.Image]] = {
     draw.__name__: draw
     for draw in (
         quick_start, sd15_ensemble, sdxl_with_loras, three_loras, control_and_high_res, probe_experts, train_aggregator,
-        train_from_prompts, compare_methods, auto_block_merge,
+        train_from_prompts, compare_methods, ensemble_from_file, auto_block_merge,
     )
 }  # fmt: skip
 
