@@ -1,4 +1,4 @@
-"""make bench: measures, prints, and writes docs/performance.md. `python -m tests.bench step64` renews one part of it."""
+"""make bench: measures, prints, and writes docs/results/performance.md. `python -m tests.bench step64` renews one part of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .startup import bench_startup
 from .step import bench_step
 from .training import bench_training
 
-REPORT = REPOSITORY / "docs" / "performance.md"
+REPORT = REPOSITORY / "docs" / "results" / "performance.md"
 HEAD = """# Performance
 
 Printed by `make bench` (one part: `python -m tests.bench step64`), which writes this page. Times are those that the processor

@@ -2,7 +2,7 @@
 
 Losses by domain on held-out subjects and on subjects that the experts know, paired differences with bootstrap
 intervals over subjects, the share of the gap to the oracle, and whom the routing follows. Writes
-docs/pocket-results.md.
+docs/results/pocket-results.md.
 """
 
 import argparse
@@ -172,7 +172,7 @@ def main() -> None:
         ("Subjects that the experts know, and the aggregator does not", folder.known()),
     ):
         text += f"\n## {title}\n\n{report(evaluate(running, pictures, looks))}\n"
-    (common.REPO / "docs" / "pocket-results.md").write_text(text)
+    (common.REPO / "docs" / "results" / "pocket-results.md").write_text(text)
     print(text)
 
 

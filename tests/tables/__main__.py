@@ -1,7 +1,7 @@
 """make tables: every system of the paper on the pocket experts. python -m tests.tables [--budget full|short|quick]
 
 Goes on where a stopped run was: every finished row is on disk, under a fingerprint of the weights and settings that
-it depends on. `quick` writes beside docs/tables.md.
+it depends on. `quick` writes beside docs/results/tables.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> None:
     ask.add_argument("--budget", choices=BUDGETS, default="full")
     budget = BUDGETS[ask.parse_args().budget]
     text = document(start(budget))
-    path = FOLDER / "quick.md" if budget is QUICK else REPOSITORY / "docs" / "tables.md"
+    path = FOLDER / "quick.md" if budget is QUICK else REPOSITORY / "docs" / "results" / "tables.md"
     path.write_text(text)
     print(f"{text}\nwritten to {path.relative_to(REPOSITORY)}")
 

@@ -1,4 +1,4 @@
-"""docs/tables.md: in which order things are measured, and the words around the tables."""
+"""docs/results/tables.md: in which order things are measured, and the words around the tables."""
 
 from __future__ import annotations
 

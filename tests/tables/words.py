@@ -1,4 +1,4 @@
-"""The text of docs/tables.md around its tables."""
+"""The text of docs/results/tables.md around its tables."""
 
 from __future__ import annotations
 
