@@ -1,4 +1,4 @@
-"""The README's memory tables are those that the command prints, and its counts are the published ones."""
+"""The memory tables are those that the command prints, and their counts are the published ones."""
 
 import pytest
 
@@ -6,9 +6,15 @@ from tests.support.comfy.bootstrap import REPOSITORY
 from tests.tools.memory_table import aggregator_parameters, lora_table, table
 
 
-def test_the_readme_holds_the_tables_as_printed():
-    readme = (REPOSITORY / "README.md").read_text()
-    assert table() in readme and lora_table() in readme
+def test_the_page_holds_the_tables_as_printed():
+    page = (REPOSITORY / "docs" / "results" / "memory.md").read_text()
+    assert table() in page and lora_table() in page
+
+
+def test_the_readme_has_rows_of_them():
+    rows = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.endswith("GB |")]
+    assert len(rows) >= 4
+    assert set(rows) <= set(table().splitlines())
 
 
 @pytest.mark.parametrize(
