@@ -70,7 +70,6 @@ class Flux(Transformer):
 class Chroma(Flux):
     title = "Chroma"
     arguments = arguments_of(ChromaNetwork.forward)
-    own = {"c_crossattn": "context", "guidance": "guidance", "attention_mask": "attention_mask"}
     network = ChromaNetwork
 
     def name(self, model: BaseModel) -> str:

@@ -97,13 +97,13 @@ def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tup
         encoded = comfy.samplers.encode_model_conds(
             model.extra_conds, [entry], noise, noise.device, "positive", latent_image=noise, denoise_mask=None, seed=0
         )[0]["model_conds"]
-    unknown = encoded.keys() - expert.architecture.own.keys()
+    tensors = {name: value.cond for name, value in encoded.items() if isinstance(value.cond, Tensor)}
+    unknown = tensors.keys() - expert.architecture.own.keys()
     if unknown:
         raise ExpertError(
             f"{expert.label} reads more than a prompt ({', '.join(sorted(unknown))}): only plain "
             "text-to-picture checkpoints can be trained on."
         )
-    tensors = {name: value.cond for name, value in encoded.items() if isinstance(value.cond, Tensor)}
     return {name: cond.float() if cond.is_floating_point() else cond for name, cond in tensors.items()}
 
 

@@ -122,6 +122,7 @@ class HostExperts:
             **dict.fromkeys(expert.architecture.arguments),
             "x": sampling.calculate_input(sigma, noisy),
             "timesteps": sampling.timestep(sigma).float(),
+            "control": None,
             "transformer_options": {**own, "optimized_attention_override": _differentiable_attention},
         }
         return expert_stream(expert, inputs, text, checkpointing=self.checkpointing)

@@ -1,0 +1,87 @@
+"""Aggregators learn on transformers: on flow models, with gradients through the host's blocks."""
+
+import pytest
+import torch
+
+from tests.support.ensembles import random_aggregator
+from tests.support.transformers import conditioning, load
+
+FAMILIES = ["flux", "chroma", "lumina", "qwen", "cosmos"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def cases(request, comfy_host):
+    return [load(comfy_host, f"tiny_{request.param}_{letter}") for letter in "ab"]
+
+
+def experts_of(cases, checkpointing):
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.training.frozen_experts import HostExperts
+
+    experts = HostExperts([Expert(c.patcher, f"model_{i}") for i, c in enumerate(cases, start=1)], checkpointing)
+    experts.load([2, 16, 8, 6])
+    return experts
+
+
+def texts_of(cases, experts):
+    from afa_core.host.text.captions import network_text
+
+    (cond, extras) = conditioning(cases[0], 3)[0]
+    texts = [
+        network_text(expert, cond, {k: v for k, v in extras.items() if torch.is_tensor(v)}, (8, 6))
+        for expert in experts.experts
+    ]
+    return [{name: torch.cat([tensor, tensor]) for name, tensor in text.items()} for text in texts]
+
+
+def losses(cases, checkpointing=False):
+    """Of one batch, with the gradient of every parameter of a random aggregator by name."""
+    from afa_core.aggregator.sabw import Aggregator
+    from afa_core.fusion.sabw_fusion import SABWFusion
+    from afa_core.host.training.frozen_experts import outside_inference
+
+    file = random_aggregator(cases[0].patcher, 2)
+    with outside_inference():
+        experts = experts_of(cases, checkpointing)
+        aggregator = Aggregator(file.config)
+        aggregator.load_state_dict({key: tensor.clone() for key, tensor in file.state.items()})
+        random = torch.Generator().manual_seed(4)
+        latents, noise = (torch.randn(2, 16, 8, 6, generator=random) for _ in range(2))
+        sigma = experts.sigma(torch.tensor([0.3, 0.9]))
+        noisy = experts.noised(latents, noise, sigma)
+        prediction = experts.predict(SABWFusion(aggregator), noisy, sigma, texts_of(cases, experts))
+        loss = (prediction - experts.target(latents, noisy, sigma)).square().mean()
+        loss.backward()
+    return loss.detach(), {name: p.grad for name, p in aggregator.named_parameters()}, experts
+
+
+def test_every_parameter_learns_and_recomputing_changes_nothing(cases):
+    loss, gradients, _ = losses(cases)
+    assert torch.isfinite(loss)
+    assert not [name for name, g in gradients.items() if g is None or not torch.isfinite(g).all()]
+    silent = [name for name, g in gradients.items() if not g.any()]
+    assert not silent
+    again, recomputed, _ = losses(cases, checkpointing=True)
+    assert torch.equal(loss, again)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_levels_of_noise(cases):
+    """A level is a fraction of the model's own range, with its shift; the target is what denoises to the picture."""
+    _, _, experts = losses(cases)
+    sampling = experts.experts[0].patcher.model.model_sampling
+    levels = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.999])
+    sigma = experts.sigma(levels)
+    assert (sigma.diff() > 0).all()
+    assert float(sampling.sigma_min) <= sigma[0]
+    assert sigma[-1] <= float(sampling.sigma_max)
+    latents, noise = torch.randn(5, 16, 4, 4), torch.randn(5, 16, 4, 4)
+    noisy = experts.noised(latents, noise, sigma)
+    target = experts.target(latents, noisy, sigma)
+    assert torch.isfinite(target).all()
+    torch.testing.assert_close(experts.denoised(target, noisy, sigma), latents, rtol=1e-3, atol=1e-3)
+    expected = noise - latents if cases[0].family != "cosmos" else target
+    torch.testing.assert_close(target[1:], expected[1:], rtol=1e-3, atol=1e-3)
+    snr = experts.snr(sigma)
+    assert (snr.diff() < 0).all()
