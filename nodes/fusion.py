@@ -6,10 +6,12 @@ from comfy_api.latest import io
 
 from ..afa_core.fusion.averages import STATIC_METHODS, StaticFusion
 from ..afa_core.fusion.magic import MODES, REFERENCES, MagicFusion
+from ..afa_core.fusion.variance import MaxFusion
 from ..afa_core.numbers import parse_numbers
 from .sockets import AggregatorType, schema
 
 MAGIC = "magic fusion"
+VARIANCE = "max fusion"
 
 
 class AFATrainingFreeFusion(io.ComfyNode):
@@ -19,13 +21,14 @@ class AFATrainingFreeFusion(io.ComfyNode):
             node_id="AFATrainingFreeFusion",
             display_name="AFA Training-Free Fusion",
             description="Fuses experts by a fixed rule, without a trained aggregator.",
-            search_aliases=["average models", "noise average", "block average", "magicfusion", "saliency"],
+            search_aliases=["average models", "noise average", "block average", "magicfusion", "maxfusion", "saliency"],
             inputs=[
                 io.Combo.Input(
-                    "method", options=[*STATIC_METHODS, MAGIC],
+                    "method", options=[*STATIC_METHODS, MAGIC, VARIANCE],
                     tooltip="block average: the features after every block. noise average: only the predictions. "
                     "last block average: the features before the last block, and the predictions. magic fusion: at every "
-                    "position the model on which the prompt has the most effect.",
+                    "position the model on which the prompt has the most effect. max fusion: at every position, after every block, "
+                    "the model whose feature varies the most.",
                 ),
                 io.String.Input(
                     "weights", default="", optional=True,
@@ -67,4 +70,6 @@ class AFATrainingFreeFusion(io.ComfyNode):
     def execute(cls, method: str, weights: str = "", temperatures: str = "", **settings) -> io.NodeOutput:
         if method == MAGIC:
             return io.NodeOutput(MagicFusion(parse_numbers("The temperatures", temperatures), **settings))
+        if method == VARIANCE:
+            return io.NodeOutput(MaxFusion())
         return io.NodeOutput(StaticFusion(method, parse_numbers("The weights", weights)))

@@ -259,3 +259,26 @@ def test_an_ablated_aggregator_goes_without(ablation):
     }[ablation]
     assert changed(tiny_aggregator()).abs().max() > 1e-3
     assert changed(tiny_aggregator(ablations=(ablation,))).abs().max() < 1e-12
+
+
+def test_max_fusion_follows_the_larger_variance_position_by_position():
+    from afa_core.fusion.variance import MaxFusion
+
+    quiet = torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
+    loud = 3 * quiet.flip(1) + 1
+    mixed = [quiet.clone(), loud.clone()]
+    mixed[0][..., :2], mixed[1][..., :2] = loud[..., :2], quiet[..., :2]
+    seen = []
+    state = FusionState([], lambda point, shares: seen.append(shares))
+    fused = MaxFusion().bind(POINTS, 2)(POINTS[1], mixed, state)
+    assert torch.equal(fused[0], loud)
+    assert fused[1] is fused[0]
+    assert torch.equal(seen[0][:, 0], torch.ones(2, 3, 4).index_fill(2, torch.tensor([2, 3]), 0.0))
+
+
+def test_max_fusion_of_equal_features_changes_nothing():
+    from afa_core.fusion.variance import MaxFusion
+
+    feature = torch.randn(1, 4, 2, 2)
+    fused = MaxFusion().bind(POINTS, 3)(POINTS[0], [feature, feature.clone(), feature.clone()], FusionState([]))
+    assert torch.equal(fused[0], feature)

@@ -39,7 +39,8 @@ def test_neutral_ensembles_equal_plain_models(twins, comfy_host):
 def test_fusions_differ_and_are_recorded(twins, comfy_host):
     a, b = twins
     results = []
-    for method in ("block average", "noise average", "last block average", random_aggregator(a.patcher, 2)):
+    methods = ("block average", "noise average", "last block average", "max fusion", random_aggregator(a.patcher, 2))
+    for method in methods:
         model = ensemble(comfy_host, method, a.patcher, b.patcher)
         results.append(sample(comfy_host, model, a))
         assert torch.isfinite(results[-1]).all()

@@ -26,6 +26,7 @@ from ...fusion.magic import MagicFusion
 from ...fusion.points import FusionPoint
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
+from ...fusion.variance import MaxFusion
 from ...routing.record import RoutingRecord
 from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype
 from ..experts.identity import check_identity
@@ -58,7 +59,7 @@ class Ensemble:
 
 
 def make_ensemble(
-    aggregator: AggregatorFile | StaticFusion | LevelFusion | MagicFusion,
+    aggregator: AggregatorFile | StaticFusion | LevelFusion | MagicFusion | MaxFusion,
     experts: list[Expert],
     start_percent: float = 0.0,
     end_percent: float = 1.0,
