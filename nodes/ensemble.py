@@ -144,7 +144,7 @@ class LoadAFAEnsemble(io.ComfyNode):
         aggregator = load_aggregator(aggregator_path(aggregator_name))
         loaded = load_experts(aggregator)
         names = [f"model_{i} ({expert.file})" for i, expert in enumerate(loaded, start=1)]
-        models = [Expert(expert.model, name) for expert, name in zip(loaded, names, strict=True)]
+        models = [Expert(expert.patcher, name) for expert, name in zip(loaded, names, strict=True)]
         model = make_ensemble(aggregator, models, skip_below=skip_below, decide_every=decide_every)
         # A file of a network alone brings neither: another expert's serve, as they did in its training.
         vae = next((expert.vae for expert in loaded if expert.vae is not None), None)

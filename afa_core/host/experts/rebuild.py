@@ -23,7 +23,7 @@ class LoadedExpert:
     """One expert. clip, vae: None where its file holds none."""
 
     file: str
-    model: ModelPatcher
+    patcher: ModelPatcher
     clip: CLIP | None
     vae: VAE | None
 
@@ -85,7 +85,7 @@ def _base(folder: str, path: Path) -> LoadedExpert:
 
 
 def _loaded(name: str, expert: dict[str, Any], base: LoadedExpert, loras: list[Path]) -> LoadedExpert:
-    model, clip = base.model, base.clip
+    model, clip = base.patcher, base.clip
     for lora, file in zip(expert.get("loras", []), loras, strict=True):
         state = comfy.utils.load_torch_file(str(file), safe_load=True)
         model, clip = comfy.sd.load_lora_for_models(model, clip, state, lora["strength"], lora["strength_clip"])
@@ -94,4 +94,4 @@ def _loaded(name: str, expert: dict[str, Any], base: LoadedExpert, loras: list[P
             f"{name} was trained with {named(expert)}, and your files of these names hold other LoRAs: load and patch the "
             "checkpoints as for its training, and connect them to AFA Ensemble Model."
         )
-    return replace(base, model=model, clip=clip)
+    return replace(base, patcher=model, clip=clip)
