@@ -290,6 +290,53 @@ def test_training_on_experts_that_share_a_network(shop, checkpointing):
 
 
 # ------------------------------------------------------------------ transformers
+def test_gradients_of_a_transformer_computed_again(comfy_host, pack):
+    """A block is run again in the backward pass: with the LoRA of its own expert."""
+    import comfy.model_management as memory
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    from afa_core.fusion.fusion import FusionState
+    from afa_core.fusion.lockstep import lockstep
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.experts.networks import share_networks
+    from afa_core.host.experts.streams import expert_stream
+    from afa_core.host.training.frozen_experts import make_trainable, outside_inference
+    from tests.support.transformers import load
+
+    case = load(comfy_host, "tiny_flux_a")
+    lora = make_lora(comfy_host.base, case.patcher, name="flux_gradients", everywhere=True)
+    patched = comfy_host.call("LoraLoaderModelOnly", model=case.patcher, lora_name=lora, strength_model=0.5)[0]
+    experts = share_networks([Expert(case.patcher, "model_1"), Expert(patched, "model_2")])
+    options = {"optimized_attention_override": lambda f, *a, **k: attention_pytorch(*a, **k)}
+
+    def gradient(checkpointing):
+        move = torch.zeros(1, case.points[0].channels, 1, 1, requires_grad=True)
+
+        def fusion(point, features, state):
+            mean = sum(features) / 2
+            return [mean + move if point.index == 0 else mean] * 2
+
+        streams, embeddings = zip(
+            *(
+                expert_stream(expert, case.named(case.inputs(batch=1), None, dict(options)), {}, (), checkpointing)
+                for expert in experts
+            ),
+            strict=True,
+        )
+        lockstep(streams, case.points, fusion, FusionState(embeddings)).square().sum().backward()
+        return move.grad
+
+    with outside_inference():
+        loaded = [experts[0].patcher, experts[1].beside]
+        for patcher in loaded:
+            make_trainable(patcher.model)
+        memory.load_models_gpu(loaded)
+        for patcher in loaded:
+            patcher.model.requires_grad_(False)
+        kept, again = gradient(False), gradient(True)
+    assert kept.abs().max() > 0 and torch.equal(kept, again)
+
+
 @pytest.mark.parametrize("name", ["tiny_flux_a", "tiny_qwen_a"])
 def test_experts_of_a_transformer(comfy_host, pack, name):
     """Each in a thread of its own, all on one network, in lockstep."""
