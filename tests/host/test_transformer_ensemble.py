@@ -162,6 +162,34 @@ def test_an_aggregator_of_another_family(flux, comfy_host):
     refused(comfy_host, "Lumina 2.*Flux.1", *flux[:2], aggregator=random_aggregator(lumina[0].patcher, 2))
 
 
+@pytest.mark.parametrize("place", ["model_1", "model_2", "the ensemble"])
+@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
+def test_step_caches(flux, comfy_host, node, place):
+    from afa_core.host.experts.experts import ExpertError
+
+    def cached(model):
+        return comfy_host.call(node, model=model)[0]
+
+    models = [case.patcher for case in flux[:2]]
+    if place != "the ensemble":
+        index = int(place[-1]) - 1
+        models[index] = cached(models[index])
+    with pytest.raises(ExpertError, match=f"(?i){place} has {node}"):
+        model = ensemble(comfy_host, "block average", *models)
+        sample(comfy_host, cached(model), flux[0])
+
+
+def test_the_cache_of_flux(flux, comfy_host):
+    """Newer hosts have the node; what tells it is the class of its patch."""
+    from afa_core.host.experts.experts import ExpertError
+
+    patch = type("KV_Attn_Input", (), {"__call__": lambda self, q, k, v, **_: {}})()
+    model = ensemble(comfy_host, "block average", *(case.patcher for case in flux[:2]))
+    model.set_model_attn1_patch(patch)
+    with pytest.raises(ExpertError, match="Flux KV Cache"):
+        sample(comfy_host, model, flux[0])
+
+
 def test_video_latents(comfy_host, pack):
     cases = [load(comfy_host, f"tiny_cosmos_{letter}") for letter in "ab"]
     refused(comfy_host, "video of 3 frames", *cases, latent=torch.zeros(1, 16, 3, 8, 8))

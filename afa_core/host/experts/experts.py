@@ -17,6 +17,7 @@ from ...merging.blocks import Blocks
 from ..architectures.architecture import Architecture
 from ..architectures.families import architecture_of, supported
 from .beside import Patch, PatchesBeside, changes_weight
+from .step_caches import step_cache
 
 KEY = "afa"
 """Under which a patcher carries what makes it an ensemble."""
@@ -179,11 +180,16 @@ def later_patches(
     return patched
 
 
-def check_not_compiled(patcher: ModelPatcher, label: str, objects: dict[str, Any]) -> None:
-    """Raises ExpertError where the network itself was compiled or replaced: it cannot be run block by block.
+def check_runs_in_blocks(patcher: ModelPatcher, label: str, objects: dict[str, Any]) -> None:
+    """Raises ExpertError where the network cannot be run block by block: it was compiled or replaced, or is cached.
 
     objects: object patches that are known to be sound.
     """
+    if cache := step_cache(patcher):
+        raise ExpertError(
+            f"{label} has {cache}, which uses again what one network computed in an earlier step, and an ensemble has "
+            "several: remove that node."
+        )
     compiled = "torch.compile" in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {})
     replaced = [n for n, obj in patcher.object_patches.items() if objects.get(n) is not obj]
     if compiled or "diffusion_model" in replaced:
@@ -195,7 +201,7 @@ def check_not_compiled(patcher: ModelPatcher, label: str, objects: dict[str, Any
 
 def _check_supported(expert: Expert) -> None:
     _ = expert.architecture
-    check_not_compiled(expert.patcher, expert.label, {})
+    check_runs_in_blocks(expert.patcher, expert.label, {})
     if expert.patcher.get_attachment(KEY) is not None:
         raise ExpertError(
             f"{expert.label} is an ensemble itself: connect its checkpoints to this AFA Ensemble Model, one a socket."

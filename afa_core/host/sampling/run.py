@@ -22,7 +22,7 @@ from ..experts.experts import (
     Expert,
     ExpertError,
     check_adds,
-    check_not_compiled,
+    check_runs_in_blocks,
     compute_dtype,
     later_patches,
     later_weights,
@@ -72,7 +72,7 @@ def experts_of(main: ModelPatcher) -> list[Expert]:
 def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: dict, registered) -> None:
     """Before a run is prepared: the experts take over what was put on the ensemble, scheduled LoRAs included."""
     ensemble = ensemble_of(main)
-    check_not_compiled(main, "The ensemble", ensemble.objects)
+    check_runs_in_blocks(main, "The ensemble", ensemble.objects)
     if any(expert.beside for expert in ensemble.experts):
         check_adds(later_weights(main, ensemble.weights))
     patchers = [main]
