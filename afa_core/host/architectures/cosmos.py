@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .architecture import Inputs
-from .transformer import Transformer, arguments_of
+from .transformer import Transformer, arguments_of, network_of
 from .transformer_stream import Block
 
 
@@ -29,7 +29,7 @@ class Cosmos(Transformer):
     )
 
     def matches(self, model: BaseModel) -> bool:
-        return isinstance(model.diffusion_model, MiniTrainDIT) and not getattr(model, "image_to_video", False)
+        return isinstance(network_of(model), MiniTrainDIT) and not getattr(model, "image_to_video", False)
 
     def name(self, model: BaseModel) -> str:
         return "Anima" if self.adapts_text(model) else "Cosmos-Predict2"
@@ -53,13 +53,13 @@ class Cosmos(Transformer):
         return network.patch_spatial
 
     def text_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.blocks[0].cross_attn.context_dim
+        return network_of(model).blocks[0].cross_attn.context_dim
 
     def time_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.model_channels
+        return network_of(model).model_channels
 
     def adapts_text(self, model: BaseModel) -> bool:
-        return hasattr(model.diffusion_model, "llm_adapter")
+        return hasattr(network_of(model), "llm_adapter")
 
     def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(model.diffusion_model.blocks))}
+        return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(network_of(model).blocks))}

@@ -10,7 +10,7 @@ from comfy.model_base import BaseModel
 from torch import Tensor, nn
 
 from .architecture import Inputs
-from .transformer import TIME_WIDTH, Transformer, arguments_of, sinusoid
+from .transformer import TIME_WIDTH, Transformer, arguments_of, network_of, sinusoid
 from .transformer_stream import Block
 
 
@@ -25,10 +25,10 @@ class Flux(Transformer):
     network: type[nn.Module] = FluxNetwork
 
     def matches(self, model: BaseModel) -> bool:
-        return type(model.diffusion_model) is self.network
+        return type(network_of(model)) is self.network
 
     def name(self, model: BaseModel) -> str:
-        return "Flux.2" if self._has_shared_modulation(model.diffusion_model) else "Flux.1"
+        return "Flux.2" if self._has_shared_modulation(network_of(model)) else "Flux.1"
 
     def blocks(self, network: Any) -> list[Block]:
         double = [Block(f"double {i}", m, ("double_block", i)) for i, m in enumerate(network.double_blocks)]
@@ -49,17 +49,17 @@ class Flux(Transformer):
         return network.out_channels // network.patch_size**2
 
     def text_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.hidden_size
+        return network_of(model).hidden_size
 
     def time_width(self, model: BaseModel) -> int:
-        network = model.diffusion_model
+        network = network_of(model)
         return TIME_WIDTH if self._has_shared_modulation(network) else network.hidden_size
 
     def prompt_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.params.context_in_dim
+        return network_of(model).params.context_in_dim
 
     def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        network = model.diffusion_model
+        network = network_of(model)
         blocks = {f"D{i:02}": (f"double_blocks.{i}.",) for i in range(len(network.double_blocks))}
         return blocks | {f"S{i:02}": (f"single_blocks.{i}.",) for i in range(len(network.single_blocks))}
 

@@ -9,7 +9,7 @@ from comfy.model_base import BaseModel
 from torch import Tensor
 
 from .architecture import Inputs
-from .transformer import Transformer, arguments_of
+from .transformer import Transformer, arguments_of, network_of
 from .transformer_stream import Block
 
 
@@ -20,7 +20,7 @@ class Lumina(Transformer):
     topology = ("in_channels", "patch_size", "dim", "n_layers", "cap_feat_dim", "pad_tokens_multiple")
 
     def matches(self, model: BaseModel) -> bool:
-        return type(model.diffusion_model) is NextDiT
+        return type(network_of(model)) is NextDiT
 
     def name(self, model: BaseModel) -> str:
         return "Z-Image" if model.model_config.unet_config.get("z_image_modulation") else "Lumina 2"
@@ -40,13 +40,13 @@ class Lumina(Transformer):
         return network.dim
 
     def text_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.dim
+        return network_of(model).dim
 
     def time_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.layers[0].adaLN_modulation[-1].in_features
+        return network_of(model).layers[0].adaLN_modulation[-1].in_features
 
     def prompt_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.cap_embedder[-1].in_features
+        return network_of(model).cap_embedder[-1].in_features
 
     def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        return {f"L{i:02}": (f"layers.{i}.",) for i in range(len(model.diffusion_model.layers))}
+        return {f"L{i:02}": (f"layers.{i}.",) for i in range(len(network_of(model).layers))}

@@ -9,7 +9,7 @@ from comfy.model_base import BaseModel
 from torch import Tensor
 
 from .architecture import Inputs
-from .transformer import Transformer, arguments_of
+from .transformer import Transformer, arguments_of, network_of
 from .transformer_stream import Block
 
 
@@ -21,7 +21,7 @@ class QwenImage(Transformer):
     topology = ("in_channels", "num_layers")
 
     def matches(self, model: BaseModel) -> bool:
-        return type(model.diffusion_model) is QwenImageTransformer2DModel
+        return type(network_of(model)) is QwenImageTransformer2DModel
 
     def name(self, model: BaseModel) -> str:
         return "Qwen-Image"
@@ -36,13 +36,13 @@ class QwenImage(Transformer):
         return network.inner_dim
 
     def text_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.inner_dim
+        return network_of(model).inner_dim
 
     def time_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.inner_dim
+        return network_of(model).inner_dim
 
     def prompt_width(self, model: BaseModel) -> int:
-        return model.diffusion_model.txt_in.in_features
+        return network_of(model).txt_in.in_features
 
     def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        return {f"B{i:02}": (f"transformer_blocks.{i}.",) for i in range(len(model.diffusion_model.transformer_blocks))}
+        return {f"B{i:02}": (f"transformer_blocks.{i}.",) for i in range(len(network_of(model).transformer_blocks))}

@@ -72,7 +72,7 @@ class Transformer(Architecture):
         return torch.cat((hidden[:, :start], tokens, hidden[:, start + tokens.shape[1] :]), dim=1)
 
     def points(self, model: BaseModel) -> list[FusionPoint]:
-        network = model.diffusion_model
+        network = network_of(model)
         names = [block.name for block in self.blocks(network)]
         points = [FusionPoint(i, name, self.width(network), self.patch_size(network)) for i, name in enumerate(names)]
         return [*points, FusionPoint(len(names), "prediction", self.latent_channels(network), 1)]
@@ -88,7 +88,7 @@ class Transformer(Architecture):
         embeddings = Embeddings()
         if all(point.index in left_out for point in self.points(model)):
             return absent(), embeddings
-        network = model.diffusion_model
+        network = network_of(model)
         if self.has_frames and inputs["x"].ndim == 4:
             inputs = {**inputs, "x": inputs["x"].unsqueeze(2)}
         if torch.is_grad_enabled():
@@ -110,6 +110,11 @@ class Transformer(Architecture):
             self.blocks(network), inputs["transformer_options"], start, exchange,
         )  # fmt: skip
         return run.stream(inputs["x"].device, checkpointing), embeddings
+
+
+def network_of(model: Any) -> Any:
+    """The network of a host's model, of whatever class."""
+    return model.diffusion_model
 
 
 def arguments_of(forward: Callable) -> tuple[str, ...]:
