@@ -42,4 +42,4 @@ def test_a_template_runs_to_the_end(live_server, files, name):
         assert picture.width == widths.get(name, 64)
         assert len(picture.getcolors(picture.width * picture.height)) > 100
     for node in find(prompt, "PreviewAny"):
-        assert len(history["outputs"][node]["text"][0]) > 100
+        assert len(history["outputs"][node]["text"][0]) > 60  # the scores of one picture are the shortest
