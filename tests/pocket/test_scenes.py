@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from tests.pocket import common, data, hostrun, text
-from tests.pocket.scenes import models, pairs, pictures, rows, statistics
+from tests.pocket import data, hostrun
+from tests.pocket.scenes import checkpoints, models, pairs, pictures, rows, statistics
 
 HELD_OUT, WATCHED = ("known", "experts_only", "held_out"), ("watched_known", "watched_experts_only", "watched_unseen")
 
@@ -41,18 +41,22 @@ def test_the_base_sees_no_subject_that_only_experts_learn(lines):
     assert not seen & {code for row in lines if "known" not in row[0] for code in row[1:]}
 
 
-def test_a_scenes_caption_fills_a_chunk_a_subject(comfy_host, tmp_path):
-    caption = pictures.caption(("twemoji, mango, food fruit", "twemoji, runner, person activity"))
-    clip = hostrun.load(nodes := hostrun.start(tmp_path), "pocket_base")[1]
-    ours = text.TextEncoder()
-    from safetensors.torch import load_file
-
-    words = load_file(common.WEIGHTS / "text_encoder.safetensors")
-    ours.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in words.items()})
-    ids = models.tokenize([("twemoji, mango, food fruit", "twemoji, runner, person activity")])
+def test_a_scenes_caption_is_read_as_the_host_reads_it(comfy_host, tmp_path):
+    """One chunk a subject, by the very checkpoint that the host loads."""
+    parts = ("twemoji, mango, food fruit", "twemoji, runner, person activity")
+    nodes = hostrun.start(tmp_path)
+    checkpoints.ensure(tmp_path, [checkpoints.BASE])
+    clip = hostrun.load(nodes, checkpoints.BASE)[1]
     with torch.inference_mode():
-        theirs = nodes.CLIPTextEncode().encode(clip, caption)[0][0][0]
-        torch.testing.assert_close(ours(ids[0]).flatten(0, 1)[None], theirs, atol=1e-4, rtol=1e-4)
+        theirs = nodes.CLIPTextEncode().encode(clip, pictures.caption(parts))[0][0][0]
+        assert theirs.shape == (1, 48, 64)
+        torch.testing.assert_close(models.base().context(models.tokenize([parts])), theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_near_experts_are_moved_from_the_scenes_base_and_small():
+    moved = models.moves("near")
+    assert 0.02 < moved["length"] < 0.5 and moved["cosine"] < 0.9
+    assert sum(path.stat().st_size for path in models.WEIGHTS.glob("*.safetensors")) <= 14e6
 
 
 def test_the_weight_of_the_right_expert_is_read_in_its_half():
