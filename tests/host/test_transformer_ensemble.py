@@ -143,6 +143,37 @@ def test_a_replacement_on_the_ensemble_acts_on_every_expert(flux, comfy_host):
     assert len(called) == 4, "two experts in two steps"
 
 
+def test_a_network_that_adapts_its_prompt_adapts_it_itself(comfy_host, pack, monkeypatch):
+    """As Anima's fine-tunes do: each has an adapter of its own between the text encoder and the blocks."""
+    a, b = (load(comfy_host, f"tiny_cosmos_{letter}") for letter in "ab")
+    monkeypatch.setattr(type(a.architecture), "adapts_text", lambda self, model: True)
+    host_conds = b.model.extra_conds
+    monkeypatch.setattr(b.model, "extra_conds", lambda **kw: host_conds(**{**kw, "cross_attn": 2 * kw["cross_attn"]}))
+    expected = sample(comfy_host, b.patcher, b)
+    following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, 1), a.patcher, b.patcher)
+    assert torch.equal(sample(comfy_host, following, a), expected)
+    monkeypatch.undo()
+    assert mean_difference(sample(comfy_host, b.patcher, b), expected) > 1e-3
+
+
+def test_merges_by_block(twins, comfy_host):
+    """Every block has a name for merging tools; what no name covers is the base."""
+    a, b = twins
+    names = a.architecture.merge_blocks(a.model)
+    assert len(names) == len(a.points) - 1
+    first, prefix = next((name, prefixes[0]) for name, prefixes in names.items())
+    merged = comfy_host.call(
+        "AFAMergeModels", model_1=a.patcher, model_2=b.patcher, weights="1, 0", block_weights=f"{first} 0, 1"
+    )[0]
+    state, own, other = (model.model_state_dict() for model in (merged, a.patcher, b.patcher))
+    patched = {key.removeprefix("diffusion_model.") for key in merged.patches}
+    assert patched == {
+        key.removeprefix("diffusion_model.") for key in own if key.startswith(f"diffusion_model.{prefix}")
+    }
+    assert state.keys() == other.keys()
+    assert torch.isfinite(sample(comfy_host, merged, a)).all()
+
+
 # ------------------------------------------------------------------ refused by name
 def refused(comfy_host, match, *models, aggregator="block average", latent=None):
     from afa_core.host.experts.experts import ExpertError
