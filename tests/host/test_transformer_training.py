@@ -85,3 +85,27 @@ def test_levels_of_noise(cases):
     torch.testing.assert_close(target[1:], expected[1:], rtol=1e-3, atol=1e-3)
     snr = experts.snr(sigma)
     assert (snr.diff() < 0).all()
+
+
+def test_a_network_that_adapts_its_prompt_does_so_for_training(comfy_host, monkeypatch):
+    """Newer hosts run Anima's adapter in inference mode only; what comes of it must be fit for gradients."""
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.text.captions import network_text
+
+    case = load(comfy_host, "tiny_cosmos_a")
+    modes = []
+    host_conds = case.model.extra_conds
+
+    def extra_conds(**kwargs):
+        modes.append(torch.is_inference_mode_enabled())
+        return host_conds(**{**kwargs, "cross_attn": 2 * kwargs["cross_attn"]})
+
+    monkeypatch.setattr(case.model, "extra_conds", extra_conds)
+    text = torch.randn(1, 6, 48)
+    with torch.inference_mode(False):
+        plain = network_text(Expert(case.patcher, "model_1"), text, {}, (8, 6))
+        monkeypatch.setattr(type(case.architecture), "adapts_text", lambda self, model: True)
+        adapted = network_text(Expert(case.patcher, "model_1"), text, {}, (8, 6))
+    assert modes == [False, True]
+    assert torch.equal(plain["c_crossattn"], adapted["c_crossattn"])
+    assert not adapted["c_crossattn"].is_inference()

@@ -91,7 +91,9 @@ def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tup
     Raises ExpertError for a model that needs more than a text: inpainting, for one, needs a picture.
     """
     model = expert.patcher.model
-    with torch.inference_mode(False), torch.no_grad():
+    # Outside inference mode the host leaves the adapter of such a network to its forward pass, which is not called here.
+    adapts = expert.architecture.adapts_text(model)
+    with torch.inference_mode(adapts), torch.no_grad():
         noise = torch.zeros(1, model.latent_format.latent_channels, *size)
         entry = {**extras, "cross_attn": cond.float(), "model_conds": {}}
         encoded = comfy.samplers.encode_model_conds(
@@ -104,6 +106,7 @@ def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tup
             f"{expert.label} reads more than a prompt ({', '.join(sorted(unknown))}): only plain "
             "text-to-picture checkpoints can be trained on."
         )
+    tensors = {name: cond.clone() if cond.is_inference() else cond for name, cond in tensors.items()}
     return {name: cond.float() if cond.is_floating_point() else cond for name, cond in tensors.items()}
 
 
