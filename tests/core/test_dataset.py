@@ -155,10 +155,11 @@ def test_batches_are_normal_tensors_even_in_inference_mode():
     (batch.latents * torch.ones(1, requires_grad=True)).sum().backward()
 
 
-def test_a_batch_moves_and_casts_its_texts_only():
-    batch = make(make_items(12)).train_batch(0).to("cpu", torch.float16)
-    assert isinstance(batch, Batch) and batch.latents.dtype == torch.float32
-    assert batch.texts[0]["c_crossattn"].dtype == torch.float16 and batch.texts[0]["y"] is None
+def test_a_batch_changes_all_its_tensors_and_nothing_else():
+    batch = make(make_items(12)).train_batch(0)
+    moved = batch.map(torch.Tensor.double)
+    assert isinstance(moved, Batch) and moved.items == batch.items and moved.texts[0]["y"] is None
+    assert {moved.latents.dtype, moved.texts[0]["c_crossattn"].dtype, moved.dropped.dtype} == {torch.float64}
 
 
 # ---- held out ----
