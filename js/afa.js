@@ -60,7 +60,7 @@ app.registerExtension({
     for (const prefix of GROWING[node.comfyClass] ?? []) growSockets(node, prefix);
     if (node.comfyClass === "AFAEnsembleModel") keepFace(node);
     if (node.comfyClass === "AFARoutingMaps") addRoutingViewer(node);
-    if (node.comfyClass === "AFATrainer") addTrainingView(node);
+    if (["AFATrainer", "AFADistill"].includes(node.comfyClass)) addTrainingView(node);
     if (node.comfyClass === "AFACompare") addComparisonView(node);
   },
 

@@ -8,6 +8,7 @@ from .auto_merge import AFAAutoMerge
 from .compare import AFACompare
 from .compare_grid import AFACompareClock, AFACompareGrid
 from .conditioning import AFABlendConditioning
+from .distil import AFADistill
 from .ensemble import AFAEnsembleCLIP, AFAEnsembleModel, LoadAFAAggregator, LoadAFAEnsemble
 from .fusion import AFATrainingFreeFusion
 from .merging import AFAMergeModels
@@ -28,6 +29,7 @@ class AFAExtension(ComfyExtension):
             LoadAFAEnsemble,
             AFATrainingFreeFusion,
             AFATrainer,
+            AFADistill,
             AFAProbe,
             AFARoutingMaps,
             AFAMergeModels,

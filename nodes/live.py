@@ -79,19 +79,28 @@ def data_url(picture, side: int) -> str:
 class TrainingFeed:
     """One training run as its node's view sees it: messages, the curve so far, and the Stop button.
 
+    labels: other names of measured values, for the legend
     state: "training", then "stopping" where the button was pressed, then "done" for good
     """
 
     latest_of_all: TrainingFeed | None = None
     """The training that runs, or ran last: the host runs one graph at a time."""
 
-    def __init__(self, node_id: str | None, experts: list[str], steps: int, workflow: str = ""):
+    def __init__(
+        self,
+        node_id: str | None,
+        experts: list[str],
+        steps: int,
+        workflow: str = "",
+        labels: dict[str, str] | None = None,
+    ):
         self.node_id = str(node_id)
         self.workflow = workflow
         self.run = uuid.uuid4().hex
         self.client = getattr(running_server(), "client_id", None)
         self.header = {
             "node": self.node_id, "workflow": workflow, "run": self.run, "experts": list(experts), "steps": steps,
+            "labels": labels or {},
         }  # fmt: skip
         self.state = "training"
         self._lock = threading.RLock()  # the button is pressed in the server's thread

@@ -25,7 +25,7 @@ class Data(Protocol):
 
 
 class Task(Protocol):
-    """One kind of training: an aggregator (tasks/aggregator.py).
+    """One kind of training: an aggregator (tasks/aggregator.py), a LoRA that predicts what an ensemble does (tasks/distil.py).
 
     name:          of what is trained, as in "this aggregator"
     curves_title:  what the values of `curves` are

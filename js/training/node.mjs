@@ -1,4 +1,4 @@
-// AFATrainer: the training view on the node.
+// AFATrainer and AFADistill: the training view on the node.
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";

@@ -12,7 +12,7 @@ export function advance(progress, message) {
   const same = progress && progress.run === message.run;
   const next = same ? progress : { run: message.run, curve: [], samples: [], shares: null };
   const { state, step, steps, experts, seconds_per_step, sample } = message;
-  Object.assign(next, { state, step, steps, experts });
+  Object.assign(next, { state, step, steps, experts, labels: message.labels ?? {} });
   if (seconds_per_step) next.secondsPerStep = seconds_per_step;
   if (message.message) next.message = message.message;
   if (message.shares) next.shares = message.shares;

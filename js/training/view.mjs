@@ -91,7 +91,7 @@ export class TrainingView {
         swatch.style.background = colour;
         const points = series(this.progress, name);
         const value = name === "loss" ? (smoothed(points).at(-1)?.[1] ?? NaN) : latest(this.progress, name);
-        entry.append(swatch, element("span", "", `${label} `), element("b", "", shortNumber(value)));
+        entry.append(swatch, element("span", "", `${this.progress.labels[name] ?? label} `), element("b", "", shortNumber(value)));
         return entry;
       }),
     );

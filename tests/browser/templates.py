@@ -44,7 +44,7 @@ app.canvas.setDirty(true, true);
 SHOWN = """
 const shown = (selector) => document.querySelectorAll(selector).length;
 const of = (type) => app.graph.nodes.filter((node) => node.type === type).length;
-return shown(".afa-viewer:not(.afa-empty)") === of("AFARoutingMaps") && shown(".afa-training:not(.afa-empty)") === of("AFATrainer") && shown(".afa-compare:not(.afa-empty)") === of("AFACompare");
+return shown(".afa-viewer:not(.afa-empty)") === of("AFARoutingMaps") && shown(".afa-training:not(.afa-empty)") === of("AFATrainer") + of("AFADistill") && shown(".afa-compare:not(.afa-empty)") === of("AFACompare");
 """
 
 

@@ -18,6 +18,9 @@ SHORT = {
         "steps": 2, "batch_size": 2, "resolution": 64, "hidden_size": 64, "num_layers": 1, "num_heads": 4,
         "evaluate_every": 2,
     },
+    "AFADistill": {
+        "steps": 2, "batch_size": 2, "resolution": 64, "rank": 2, "labels_per_item": 1, "paint_steps": 2, "evaluate_every": 2,
+    },
 }  # fmt: skip
 """Smaller pictures and fewer steps: nothing else of a template is changed."""
 
@@ -34,7 +37,9 @@ def test_a_template_runs_to_the_end(live_server, files, name):
     prompt = with_values(template(name, info), SHORT)
     history = live_server.run(prompt)
     outputs = {node for node, entry in prompt.items() if info[entry["class_type"]]["output_node"]}
-    assert outputs <= history["outputs"].keys() | set(find(prompt, "AFATrainer") + find(prompt, "AFAAutoMerge"))
+    assert outputs <= history["outputs"].keys() | {
+        node for kind in ("AFATrainer", "AFADistill", "AFAAutoMerge") for node in find(prompt, kind)
+    }
     for node in find(prompt, "SaveImage"):
         (picture,) = live_server.images(history, node)
         picture = Image.open(io.BytesIO(picture)).convert("RGB")

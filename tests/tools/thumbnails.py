@@ -46,6 +46,10 @@ COMMON = {
         "steps": 60, "batch_size": 8, "resolution": 64, "hidden_size": 64, "num_layers": 1, "num_heads": 4, "warmup_steps": 10,
         "learning_rate": 1e-3, "evaluate_every": 10, "sample_every": 1000, "gradient_checkpointing": False,
     },
+    "AFADistill": {
+        "steps": 80, "batch_size": 8, "resolution": 64, "warmup_steps": 10, "learning_rate": 2e-3, "evaluate_every": 20, "ema": 0.9,
+        "labels_per_item": 16, "gradient_checkpointing": False, "paint_steps": 20, "paint_cfg": SAMPLING["cfg"],
+    },
     "AFAProbe": {"pictures": 12, "noises": 4, "resolution": 64},
     "AFAAutoMerge": {**SAMPLING, "steps": 8, "budget": 8, "prompts": "\n".join(SUBJECTS[:2]), "negative": ""},
     "ControlNetApplyAdvanced": {"strength": 0.0},
@@ -147,6 +151,11 @@ def train_from_prompts(run: Runner) -> Image.Image:
     return stacked([(run.saved(), "trained from prompts alone")], [(left_half(run.shown([trainer, 1])), "")])
 
 
+def distil_to_lora(run: Runner) -> Image.Image:
+    (distiller,) = find(run.prompt, "AFADistill")
+    return stacked([(run.saved(), "one model, taught by three")], [(left_half(run.shown([distiller, 1])), "")])
+
+
 def left_half(plot: Image.Image) -> Image.Image:
     """The losses, without the shares beside them."""
     return plot.crop((0, 0, plot.width // 2 + 6, plot.height))
@@ -175,7 +184,7 @@ THUMBNAILS: dict[str, Callable[[Runner], Image.Image]] = {
     draw.__name__: draw
     for draw in (
         quick_start, sd15_ensemble, sdxl_with_loras, three_loras, control_and_high_res, probe_experts, train_aggregator,
-        train_from_prompts, compare_methods, ensemble_from_file, auto_block_merge,
+        train_from_prompts, distil_to_lora, compare_methods, ensemble_from_file, auto_block_merge,
     )
 }  # fmt: skip
 

@@ -1,0 +1,129 @@
+"""One distillation, from its models to its task: who teaches whom, from which data, with which labels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+
+from ...training.data.dataset import LatentDataset
+from ...training.data.prompt_folder import PromptFolder
+from ...training.tasks.distil import DistilTask
+from ..experts.experts import Expert, ExpertError
+from ..experts.fingerprint import patcher_digest
+from ..experts.networks import copied
+from ..merging.merge import merge_models, recipe_for
+from ..sampling.prediction import converted, speaks_like
+from ..sampling.run import ensemble_of
+from ..text.captions import TextEncoder
+from .adapters import TARGETS, adapted_weights, put_adapters
+from .cache import Cache
+from .encoding import DatasetSettings, Progress, prepare_dataset
+from .frozen_experts import HostExperts
+from .labelling import CachedLabels
+from .memory import trained_bytes
+from .paintings import Painter, joined
+from .teacher import Teacher, check_student, check_teacher
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    rank: int = 8
+    alpha: float = 8.0
+    targets: str = TARGETS[-1]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """pictures: with captions; prompts: that the ensemble paints, `prompt_share` of the samples where there are both."""
+
+    pictures: PromptFolder | None
+    prompts: PromptFolder | None
+    prompt_share: float
+
+    @classmethod
+    def of(cls, folders: list[PromptFolder], prompts: PromptFolder | None, prompt_share: float) -> Sources:
+        """A folder without pictures is one of prompts."""
+        pictures = next((folder for folder in folders if folder.has_pictures), None)
+        lists = [folder for folder in (*folders, prompts) if folder is not None and folder is not pictures]
+        if lists:
+            prompts = replace(lists[0], items=[item for one in lists for item in one.items])
+        return cls(pictures, prompts, prompt_share)
+
+
+class Distillation:
+    """An ensemble and a student whose weights do not touch one another.
+
+    A merge of the experts patches the first one's network in place, so that such a student gets a copy of it.
+    Raises ExpertError or MergeError where the two do not fit.
+    """
+
+    def __init__(self, ensemble: ModelPatcher, student: ModelPatcher | None):
+        check_teacher(ensemble)
+        self.ensemble, self.experts = ensemble, ensemble_of(ensemble).experts
+        self.student = equal_merge(self.experts) if student is None else student
+        check_student(Expert(self.student, "The student"), self.experts)
+        shared = any(self.student.is_clone(expert.patcher) for expert in self.experts)
+        self.network = copied(self.student) if shared else self.student
+        self.teacher = Teacher(self.experts, ensemble)
+        self.digest = self.teacher.digest
+
+    def dataset(
+        self, clip: CLIP, vae: VAE | None, sources: Sources, settings: DatasetSettings, progress: Progress
+    ) -> LatentDataset:
+        """Pictures and paintings in one dataset, all of it encoded and on disk."""
+        parts = []
+        if sources.pictures:
+            parts.append(prepare_dataset(self.experts, clip, vae, sources.pictures, settings, progress))
+        if sources.prompts:
+            cache = Cache()
+            painter = Painter(self.ensemble, self.digest, TextEncoder(self.experts, clip, cache), cache)
+            parts.append(painter.dataset(sources.prompts, settings, progress))
+            comfy.model_management.unload_all_models()
+        return parts[0] if len(parts) == 1 else joined(parts[0], parts[1], sources.prompt_share)
+
+    def label(self, data: LatentDataset, progress: Progress) -> CachedLabels:
+        """The ensemble's labels of all items, made where they are not on disk; then the ensemble leaves memory."""
+        labels = CachedLabels(data, self.digest, Cache())
+        if labels.missing():
+            size = largest_latent(data)
+            self.teacher.load([data.plan.batch_size, *size])
+            labels.make(self.teacher, data.plan.batch_size, progress)
+        comfy.model_management.unload_all_models()
+        return labels
+
+    def task(self, data: LatentDataset, lora: LoraSettings, checkpointing: bool) -> DistilTask:
+        """The student in memory, with adapters that change nothing yet."""
+        student = HostExperts([Expert(self.network, "The student")], checkpointing)
+        patcher = student.experts[0].patcher
+        weights = adapted_weights(patcher, lora.targets)
+        module = put_adapters(patcher, weights, lora.rank, lora.alpha, data.plan.seed)
+        count = sum(weight.numel() for weight in module.parameters())
+        student.load([data.plan.batch_size, *largest_latent(data)], count * trained_bytes(student))
+        first, own = (e.patcher.get_model_object("model_sampling") for e in (self.experts[0], student.experts[0]))
+
+        def convert(label: torch.Tensor, sigma: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+            return label if speaks_like(first, own) else converted(label, sigma, noisy, first, own)
+
+        identity = {**asdict(lora), "teacher": self.digest, "student": patcher_digest(self.student)}
+        shapes = {key: weight.shape for key, weight in weights.items()}
+        return DistilTask(student, module, shapes, [e.label for e in self.experts], convert, identity)
+
+
+def equal_merge(experts: list[Expert]) -> ModelPatcher:
+    """Raises ExpertError or MergeError where the experts cannot be merged."""
+    if any(expert.beside for expert in experts):
+        raise ExpertError(
+            "The experts are one checkpoint with different LoRAs, which the ensemble keeps beside its weights, and no student "
+            "is connected: connect AFA Merge Models of the same models as the student."
+        )
+    return merge_models(experts, recipe_for(experts, "", "none", ""))
+
+
+def largest_latent(data: LatentDataset) -> tuple[int, int, int]:
+    """(C, h, w)."""
+    item = max(range(len(data.items)), key=lambda i: data.items[i].size[0] * data.items[i].size[1])
+    return (data.store.latent(item, 0).shape[0], *data.items[item].size)

@@ -1,0 +1,101 @@
+"""Pictures that the ensemble paints from prompts, and a dataset of them beside pictures of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_management
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
+from ...training.data.prompt_folder import PromptFolder
+from ...training.data.split import held_out, is_listed
+from ..text.captions import Store, TextEncoder
+from ..text.carried_texts import CONDS_KEY
+from .cache import Cache, cache_key
+from .encoding import DatasetSettings, Progress
+from .painting import painted, picture_seed
+
+FINEST = 20
+"""The most repeats of an item with which a share of the samples is met."""
+
+
+@dataclass(frozen=True)
+class Painter:
+    """The ensemble as what paints prompts. encoder: of its experts' texts."""
+
+    ensemble: ModelPatcher
+    digest: str
+    encoder: TextEncoder
+    cache: Cache
+
+    def dataset(self, folder: PromptFolder, settings: DatasetSettings, progress: Progress) -> LatentDataset:
+        """A painting of every prompt, from noise that the prompt decides."""
+        captions = list(dict.fromkeys(item.caption for item in folder.items))
+        self.encoder.encode(["", *captions], lambda: None)
+        first = self.encoder.experts[0]
+        side = settings.resolution // first.architecture.downscale
+        fixed = [self.digest, self.encoder.digests, side, *vars(settings.painting).values()]
+        names = [cache_key("ensemble painting", *fixed, caption) for caption in captions]
+        missing = [place for place, name in enumerate(names) if not self.cache.sound(name)]
+        for number, place in enumerate(missing, start=1):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            texts = [self.conditioning(text) for text in (captions[place], "")]
+            latent = painted(self.ensemble, texts, (side, side), settings.painting, picture_seed(captions[place]))
+            self.cache.put(names[place], {"latent": latent})
+            progress(number, len(missing), "painting prompts")
+        kept = {item.caption for item in folder.items if is_listed(item.name, item.caption, folder.held_out)}
+        kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
+        items = [
+            DatasetItem(
+                name, caption, caption, "painted by the ensemble", 1, (side, side), self.encoder.length(caption),
+                held_out=caption in kept,
+            )
+            for name, caption in zip(names, captions, strict=True)
+        ]  # fmt: skip
+        store = Store(
+            self.encoder, captions, [(side, side)] * len(items), lambda i, _: self.cache.get(names[i])["latent"]
+        )
+        plan = BatchPlan(settings.seed, settings.batch_size, settings.caption_dropout)
+        source = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        return LatentDataset(items, store, len(self.encoder.experts), plan, source, folder.skipped)
+
+    def conditioning(self, text: str) -> list[list[Any]]:
+        """A prompt as each expert reads it, in one of the host's conditionings."""
+        own, *others = (self.encoder.conditioning(index, text)[0] for index in range(len(self.encoder.experts)))
+        return [[own[0], {**own[1], CONDS_KEY: others}]]
+
+
+class JoinedStore:
+    """Two datasets' tensors as one's."""
+
+    def __init__(self, parts: Sequence[LatentDataset]):
+        self.places = [(part.store, item) for part in parts for item in range(len(part.items))]
+
+    def latent(self, item: int, variant: int) -> Tensor:
+        store, number = self.places[item]
+        return store.latent(number, variant)
+
+    def text(self, expert: int, item: int, empty: bool) -> dict[str, Tensor]:
+        store, number = self.places[item]
+        return store.text(expert, number, empty)
+
+
+def joined(pictures: LatentDataset, paintings: LatentDataset, share: float) -> LatentDataset:
+    """Both as one dataset, where `share` of what is trained on are paintings."""
+    counts = [max(1, sum(item.repeats for item in part.items if not item.held_out)) for part in (pictures, paintings)]
+    weights = (1 - share) / counts[0], share / counts[1]
+    repeats = [max(1, round(FINEST * weight / max(weights))) for weight in weights]
+    items = [
+        replace(item, repeats=item.repeats * repeat)
+        for part, repeat in zip((pictures, paintings), repeats, strict=True)
+        for item in part.items
+    ]
+    source = hashlib.sha256(f"{pictures.source} {paintings.source}".encode()).hexdigest()
+    skipped = pictures.skipped + paintings.skipped
+    return LatentDataset(items, JoinedStore((pictures, paintings)), pictures.experts, pictures.plan, source, skipped)

@@ -1,0 +1,111 @@
+"""An ensemble as a teacher: its prediction at any noise level, those of its experts, and what it paints."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NoReturn
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...fusion.fusion import Embeddings, FusionState
+from ...fusion.magic import MagicFusion
+from ...fusion.not_finite import NotFinite, finding_the_culprit
+from ...fusion.sabw_fusion import SABWFusion
+from ...training.data.dataset import Batch
+from ...training.draw import Draw, generator
+from ...training.objective import Predictions, problem, sample_loss
+from ..experts.experts import KEY, Expert, ExpertError, check_experts, later_patches
+from ..experts.fingerprint import patcher_digest
+from ..sampling.run import ensemble_of
+from .frozen_experts import HostExperts
+
+
+def check_teacher(ensemble: ModelPatcher) -> None:
+    """Raises ExpertError for a MODEL that is no ensemble, or one that does not predict the same way at every step."""
+    if ensemble.get_attachment(KEY) is None:
+        raise ExpertError("The ensemble input takes the MODEL of AFA Ensemble Model, and this is a plain one.")
+    found = ensemble_of(ensemble)
+    if isinstance(found.fusion, MagicFusion):
+        raise ExpertError(
+            "The magic fusion blends guided predictions, which depend on the sampler's cfg, so a student cannot learn them: "
+            "connect a trained aggregator or an average to AFA Ensemble Model."
+        )
+    if later_patches(ensemble, ensemble, found.weights, found.objects) is not ensemble:
+        raise ExpertError(
+            "A node behind AFA Ensemble Model changes the ensemble's weights: put it on each checkpoint, before AFA Ensemble "
+            "Model."
+        )
+    if (found.start_percent, found.end_percent) != (0.0, 1.0):
+        raise ExpertError(
+            f"The ensemble runs from {found.start_percent} to {found.end_percent} of sampling, and a student learns all "
+            "of it: set start_percent to 0 and end_percent to 1."
+        )
+
+
+def check_student(student: Expert, experts: list[Expert]) -> None:
+    """Raises ExpertError for a student that cannot learn from these experts."""
+    if student.patcher.get_attachment(KEY) is not None:
+        raise ExpertError(
+            "The student is an ensemble itself: connect one checkpoint, or AFA Merge Models of several, or nothing for "
+            "the equal merge of the experts."
+        )
+    check_experts([experts[0], student])
+
+
+class Teacher:
+    """The experts of an ensemble under its fusion. `load` before it is asked."""
+
+    def __init__(self, experts: list[Expert], ensemble: ModelPatcher):
+        self.ensemble = ensemble
+        self.fusion, self.companions = ensemble_of(ensemble).fusion, ensemble_of(ensemble).companions
+        self.experts = HostExperts(experts, checkpointing=True)  # keeps nothing: it reserves memory for one block
+
+    def load(self, latent_shape: list[int]) -> None:
+        comfy.model_management.load_models_gpu(self.companions)
+        self.experts.load(latent_shape)
+
+    @property
+    def digest(self) -> str:
+        """Of all that its predictions follow from."""
+        parts = [patcher_digest(expert.patcher) for expert in self.experts.experts]
+        parts += [patcher_digest(patcher) for patcher in self.companions]
+        if not isinstance(self.fusion, SABWFusion):
+            parts.append(self._behaviour())
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def _behaviour(self) -> str:
+        """What a fusion without weights makes of random features: it has no other name."""
+        random, count = generator(0), len(self.experts.experts)
+        state = FusionState([Embeddings(torch.zeros(1, 1), torch.zeros(1, 1, 1))] * count)
+        digest = hashlib.sha256()
+        for point in self.experts.points:
+            features = [torch.randn(1, point.channels, 4, 4, generator=random) for _ in range(count)]
+            for output in self.fusion(point, features, state):
+                digest.update(output.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, draw: Draw) -> Tensor:
+        """[B, C, h, w], in the first expert's terms."""
+        sigma, noisy, _ = problem(self.experts, batch, draw)
+        return self.experts.predict(self.fusion, noisy, sigma, batch.texts)
+
+    @torch.no_grad()
+    def find_not_finite(self, batch: Batch, draw: Draw) -> NoReturn:
+        """After a label that is not finite: raises NotFinite with the name of what made it."""
+        fusion = finding_the_culprit(self.fusion, self.experts.labels, "while the ensemble labelled")
+        sample_loss(self.experts, fusion, batch, draw)
+        raise NotFinite(
+            "The ensemble's labels are not finite, and every network is sound: the latents or captions hold NaN."
+        )
+
+    @torch.no_grad()
+    def singles(self, batch: Batch, draw: Draw) -> list[Tensor]:
+        """The predictions [B, C, h, w] of each expert alone, in the first one's terms."""
+        sigma, noisy, _ = problem(self.experts, batch, draw)
+        kept = Predictions()
+        self.experts.predict(kept, noisy, sigma, batch.texts)
+        return kept.predictions

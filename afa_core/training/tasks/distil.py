@@ -1,0 +1,172 @@
+"""Distilling an ensemble: low-rank changes of one model, trained to predict what the ensemble predicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...atomic_file import write_safetensors
+from ...fusion.fusion import Feature, FusionState
+from ...fusion.not_finite import finding_the_culprit
+from ...fusion.points import FusionPoint
+from ..data.dataset import Batch
+from ..draw import Draw, generator
+from ..labels import LabelledBatch
+from ..loop import with_weights
+from ..objective import FrozenExperts, problem, sample_loss
+
+TEACHER, START = "ensemble", "student before training"
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA that was saved. measured: {} before the end."""
+
+    path: Path
+    measured: dict[str, Any]
+
+
+class DistilTask:
+    """A student with trainable low-rank adapters, and labels of its teacher in the batches.
+
+    module:  the adapters, in an nn.ModuleDict, by their weights' keys with "/" for "."; `lora_up` of each starts at zero
+    shapes:  of the adapted weights, by their keys
+    singles: the experts' names, in the order of the batches' predictions
+    convert: (label, sigma, noisy latent) to the same prediction in the student's terms
+    """
+
+    name = "LoRA"
+    curves_title = "share of the gap closed"
+
+    def __init__(
+        self,
+        student: FrozenExperts,
+        module: nn.ModuleDict,
+        shapes: dict[str, torch.Size],
+        singles: list[str],
+        convert: Callable[[Tensor, Tensor, Tensor], Tensor],
+        identity: dict[str, Any],
+    ):
+        self.student, self.module, self.shapes, self.singles = student, module, shapes, singles
+        self.convert, self._identity = convert, identity
+        self.device, self.compute_dtype = student.device, student.compute_dtype
+
+    def identity(self) -> dict[str, Any]:
+        return self._identity
+
+    def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """Squared distance to the teacher's prediction."""
+        batch = cast(LabelledBatch, batch)
+        sigma, noisy, _ = problem(self.student, batch, batch.draw)
+        error = self._predict(batch, sigma, noisy) - self.convert(batch.labels, sigma, noisy)
+        return {"distance": error.square().mean()}
+
+    def evaluate(self, batch: Batch) -> dict[str, Tensor]:
+        """`held_out`: the student's own denoising loss, which can be compared with those of the baselines."""
+        sigma, noisy, target = problem(self.student, batch, cast(LabelledBatch, batch).draw)
+        return {"held_out": mean_square(self._predict(batch, sigma, noisy) - target)}
+
+    def baselines(self, batch: Batch) -> dict[str, Tensor]:
+        """The student before training, the ensemble, and each of its experts."""
+        batch = cast(LabelledBatch, batch)
+        sigma, noisy, target = problem(self.student, batch, batch.draw)
+        rows = {START: mean_square(self._predict(batch, sigma, noisy) - target)}
+        for name, labels in zip((TEACHER, *self.singles), (batch.labels, *batch.singles), strict=True):
+            rows[name] = mean_square(self.convert(labels, sigma, noisy) - target)
+        if not rows[START].isfinite().all():
+            self.find_not_finite(batch, batch.draw, "on a held-out picture")
+        return rows
+
+    def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
+        fusion = finding_the_culprit(alone, ["The student"], when)
+        with torch.no_grad():
+            sample_loss(self.student, fusion, batch, cast(LabelledBatch, batch).draw)
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """{"gap": [share, low, high], "losses": {name: mean}}: the share of the gap from the student before training to
+        the ensemble that was closed on the held-out items, with its 95 % interval over items; None without a gap."""
+        rows: dict[str, list[Tensor]] = {}
+        items: list[int] = []
+        for batch in batches:
+            found = self.evaluate(batch)["held_out"]
+            for name, losses in {self.name: found, **self._untrained(batch)}.items():
+                rows.setdefault(name, []).append(losses.cpu())
+            items += batch.items
+        losses = {name: per_item(torch.cat(parts), items) for name, parts in rows.items()}
+        gap = gap_closed(losses[START], losses[self.name], losses[TEACHER])
+        return {"gap": gap, "losses": {name: row.mean().item() for name, row in losses.items()}}
+
+    def export(
+        self, path: Path, weights: Mapping[str, Tensor], history: dict[str, Any], measured: dict[str, Any]
+    ) -> LoraFile:
+        """An ordinary LoRA, in the dtype that the student computes in."""
+        tensors = {name: tensor.to(self.compute_dtype) for name, tensor in lora_tensors(weights, self.shapes).items()}
+        metadata = {"afa_distil": json.dumps({**self._identity, **history, "measured": measured})}
+        write_safetensors(tensors, metadata, path)
+        return LoraFile(path, measured)
+
+    def rivals(self, baselines: dict[str, float]) -> dict[str, float]:
+        single = min(self.singles, key=lambda name: baselines[name])
+        return {name: baselines[name] for name in (START, single, TEACHER)}
+
+    def curves(self, evaluation: dict[str, Any], baselines: dict[str, float]) -> dict[str, float]:
+        gap = baselines[START] - baselines[TEACHER]
+        return {self.curves_title: (baselines[START] - evaluation["held_out"]) / gap if gap > 0 else 0.0}
+
+    def _predict(self, batch: Batch, sigma: Tensor, noisy: Tensor) -> Tensor:
+        return self.student.predict(alone, noisy, sigma, batch.texts[:1]).float()
+
+    def _untrained(self, batch: Batch) -> dict[str, Tensor]:
+        weights = self.module.state_dict()
+        zero = {key: torch.zeros_like(tensor) for key, tensor in weights.items() if key.endswith("lora_up.weight")}
+        return with_weights(self.module, {**weights, **zero}, lambda: self.baselines(batch))
+
+
+def alone(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+    """The fusion of a single model: none."""
+    return features
+
+
+def mean_square(error: Tensor) -> Tensor:
+    """[B, C, h, w] to [B]."""
+    return error.square().mean((1, 2, 3))
+
+
+def per_item(losses: Tensor, items: Sequence[int]) -> Tensor:
+    """The mean loss of every item, of losses [M] of the items that `items` numbers."""
+    known = sorted(set(items))
+    place = torch.tensor([known.index(item) for item in items])
+    return torch.zeros(len(known)).index_add_(0, place, losses) / torch.bincount(place, minlength=len(known))
+
+
+def gap_closed(start: Tensor, student: Tensor, teacher: Tensor) -> list[float] | None:
+    """[share, low, high] of (start - student) / (start - teacher) with its 95 % bootstrap interval over items.
+
+    Losses [I] of the same items. None where the teacher is not surely better than the start: there is no gap.
+    """
+    picks = torch.randint(len(start), (RESAMPLES, len(start)), generator=generator(0))
+    gap, won = ((start - other)[picks].mean(1) for other in (teacher, student))
+    if gap.quantile(0.025) <= 0:
+        return None
+    low, high = (won / gap).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return [((start - student).mean() / (start - teacher).mean()).item(), low, high]
+
+
+def lora_tensors(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Adapters' weights under the names that LoRA loaders read, those of convolutions in the layout of convolutions."""
+    tensors = {}
+    for key, shape in shapes.items():
+        ours, name = key.replace(".", "/"), key.removesuffix(".weight")
+        up, down, alpha = (weights[f"{ours}.{part}"] for part in ("lora_up.weight", "lora_down.weight", "alpha"))
+        tensors[f"{name}.lora_up.weight"] = up.reshape(*up.shape, *[1] * (len(shape) - 2))
+        tensors[f"{name}.lora_down.weight"] = down.reshape(-1, *shape[1:])
+        tensors[f"{name}.alpha"] = alpha
+    return tensors

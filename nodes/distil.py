@@ -1,0 +1,132 @@
+"""Distilling an ensemble into a LoRA inside ComfyUI."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io
+from safetensors.torch import load_file
+
+from ..afa_core.atomic_file import check_writable
+from ..afa_core.host.out_of_memory import TRAINING, naming_what_ran
+from ..afa_core.host.training.adapters import with_lora
+from ..afa_core.host.training.distilling import Distillation, LoraSettings, Sources
+from ..afa_core.host.training.encoding import DatasetSettings
+from ..afa_core.host.training.frozen_experts import outside_inference
+from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
+from ..afa_core.training.data.dataset import LatentDataset
+from ..afa_core.training.data.prompt_folder import PromptFolder
+from ..afa_core.training.labels import LabelledDataset
+from ..afa_core.training.report import loss_plot, report_text
+from ..afa_core.training.session import Keeping, TrainingError, fit
+from ..afa_core.training.state import TrainingSettings
+from ..afa_core.training.tasks.distil import START, TEACHER, DistilTask, LoraFile
+from .distil_inputs import distil_inputs
+from .kept import workflow_id
+from .live import TrainingFeed
+from .sockets import schema
+from .training import file_name, listener, of_widgets
+
+
+class AFADistill(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="AFADistill",
+            display_name="Distil AFA Ensemble",
+            description="Trains a LoRA with which one model predicts what your ensemble predicts, at the cost of one model.",
+            search_aliases=["distill", "distillation", "ensemble to lora", "teacher student"],
+            inputs=distil_inputs(),
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Image.Output(display_name="loss_plot"),
+                io.String.Output(display_name="report"),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            not_idempotent=True,
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, prompt_folder: str = "", prompts: str = "", **inputs) -> str:
+        return " ".join(prompt_folder_stamp(text) for text in (prompt_folder, prompts) if text.strip())
+
+    @classmethod
+    def execute(cls, ensemble, clip, student=None, vae=None, **widgets) -> io.NodeOutput:
+        distillation = Distillation(ensemble, student)
+        sources = _sources(widgets)
+        path = Path(folder_paths.get_folder_paths("loras")[0], f"{file_name(widgets['save_as'])}.safetensors")
+        check_writable(path.parent)
+        settings = of_widgets(TrainingSettings, widgets)
+        workflow = workflow_id(cls.hidden.extra_pnginfo)
+        labels = {"best_single": START, "block_average": TEACHER}
+        feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow, labels)
+        progress = _progress(feed)
+        try:
+            data = distillation.dataset(clip, vae, sources, of_widgets(DatasetSettings, widgets), progress)
+            data = replace(data, plan=replace(data.plan, variants=widgets["labels_per_item"]))
+            _check_held_out(data)
+            with outside_inference(), naming_what_ran("Training", TRAINING):
+                kept = distillation.label(data, progress)
+                task = distillation.task(data, of_widgets(LoraSettings, widgets), widgets["gradient_checkpointing"])
+                keeping = Keeping(path, widgets["resume"], widgets["save_every"])
+                listen = listener(feed, task, widgets, paint=None)
+                lora, state = fit(task, LabelledDataset(replace(data, experts=1), kept), settings, keeping, listen)
+            feed.finish(f"{state.finished}, saved as {path.name}")
+        finally:
+            feed.finish()
+        model = with_lora(distillation.student, load_file(path))
+        notes = _notes(lora, len(distillation.experts), student is None, kept.size)
+        report = "\n\n".join([report_text(path.name, task, state), notes, data.summary()])
+        return io.NodeOutput(model, loss_plot(task, state), report)
+
+
+def _sources(widgets: dict[str, Any]) -> Sources:
+    def read(name: str) -> PromptFolder | None:
+        return read_named_folder(widgets[name]) if widgets[name].strip() else None
+
+    folder, prompts = read("prompt_folder"), read("prompts")
+    if not (folder or prompts):
+        raise TrainingError(
+            "Neither prompt_folder nor prompts is given: type the name of a folder with pictures and captions, or of a text "
+            "file with a prompt a line, in ComfyUI's input folder."
+        )
+    return Sources.of([folder] if folder else [], prompts, widgets["prompt_share"])
+
+
+def _check_held_out(data: LatentDataset) -> None:
+    if not data.held_out_count:
+        raise TrainingError(
+            f"There are {len(data.items)} usable pictures and prompts, and training needs at least 10 of a kind, so that some "
+            "can be held out to measure what is learnt."
+        )
+
+
+def _progress(feed: TrainingFeed):
+    bar = comfy.utils.ProgressBar(1)
+
+    def progress(done: int, total: int, what: str) -> None:
+        bar.update_absolute(done, total)
+        feed.send(step=0, message=f"{what} {done} of {total}")
+
+    return progress
+
+
+def _notes(lora: LoraFile, experts: int, is_merge: bool, label_bytes: int) -> str:
+    """What was closed of the gap, what it costs, and how to load it."""
+    gap = lora.measured["gap"]
+    found = (
+        f"{gap[0]:.0%} of the gap from the student before training to the ensemble is closed (95 %: {gap[1]:.0%} to {gap[2]:.0%})."
+        if gap
+        else "On the held-out items the ensemble is not surely better than the student before training: there is no gap to close."
+    )
+    student = "AFA Merge Models of the same models with equal shares" if is_merge else "the student"
+    return (
+        f"{found} A step of sampling evaluates 1 network instead of {experts}.\n"
+        f"To load it: {student}, then Load LoRA (Model) with {lora.path.name} at strength 1.\n"
+        f"The labels take {label_bytes / 2**20:.0f} MiB in ComfyUI's user folder."
+    )

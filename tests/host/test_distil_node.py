@@ -1,0 +1,242 @@
+"""Distilling an ensemble through the node, on toy checkpoints: what is saved, what is refused, what goes on after a stop."""
+
+import pytest
+import torch
+
+from tests.support.node_trainer import same, twelve_pictures
+
+NAMES = ("tiny_sd15_a", "tiny_sd15_b")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return twelve_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(f"a prompt {i}" for i in range(12)))
+    return path
+
+
+class Distiller:
+    """AFADistill on the noise average of two toys."""
+
+    def __init__(self, host, folder):
+        self.host = host
+        loaded = [host.call("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors") for name in NAMES]
+        self.models = [parts[0] for parts in loaded]
+        self.clip, self.vae = loaded[0][1:3]
+        inputs = host.nodes.NODE_CLASS_MAPPINGS["AFADistill"].INPUT_TYPES()["required"]
+        self.widgets = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
+        self.widgets |= {
+            "ensemble": self.ensemble(), "clip": self.clip, "vae": self.vae, "prompt_folder": str(folder),
+            "resume": "continue", "resolution": 64, "steps": 6, "batch_size": 2, "rank": 4, "alpha": 4.0,
+            "learning_rate": 1e-3, "warmup_steps": 2, "evaluate_every": 3, "save_every": 1, "labels_per_item": 2,
+            "paint_steps": 2, "ema": 0.5,
+        }  # fmt: skip
+
+    def ensemble(self, **widgets):
+        (fusion,) = self.host.call("AFATrainingFreeFusion", **{"method": "noise average", "weights": "3, 1", **widgets})
+        sockets = {f"model_{i}": model for i, model in enumerate(self.models, start=1)}
+        return self.host.call("AFAEnsembleModel", aggregator=fusion, **sockets)[0]
+
+    def run(self, name, **changes):
+        """(MODEL, plot, report)."""
+        return self.host.call("AFADistill", **{**self.widgets, "save_as": name, **changes})
+
+    def file(self, name):
+        from safetensors.torch import load_file
+
+        return load_file(self.host.base / "models" / "loras" / f"{name}.safetensors")
+
+
+@pytest.fixture
+def distiller(comfy_host, pack, pictures):
+    return Distiller(comfy_host, pictures)
+
+
+def merged(distiller):
+    return distiller.host.call("AFAMergeModels", model_1=distiller.models[0], model_2=distiller.models[1])[0]
+
+
+def question():
+    """A latent at noise, its sigma, and a text."""
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(2, 4, 8, 8, generator=random), torch.full((2,), 2.0), torch.randn(2, 77, 32, generator=random)
+
+
+def prediction(model):
+    """The denoised latent of a MODEL on the host's own path, whatever LoRAs are on it."""
+    import comfy.model_management
+
+    x, sigma, text = question()
+    with torch.inference_mode():
+        comfy.model_management.load_models_gpu([model])
+        return model.model.apply_model(x, sigma, c_crossattn=text, transformer_options={})
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """The tasks that the node trains, as they are made."""
+    from afa_core.host.training.distilling import Distillation
+
+    made = []
+    real = Distillation.task
+    monkeypatch.setattr(Distillation, "task", lambda self, *args: made.append(real(self, *args)) or made[-1])
+    return made
+
+
+def student_prediction(task):
+    """As `prediction`, of the student with the weights it has now."""
+    from afa_core.training.tasks.distil import alone
+
+    with torch.inference_mode(False), torch.no_grad():
+        x, sigma, text = question()
+        task.student.load([2, 4, 8, 8])
+        noise = task.student.predict(alone, x, sigma, [{"c_crossattn": text, "y": None}])
+        return task.student.denoised(noise, x, sigma)
+
+
+def stock(distiller, model, name):
+    widgets = {"lora_name": f"{name}.safetensors", "strength_model": 1.0}
+    return distiller.host.call("LoraLoaderModelOnly", model=model, **widgets)[0]
+
+
+@pytest.mark.parametrize("student", ["the equal merge", "a checkpoint"])
+def test_the_saved_lora_through_the_stock_loader_predicts_what_the_student_does(distiller, tasks, student):
+    """Also where the student is a merge, which shares a network with model_1."""
+    own = {} if student == "the equal merge" else {"student": distiller.models[1]}
+    base = own.get("student") or merged(distiller)
+    before = [prediction(model) for model in (*distiller.models, base)]
+    model, plot, report = distiller.run("parity", ema=0.0, resume="start anew", **own)
+    expected = student_prediction(tasks[0])
+    found = prediction(stock(distiller, base, "parity-last"))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+    assert (found - before[-1]).abs().max() > 1e-3 * expected.abs().max()
+    assert torch.equal(prediction(model), prediction(stock(distiller, base, "parity")))
+    for one, was in zip((*distiller.models, base), before, strict=True):
+        assert torch.equal(prediction(one), was)
+    assert "evaluates 1 network instead of 2" in report and "gap" in report and plot.ndim == 4
+
+
+def test_the_student_comes_nearer_to_the_ensemble(distiller, tasks):
+    distiller.run("nearer", steps=30, resume="start anew", learning_rate=3e-3)
+    state = torch.tensor(history("nearer", distiller)["losses"])
+    assert state[-5:].mean() < 0.8 * state[:5].mean()
+    task = tasks[0]
+    assert all(adapter.lora_up.weight.abs().max() > 0 for adapter in task.module.values())
+    assert all(p.grad is None for p in task.student.experts[0].patcher.model.parameters())
+
+
+def history(name, distiller):
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(distiller.host.base / "models" / "loras" / f"{name}.safetensors", "pt") as file:
+        return json.loads(file.metadata()["afa_distil"])
+
+
+def test_a_file_is_an_ordinary_lora(distiller):
+    distiller.run("ordinary", steps=1, resume="start anew")
+    lora = distiller.file("ordinary")
+    name = "diffusion_model.input_blocks.1.0.in_layers.2"
+    up, down = lora[f"{name}.lora_up.weight"], lora[f"{name}.lora_down.weight"]
+    assert up.shape[1:] == (4, 1, 1) and down.shape[0] == 4 and down.shape[2:] == (3, 3)
+    assert lora[f"{name}.alpha"] == 4.0
+    assert {key.rsplit(".", 2 if key.endswith("weight") else 1)[-1] for key in lora} <= {"weight", "alpha"}
+    found = history("ordinary", distiller)
+    assert found["rank"] == 4 and len(found["held_out"]) == 2 and set(found["baselines"]) > {"ensemble"}
+
+
+def test_prompts_are_painted_by_the_ensemble_and_labelled_once(distiller, prompts, monkeypatch):
+    from afa_core.host.training import labelling, paintings
+
+    sizes = []
+    real = paintings.painted
+    monkeypatch.setattr(paintings, "painted", lambda model, *args: sizes.append(model) or real(model, *args))
+    both = distiller.run("both", prompts=str(prompts), steps=1, resume="start anew")
+    assert len(sizes) == 12 and all(model is distiller.widgets["ensemble"] for model in sizes)
+    assert "24 pictures" in both[2]
+    monkeypatch.setattr(labelling.CachedLabels, "_labelled", lambda *_: pytest.fail("labelled again"))
+    distiller.run("both", prompts=str(prompts), steps=2)
+    assert len(sizes) == 12
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(distiller, monkeypatch):
+    import comfy.model_management as memory
+
+    from afa_core.training import loop
+
+    whole = distiller.run("whole", resume="start anew") and distiller.file("whole-last")
+    real, steps = loop.training_step, []
+
+    def step(training):
+        steps.append(training.state.step)
+        if len(steps) == 4:
+            memory.interrupt_current_processing()
+        return real(training)
+
+    monkeypatch.setattr(loop, "training_step", step)
+    with pytest.raises(memory.InterruptProcessingException):
+        distiller.run("cut", resume="start anew")
+    monkeypatch.undo()
+    assert 0 < history("cut", distiller)["steps"] < 6
+    distiller.run("cut")
+    assert same(distiller.file("cut-last"), whole)
+
+
+def test_an_interrupted_labelling_goes_on_where_it_was(distiller, monkeypatch, tmp_path):
+    from afa_core.host.training import cache, labelling
+
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    made = []
+    real = labelling.CachedLabels._labelled
+
+    def labelled(self, teacher, item, batch_size):
+        made.append(item)
+        if len(made) == 5:
+            raise OSError(28, "No space left on device")
+        return real(self, teacher, item, batch_size)
+
+    monkeypatch.setattr(labelling.CachedLabels, "_labelled", labelled)
+    with pytest.raises(OSError, match="No space left"):
+        distiller.run("filling", resume="start anew", steps=1)
+    distiller.run("filling", steps=1)
+    assert sorted(made) == sorted([*range(12), made[4]])
+
+
+def test_what_cannot_be_distilled_is_refused_by_name(distiller, checkpoint, tmp_path):
+    from afa_core.host.experts.experts import ExpertError
+
+    def refused(sentence, error=ValueError, **changes):
+        with pytest.raises(error, match=sentence):
+            distiller.run("refused", **changes)
+
+    refused("ensemble input takes the MODEL of AFA Ensemble Model", ExpertError, ensemble=distiller.models[0])
+    refused("The student is an ensemble itself", ExpertError, student=distiller.widgets["ensemble"])
+    refused(
+        "The student is a U-Net with text width 64 .* and model_1 a U-Net with",
+        ExpertError,
+        student=checkpoint("tiny_sdxl_a")[0],
+    )
+    magic = distiller.ensemble(method="magic fusion", weights="")
+    refused("magic fusion blends guided predictions", ExpertError, ensemble=magic)
+    refused("Neither prompt_folder nor prompts is given", prompt_folder="")
+    (tmp_path / "empty.txt").write_text("\n")
+    refused("Nothing in the prompt folder", prompts=str(tmp_path / "empty.txt"))
+    patched = distiller.widgets["ensemble"].clone()
+    key = "diffusion_model.input_blocks.0.0.weight"
+    patched.add_patches({key: (torch.zeros_like(patched.model.diffusion_model.input_blocks[0][0].weight),)})
+    refused("A node behind AFA Ensemble Model changes the ensemble's weights", ExpertError, ensemble=patched)
+
+
+def test_a_teacher_that_produces_nan_is_named(distiller):
+    from afa_core.fusion.not_finite import NotFinite
+    from tests.support.faults import nan_from
+
+    block = distiller.models[1].model.diffusion_model.output_blocks[4][0]
+    with nan_from(block), pytest.raises(NotFinite, match=r"model_2 produced NaN .* while the ensemble labelled"):
+        distiller.run("nan", resolution=56, resume="start anew")
