@@ -171,6 +171,16 @@ def test_a_dora_needs_a_copy(shop, caplog):
     assert "a DoRA cannot act beside weights" in caplog.text
 
 
+def test_a_replaced_block_needs_a_copy(shop, caplog):
+    """Such as a compiled one; without LoRAs its twins still share it."""
+    replaced = shop.plain.clone()
+    replaced.add_object_patch("diffusion_model.out", shop.plain.model.diffusion_model.out)
+    models = [replaced, shop.with_lora(replaced)]
+    assert networks(ensemble(shop.host, "block average", *models)) == 2
+    assert "a patch of a replaced block cannot act beside weights" in caplog.text
+    assert networks(ensemble(shop.host, "block average", replaced, replaced.clone())) == 1
+
+
 def test_layers_that_another_node_replaces_are_refused(shop):
     from comfy.patcher_extension import PatcherInjection
 

@@ -39,16 +39,18 @@ class _Network:
     def patcher(self) -> ModelPatcher:
         return self.members[0].patcher
 
-    def refuses(self, expert: Expert) -> str | None:
-        """Why an expert cannot run on these weights; else it becomes a member."""
+    def take(self, expert: Expert) -> str | None:
+        """Makes an expert a member, or gives the reason why it cannot run on these weights."""
         if expert.patcher.object_patches != self.patcher.object_patches:
             return "a replaced part"
         if expert.patcher.hook_patches.keys() != self.patcher.hook_patches.keys():
             return "a scheduled LoRA of its own"
+        # A compiled block does not notice which expert runs.
+        compiled = any(name.startswith("diffusion_model.") for name in expert.patcher.object_patches)
         common = _common(self.common, expert.patcher.patches)
         for member in (*self.members, expert):
             for _, layer, patch in _rest(member.patcher, common):
-                if reason := obstacle(patch, layer):
+                if reason := "a patch of a replaced block" if compiled else obstacle(patch, layer):
                     return reason
         self.members.append(expert)
         self.common = common
@@ -81,7 +83,7 @@ def _place(expert: Expert, networks: list[_Network]) -> str | None:
     for network in networks:
         if expert.patcher.is_clone(network.patcher):
             _check_injections(expert, network.members[0])
-            reason = network.refuses(expert)
+            reason = network.take(expert)
             if reason is None:
                 return None
     networks.append(_Network([expert], expert.patcher.patches))
