@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..host_copy import HostCopy
 from .fusion import Feature, Fusion, FusionError, FusionState, fuse, logits_of
 from .points import FusionPoint
 
@@ -70,9 +72,12 @@ def routing_table(routing: dict[str, Any], points: list[FusionPoint], experts: i
 
 def left_out(shares: Tensor, skip_below: float) -> LeftOut:
     """By mean shares [fusion points, N]. Whoever has the largest share stays."""
-    gone = shares < skip_below
-    gone[torch.arange(len(shares)), shares.argmax(1)] = False
-    return {expert: frozenset(row.nonzero().flatten().tolist()) for expert, row in enumerate(gone.T.cpu())}
+    rows = shares.tolist()
+    stays = [row.index(max(row)) for row in rows]
+    return {
+        expert: frozenset(i for i, row in enumerate(rows) if row[expert] < skip_below and stays[i] != expert)
+        for expert in range(shares.shape[1])
+    }
 
 
 @dataclass
@@ -82,32 +87,38 @@ class KeptRouting:
     maps: shares [B, N, H, W] by index of the fusion point
     """
 
+    points: int
+    skip_below: float
     maps: dict[int, Tensor] = field(default_factory=dict)
-    gone: LeftOut | None = None
+    logits: dict[int, Tensor] = field(default_factory=dict)
+    means: HostCopy | None = None
 
     def keep(self, point: FusionPoint, shares: Tensor) -> None:
         self.maps[point.index] = shares
 
-    def left_out(self, points: int, skip_below: float) -> LeftOut:
-        """Found once: on a GPU this waits for the queue."""
-        if self.gone is None:
-            fused = [min(index for index in self.maps if index >= i) for i in range(points)]
-            self.gone = left_out(torch.stack([self.maps[i].mean((0, 2, 3)) for i in fused]), skip_below)
-        return self.gone
+    def end(self) -> None:
+        """All maps are there: their means go to the CPU, where the next step asks who is left out."""
+        self.logits = {index: logits_of(shares) for index, shares in self.maps.items()}
+        if self.skip_below:
+            means = {index: shares.mean((0, 2, 3)) for index, shares in self.maps.items()}
+            fused = [min(index for index in means if index >= i) for i in range(self.points)]
+            self.means = HostCopy(torch.stack([means[i] for i in fused]))
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        return left_out(self.means.wait(), self.skip_below) if self.means else {}
 
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-        if point.index not in self.maps:
-            return features
-        return fuse(point, features, logits_of(self.maps[point.index]), state)
+        return fuse(point, features, self.logits[point.index], state) if point.index in self.logits else features
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How one evaluation is done; `keep` is told of the shares, as FusionState.observe is."""
+    """How one evaluation is done; `keep` observes its shares, and is then used in place of the aggregator."""
 
     fusion: Fusion
     left_out: LeftOut = field(default_factory=dict)
-    keep: Callable[[FusionPoint, Tensor], None] | None = None
+    keep: KeptRouting | None = None
 
 
 class Selector:
@@ -115,21 +126,25 @@ class Selector:
 
     def __init__(self, selection: Selection, fusion: Fusion, points: int):
         self.selection, self.fusion, self.points = selection, fusion, points
-        self.steps: dict[float, int] = {}
         self.calls: Counter[Hashable] = Counter()
         self.kept: dict[Hashable, KeptRouting] = {}
 
-    def choose(self, noise_level: float, fraction: float, batch: Hashable) -> Choice:
-        """fraction: the noise level in 0..1; batch: which conditionings are evaluated together."""
+    @cached_property
+    def by_level(self) -> list[LeftOut]:
+        """By the table, from the least noise on."""
         table = self.selection.table
-        if self.selection.decide_every == 1 and table is not None:
-            level = min(max(int(fraction * len(table)), 0), len(table) - 1)
-            return Choice(self.fusion, left_out(table[level], self.selection.skip_below))
-        step = self.steps.setdefault(noise_level, len(self.steps))
+        return [] if table is None else [left_out(level, self.selection.skip_below) for level in table]
+
+    def choose(self, step: int, noise_level: Callable[[], float], batch: Hashable) -> Choice:
+        """noise_level: gives it as a fraction of all; batch: which conditionings are evaluated together."""
+        if self.selection.is_full:
+            return Choice(self.fusion)
+        if self.selection.decide_every == 1:
+            level = int(noise_level() * len(self.by_level))
+            return Choice(self.fusion, self.by_level[min(max(level, 0), len(self.by_level) - 1)])
         key = batch, self.calls[step, batch]
         self.calls[step, batch] += 1
-        if step % self.selection.decide_every and key in self.kept:
-            kept = self.kept[key]
-            return Choice(kept, kept.left_out(self.points, self.selection.skip_below))
-        self.kept[key] = KeptRouting()
-        return Choice(self.fusion, keep=self.kept[key].keep)
+        if (step - 1) % self.selection.decide_every and key in self.kept:
+            return Choice(self.kept[key], self.kept[key].left_out)
+        self.kept[key] = KeptRouting(self.points, self.selection.skip_below)
+        return Choice(self.fusion, keep=self.kept[key])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import takewhile
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,36 +16,95 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..fusion.points import FusionPoint
+from ..host_copy import HostCopy
 
 MAP_SIZE = 32
 """Maps are kept at this side at most: enough to look at, light to keep and to send."""
 
 
-@dataclass
 class Evaluation:
     """One evaluation of the ensemble: a sampling step, or the part of one that was batched together.
 
+    Shares stay on their device while it runs. When it has ended they are pooled together, and go to the CPU in two
+    copies that nothing waits for; what is read of it later waits until they are there.
+
+    step:   number of the sampler's step
     guided: for every sample of the batch, whether it is the prompt's (True) or the negative prompt's
-    shares: mean share [B, N] by index of the fusion point, float32
-    maps:   shares by position [B, N, h, w] by index of the fusion point, float16; only where they vary
     """
 
-    sigma: float
-    guided: list[bool]
-    shares: dict[int, Tensor] = field(default_factory=dict)
-    maps: dict[int, Tensor] = field(default_factory=dict)
+    def __init__(self, step: int, sigma: Tensor, guided: list[bool]):
+        self.step = step
+        self.guided = guided
+        self._sigma = sigma.detach()
+        self._seen: dict[int, Tensor] = {}
+        self._layout: list[tuple[list[int], torch.Size]] = []
+        self._copies: list[HostCopy] = []
+        self.has_ended = False
 
     def observe(self, point: FusionPoint, shares: Tensor) -> None:
-        """Takes what a fusion decided. It stays on its device until the step has ended: no block waits for a copy."""
-        shares = shares.detach()
-        self.shares[point.index] = shares.float().mean((2, 3)).expand(len(self.guided), -1)
-        height, width = (min(side, MAP_SIZE) for side in shares.shape[-2:])
-        if (height, width) != (1, 1):
-            self.maps[point.index] = F.adaptive_avg_pool2d(shares, (height, width)).half()
+        """Takes what a fusion decided: shares [B, N, H, W]."""
+        self._seen[point.index] = shares.detach()
 
-    def to_cpu(self) -> None:
-        self.shares = {i: t.cpu() for i, t in self.shares.items()}
-        self.maps = {i: t.cpu() for i, t in self.maps.items()}
+    def end(self) -> None:
+        """Pools the shares of all points of one size at once, and sends them off."""
+        numbers, maps = [self._sigma.float().flatten()[:1]], []
+        for points in _by_size(self._seen):
+            stacked = torch.stack([self._seen[i] for i in points])  # [points, B, N, H, W]
+            means = stacked.mean((3, 4), dtype=torch.float32).expand(-1, len(self.guided), -1)
+            numbers.append(means.flatten())
+            height, width = (min(side, MAP_SIZE) for side in stacked.shape[3:])
+            pooled = F.adaptive_avg_pool2d(stacked.flatten(0, 1), (height, width))
+            pooled = pooled.unflatten(0, stacked.shape[:2]).half()
+            maps.append(pooled.flatten())
+            self._layout.append((points, pooled.shape))
+        self._copies = [HostCopy(torch.cat(parts)) for parts in (numbers, maps) if parts]
+        self._seen, self._sigma, self.has_ended = {}, torch.empty(0), True
+
+    @property
+    def has_arrived(self) -> bool:
+        return self.has_ended and all(copy.has_arrived for copy in self._copies)
+
+    @cached_property
+    def _numbers(self) -> Tensor:
+        """Sigma, and then the mean shares; a clone, as what arrives lies in memory that is scarce."""
+        return self._copies[0].wait().clone()
+
+    @property
+    def sigma(self) -> float:
+        return self._numbers[0].item()
+
+    @cached_property
+    def shares(self) -> dict[int, Tensor]:
+        """Mean share [B, N] by index of the fusion point, float32."""
+        rest, found = self._numbers[1:], {}
+        for points, shape in self._layout:
+            size = (len(points), len(self.guided), shape[2])
+            means, rest = rest[: math.prod(size)], rest[math.prod(size) :]
+            found |= zip(points, means.view(size), strict=True)
+        return {point: found[point] for point in sorted(found)}
+
+    @cached_property
+    def maps(self) -> dict[int, Tensor]:
+        """Shares by position [B, N, h, w] by index of the fusion point, float16; only where they vary."""
+        parts = self._copies[-1].wait().clone().split([shape.numel() for _, shape in self._layout] or [1])
+        found: dict[int, Tensor] = {}
+        for (points, shape), part in zip(self._layout, parts, strict=False):
+            if shape[3:].numel() > 1:
+                found |= zip(points, part.view(shape), strict=True)
+        return found
+
+    def settle(self) -> None:
+        """Waits for the copies, and lets go of them."""
+        _ = self._numbers, self.maps
+        self._copies = []
+
+
+def _by_size(tensors: dict[int, Tensor]) -> list[list[int]]:
+    """The keys, those of tensors of one shape together."""
+    groups: dict[torch.Size, list[int]] = {}
+    for key, tensor in tensors.items():
+        groups.setdefault(tensor.shape, []).append(key)
+    return list(groups.values())
 
 
 StepListener = Callable[["RoutingRun", int, list[Evaluation]], None]
@@ -61,43 +121,48 @@ class RoutingRun:
     on_step: StepListener | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     latent: Tensor | None = None
+    step: int = 0
     steps_reported: int = 0
 
-    def evaluate(self, sigma: float, guided: list[bool]) -> Callable[[FusionPoint, Tensor], None]:
-        """Opens an evaluation; gives what its fusions report to."""
-        if self.evaluations and self.evaluations[-1].sigma != sigma:
-            self._report_step()
-        self.evaluations.append(Evaluation(sigma, guided))
-        return self.evaluations[-1].observe
+    def next_step(self) -> None:
+        """The sampler goes on: hands the listener the steps whose shares have arrived by now."""
+        self.step += 1
+        while self.steps_reported < self.step - 1 and self._report_step():
+            pass
 
-    def _report_step(self) -> None:
-        """Hands the listener the step that has just ended: the last evaluations at one noise level."""
-        if self.on_step is None or not self.evaluations:
-            return
-        sigma = self.evaluations[-1].sigma
-        step = list(takewhile(lambda e: e.sigma == sigma, reversed(self.evaluations)))[::-1]
+    def evaluate(self, sigma: Tensor, guided: list[bool]) -> Evaluation:
+        """Opens an evaluation at this sigma [B], whose fusions report to `observe` until it ends."""
+        self.evaluations.append(Evaluation(self.step, sigma, guided))
+        return self.evaluations[-1]
+
+    def _report_step(self, wait: bool = False) -> bool:
+        """Hands the listener the next step, if it has arrived."""
+        evaluations = [e for e in self.evaluations if e.step == self.steps_reported + 1]
+        if not wait and not all(evaluation.has_arrived for evaluation in evaluations):
+            return False
+        self.steps_reported += 1
         try:
-            self.on_step(self, self.steps_reported, step)
+            if self.on_step is not None and evaluations:
+                self.on_step(self, self.steps_reported - 1, evaluations)
         except Exception as error:  # as text: a log that kept the error would keep the tensors of its frames
             logging.warning(f"AFA: the routing viewer is not updated any more during this run: {error!r}")
             self.on_step = None
-        self.steps_reported += 1
+        return True
 
     def finish(self, latent: Tensor | None) -> None:
-        self._report_step()
-        for evaluation in self.evaluations:
-            evaluation.to_cpu()
+        self.evaluations = [evaluation for evaluation in self.evaluations if evaluation.has_ended]
+        for evaluation in reversed(self.evaluations):  # with the last one, all have arrived
+            evaluation.settle()
+        while self.steps_reported < self.step:
+            self._report_step(wait=True)
         self.latent = None if latent is None else latent.cpu()
 
     @cached_property
     def steps(self) -> list[tuple[float, list[Evaluation]]]:
-        """(sigma, evaluations) of each step: consecutive evaluations at one noise level belong together."""
-        steps: list[tuple[float, list[Evaluation]]] = []
-        for evaluation in self.evaluations:
-            if not steps or steps[-1][0] != evaluation.sigma:
-                steps.append((evaluation.sigma, []))
-            steps[-1][1].append(evaluation)
-        return steps
+        """(sigma, evaluations) of each of the sampler's steps."""
+        grouped = groupby(self.evaluations, key=lambda evaluation: evaluation.step)
+        steps = [list(evaluations) for _, evaluations in grouped]
+        return [(evaluations[0].sigma, evaluations) for evaluations in steps]
 
     def shares_by_step(self, guided: bool = True) -> Tensor:
         """Mean share [steps, N] over the fusion points and the batch."""

@@ -16,6 +16,7 @@ from tests.support.comfy.bootstrap import REPOSITORY, make_base
 from tests.support.comfy.inprocess import Host
 
 from .economical import bench_economical
+from .gpu_habits import bench_gpu_habits
 from .kernels import bench_kernels
 from .loading import bench_loading
 from .loras import bench_loras
@@ -55,9 +56,10 @@ PARTS = {
         "Doing less at SD1.5 size, latent 32x32, bf16, batch 2, 3 experts",
         bench_selective_step,
     ),
+    "gpu_habits": ("Habits on a GPU", bench_gpu_habits),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
-IN_PROCESS = ("loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "selective_step")
+IN_PROCESS = ("gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "selective_step")
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 

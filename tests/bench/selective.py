@@ -81,7 +81,7 @@ def by_table(pocket: Pocket, fusion, skip_below: float, looks: int) -> Row:
     computed: list[float] = []
 
     def fusion_of(batch, draw):
-        gone = selector.choose(0.0, draw.levels.mean().item(), None).left_out
+        gone = selector.choose(0, draw.levels.mean().item, None).left_out
         computed.append(1 - sum(map(len, gone.values())) / len(points) / experts)
 
         def fuse(point, features, state):

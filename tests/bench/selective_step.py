@@ -51,18 +51,18 @@ def bench_selective_step(rounds: int = 3) -> list[str]:
 
 
 def steps(patcher):
-    """Evaluations at falling noise levels, with a selector of their own where the ensemble selects."""
-    from afa_core.fusion.selection import Selector
-    from afa_core.host.sampling.run import SELECTOR, ensemble_of
+    """Evaluations at falling noise levels, as steps of one run of an ensemble."""
+    from afa_core.host.sampling.run import RUN, Run, ensemble_of
 
     options = {"uuids": ["prompt", "negative prompt"]}
     calls = [call(patcher, SIZE, sigma=sigma, options=options) for sigma in SIGMAS]
-    ensemble = ensemble_of(patcher)
 
     def run() -> None:
-        if ensemble and not ensemble.selection.is_full:
-            options[SELECTOR] = Selector(ensemble.selection, ensemble.fusion, len(ensemble.points))
+        if ensemble_of(patcher):
+            options[RUN] = Run(patcher)
         for evaluate in calls:
+            if RUN in options:
+                options[RUN].next_step()
             evaluate()
 
     return run

@@ -82,7 +82,7 @@ def _alone(seconds: dict[str, list[float]], count: int) -> list[list[float]]:
 
 def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: dict | None = None):
     """One evaluation through the host's apply_model, with what a sampler would hand it, and `options` beside that."""
-    from afa_core.host.sampling.run import RUN, ensemble_of
+    from afa_core.host.sampling.run import RUN, Run, ensemble_of
     from afa_core.routing.wire import wire_step
 
     random = torch.Generator().manual_seed(0)
@@ -95,11 +95,11 @@ def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: 
 
     def run() -> None:
         handed = {"cond_or_uncond": [0, 1], "wrappers": patcher.wrappers, **(options or {})}
-        if record:
-            ensemble = ensemble_of(patcher)
-            ensemble.record.on_step = lambda run, step, evaluations: wire_step(run, evaluations)
-            handed[RUN] = ensemble.record.begin(["a", "b", "c"][: len(ensemble.experts)], ensemble.points)
         patcher.model.current_patcher = patcher
+        if record:
+            ensemble_of(patcher).record.on_step = lambda run, step, evaluations: wire_step(run, evaluations)
+            handed[RUN] = Run(patcher).begin(patcher)
+            handed[RUN].next_step()
         patcher.model.apply_model(x, sigmas, transformer_options=handed, **conds)
         if record:
             handed[RUN].finish(None)
@@ -137,7 +137,8 @@ def parts_timed(meter: Meter) -> Iterator[None]:
         with meter("self-attention" if keys_values is None else "cross-attention"):
             return attention(module, tokens, keys_values)
 
-    fuse, observe, finish = SABWFusion.__call__, Evaluation.observe, RoutingRun.finish
+    fuse, finish = SABWFusion.__call__, RoutingRun.finish
+    observe, end = Evaluation.observe, Evaluation.end
 
     def timed_fusion(*args):
         before = meter.seconds["recording"]
@@ -152,6 +153,7 @@ def parts_timed(meter: Meter) -> Iterator[None]:
             (sabw.Attention, "forward", timed_attention),
             (SABWFusion, "__call__", timed_fusion),
             (Evaluation, "observe", meter.timed("recording", observe)),
+            (Evaluation, "end", meter.timed("recording", end)),
             (RoutingRun, "finish", meter.timed("recording", finish)),
         ):
             stack.enter_context(patch.object(owner, name, replacement))

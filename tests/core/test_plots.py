@@ -37,9 +37,10 @@ def test_colours_are_full_where_the_run_is_clearest_and_never_for_next_to_nothin
 def test_panels_colour_the_leader_and_leave_the_others_grey():
     points = unet_points(64, [1, 1, 1, 1], [2, 2, 2, 2], 1)
     run = RoutingRecord().begin(["a", "b"], points)
-    observe = run.evaluate(1.0, [True])
+    evaluation = run.evaluate(torch.ones(1), [True])
     for point in points:
-        observe(point, flat(0.8, 0.2, side=8)[None])
+        evaluation.observe(point, flat(0.8, 0.2, side=8)[None])
+    evaluation.end()
     run.finish(None)
     panels = routing_panels(run, torch.rand(64, 64, 3))
     assert panels.shape[0] == 1 and panels.shape[-1] == 3

@@ -20,10 +20,12 @@ def sampled(experts=3, size=64, steps=3, batch=2, on_step=None):
     record.on_step = on_step
     run = record.begin([f"expert {i}" for i in range(experts)], POINTS)
     for step in range(steps):
-        observe = run.evaluate(10.0 - step, [True] * batch + [False] * batch)
+        run.next_step()
+        evaluation = run.evaluate(torch.tensor([10.0 - step]), [True] * batch + [False] * batch)
         for point in POINTS:
             side = size // point.stride
-            observe(point, torch.randn(2 * batch, experts, side, side).softmax(1))
+            evaluation.observe(point, torch.randn(2 * batch, experts, side, side).softmax(1))
+        evaluation.end()
     run.finish(None)
     return run
 
@@ -88,7 +90,9 @@ def test_shares_average_to_the_summary_s():
 
 def test_fixed_shares_have_no_maps():
     run = RoutingRecord().begin(["a", "b"], POINTS)
-    run.evaluate(1.0, [True])(POINTS[-1], torch.tensor([0.25, 0.75]).view(1, 2, 1, 1))
+    evaluation = run.evaluate(torch.ones(1), [True])
+    evaluation.observe(POINTS[-1], torch.tensor([0.25, 0.75]).view(1, 2, 1, 1))
+    evaluation.end()
     run.finish(None)
     (step,) = wire_run(run)["steps"]
     assert step["prompt"] == {"points": [24], "shares": [[0.25, 0.75]], "sizes": [[0, 0]], "maps": ""}

@@ -66,7 +66,7 @@ def test_without_a_table_the_pictures_must_tell():
 def test_the_table_is_read_at_the_noise_level_of_the_step():
     table = torch.tensor([[[0.9, 0.1]] * 3, [[0.1, 0.9]] * 3])
     selector = Selector(Selection(0.2, 1, table), None, 3)
-    low, high = (selector.choose(1.0, timestep, "both").left_out for timestep in (0.1, 0.9))
+    low, high = (selector.choose(1, lambda t=timestep: t, "both").left_out for timestep in (0.1, 0.9))
     assert (low[0], low[1]) == (frozenset(), frozenset({0, 1, 2})) == (high[1], high[0])
 
 
@@ -76,12 +76,13 @@ def test_every_so_many_steps_all_decide(every):
     selector = Selector(Selection(0.2, every), None, 3)
     for step in range(7):
         for batch in ("both", "late") if step > 0 else ("both",):
-            choice = selector.choose(10.0 - step, 0.5, batch)
+            choice = selector.choose(step + 1, lambda: 0.5, batch)
             full = step % every == 0 or (batch == "late" and step == 1)
             assert (choice.keep is not None) == full, (step, batch)
             if full:
                 for point in POINTS:
-                    choice.keep(point, torch.tensor([0.9, 0.1]).view(1, 2, 1, 1))
+                    choice.keep.keep(point, torch.tensor([0.9, 0.1]).view(1, 2, 1, 1))
+                choice.keep.end()
             else:
                 assert choice.left_out == {0: frozenset(), 1: frozenset({0, 1, 2})}
 
@@ -95,6 +96,10 @@ def evaluated(fusion, left_out=(), observe=None):
     return lockstep(streams, POINTS, fusion, FusionState(state.embeddings, observe))
 
 
+def kept_routing() -> KeptRouting:
+    return KeptRouting(len(POINTS), skip_below=0.0)
+
+
 def leaving_out(stream, points):
     feature = next(stream)
     for index in range(len(POINTS) - 1):
@@ -103,7 +108,7 @@ def leaving_out(stream, points):
 
 
 def test_who_is_left_out_has_no_share():
-    seen = KeptRouting()
+    seen = kept_routing()
     evaluated(SABWFusion(tiny_aggregator()), {1}, seen.keep)
     assert seen.maps[1].mean((0, 2, 3)).tolist() == [1.0, 0.0]
     assert (seen.maps[0] > 0).all() and (seen.maps[2] > 0).all()
@@ -113,7 +118,7 @@ def test_the_others_share_what_is_left():
     """The mean of the others stands in for the feature of one who was left out, and has no share."""
     aggregator, state = tiny_aggregator(3), tiny_state(3)
     a, b = torch.randn(2, 1, 5, 2, 3, dtype=torch.float64)
-    seen = KeptRouting()
+    seen = kept_routing()
     SABWFusion(aggregator)(POINTS[1], [a, None, b], replace(state, observe=seen.keep))
     shares = seen.maps[1]
     assert not shares[:, 1].any() and torch.allclose(shares.sum(1), torch.ones(1, 2, 3, dtype=torch.float64))
@@ -131,14 +136,16 @@ def test_an_expert_left_out_of_everything_needs_no_stream():
 
 
 def test_kept_maps_fuse_as_they_did():
-    kept = KeptRouting()
+    kept = kept_routing()
     found = evaluated(SABWFusion(tiny_aggregator()), observe=kept.keep)
+    kept.end()
     assert torch.allclose(evaluated(kept), found, atol=1e-12)
 
 
 def test_kept_maps_without_an_expert():
-    kept, seen = KeptRouting(), KeptRouting()
+    kept, seen = kept_routing(), kept_routing()
     evaluated(SABWFusion(tiny_aggregator()), observe=kept.keep)
+    kept.end()
     evaluated(kept, {1}, seen.keep)
     assert seen.maps[1].mean((0, 2, 3)).tolist() == [1.0, 0.0]
     assert torch.allclose(seen.maps[2], kept.maps[2])

@@ -111,6 +111,7 @@ def make_ensemble(
     run.set_companions(main, [expert.patcher for expert in experts], companions)
     main.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, run.prepare_sampling)
     main.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, run.sampler_sample)
+    main.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise)
     main.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, step.apply_model)
     main.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, partial(step.diffusion_model, experts[0].architecture))
     main.add_callback_with_key(CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES, KEY, run.register_hooks)

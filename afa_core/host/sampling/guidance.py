@@ -9,9 +9,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...fusion.fusion import FusionError, blend, logits_of
-from ...fusion.magic import TIMESTEPS
-from .run import RUN, ensemble_of
-from .step import EXPERT, is_active
+from ...fusion.magic import MODES, TIMESTEPS, MagicFusion
+from .run import Run, ensemble_of, run_of
+from .step import EXPERT
 
 
 def install(main: ModelPatcher) -> None:
@@ -35,11 +35,8 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
     model, x, sigma, options = args["model"], args["input"], args["sigma"], args["model_options"]
     main = model.current_patcher
     ensemble = ensemble_of(main)
-    level, noise = sigma[0].item(), ensemble.experts[0].architecture.noise
-    if not (
-        is_active(main, level)
-        and ensemble.fusion.fuses_at(round(noise.level(model.model_sampling, sigma)[0].item() * TIMESTEPS))
-    ):
+    current = run_of(main, options["transformer_options"])
+    if not (current.is_active(sigma) and _fuses(ensemble.fusion, current, sigma)):
         return args["conds_out"]
     if any(cond is None for cond in args["conds"]):
         raise FusionError(
@@ -53,6 +50,13 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
     sides = list(zip(*predictions, strict=True))
     noise = [[(x - denoised) / sigma.view(-1, 1, 1, 1) for denoised in side] for side in sides]
     shares = ensemble.fusion.shares(*noise, args["cond_scale"])
-    if RUN in options["transformer_options"]:
-        options["transformer_options"][RUN].evaluate(level, [True] * len(x))(ensemble.points[-1], shares)
+    if current.routing:
+        evaluation = current.routing.evaluate(sigma, [True] * len(x))
+        evaluation.observe(ensemble.points[-1], shares)
+        evaluation.end()
     return [blend(side, logits_of(shares))[0] for side in sides]
+
+
+def _fuses(fusion: MagicFusion, current: Run, sigma: Tensor) -> bool:
+    """Whether this step is fused; what never switches does not need to know its timestep."""
+    return fusion.mode == MODES[0] or fusion.fuses_at(round(current.noise_level(sigma)[1] * TIMESTEPS))

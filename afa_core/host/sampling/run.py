@@ -7,6 +7,7 @@ the patcher at hand.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,11 @@ import comfy.hooks
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selector
+from ...routing.record import RoutingRun
 from ..experts.experts import (
     KEY,
     Expert,
@@ -28,9 +31,67 @@ from ..experts.experts import (
     later_weights,
 )
 from ..text.conditioning import check_texts, encode_texts
+from .finite import FiniteCheck
 
 RUN = "afa_run"
-SELECTOR = "afa_selector"
+
+
+class Run:
+    """One sampling run of an ensemble, or a single evaluation outside of one. `begin` also records its routing.
+
+    Steps are counted, and noise levels are read from the device only where something depends on them: that waits.
+    """
+
+    def __init__(self, main: ModelPatcher):
+        ensemble = ensemble_of(main)
+        self.sampling, self.noise = main.model.model_sampling, ensemble.experts[0].architecture.noise
+        self.percents = ensemble.start_percent, ensemble.end_percent
+        self.selector = Selector(ensemble.selection, ensemble.fusion, len(ensemble.points))
+        self.finite = FiniteCheck()
+        self.routing: RoutingRun | None = None
+        self.step = 0
+        self._read: tuple[int, float, float] | None = None
+
+    def begin(self, main: ModelPatcher) -> Run:
+        ensemble = ensemble_of(main)
+        self.routing = ensemble.record.begin([expert.label for expert in ensemble.experts], ensemble.points)
+        return self
+
+    def next_step(self) -> None:
+        self.step += 1
+        self.finite.hear(self.step)
+        if self.routing:
+            self.routing.next_step()
+
+    def finish(self, latent: Tensor | None) -> None:
+        if self.routing:
+            self.routing.finish(latent)
+
+    def is_active(self, sigma: Tensor) -> bool:
+        """Whether sigma [B] lies in the part of sampling that is ensembled."""
+        start, end = self.percents
+        if start <= 0 and end >= 1:
+            return True
+        first, last = self._range
+        return last <= self.noise_level(sigma)[0] <= first
+
+    def noise_level(self, sigma: Tensor) -> tuple[float, float]:
+        """The first sample's sigma, and its fraction of the noise range. Read once a step."""
+        if self._read is None or self._read[0] != self.step or not self.routing:
+            both = torch.stack([sigma[0].float(), self.noise.level(self.sampling, sigma[:1])[0].float()])
+            level, fraction = both.cpu().tolist()
+            self._read = self.step, level, fraction
+        return self._read[1:]
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        start, end = (float(self.sampling.percent_to_sigma(percent)) for percent in self.percents)
+        return start, end
+
+
+def run_of(main: ModelPatcher, options: dict[str, Any]) -> Run:
+    """The run that these transformer options belong to."""
+    return options.get(RUN) or Run(main)
 
 
 def ensemble_of(main: ModelPatcher):
@@ -137,23 +198,28 @@ def activation_factor(main: ModelPatcher, noise_shape) -> float:
 def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, *rest):
     """One sampling run: the experts' texts go in, the record of their routing comes out."""
     main = guider.model_patcher
-    ensemble = ensemble_of(main)
     encode_texts(
         guider, experts_of(main), noise, latent_image=latent_image, denoise_mask=denoise_mask,
         seed=extra_args.get("seed"),
     )  # fmt: skip
-    routing = ensemble.record.begin([expert.label for expert in ensemble.experts], ensemble.points)
-    options = extra_args["model_options"].setdefault("transformer_options", {})
-    options[RUN] = routing
-    if not ensemble.selection.is_full:
-        options[SELECTOR] = Selector(ensemble.selection, ensemble.fusion, len(ensemble.points))
+    current = Run(main).begin(main)
+    extra_args["model_options"].setdefault("transformer_options", {})[RUN] = current
     latent = None
     try:
         samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
+        current.finite.hear()
         latent = guider.inner_model.process_latent_out(samples.to(torch.float32))
         return samples
     finally:
-        routing.finish(latent)
+        current.finish(latent)
+
+
+def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
+    """The sampler asks for a prediction: its next step."""
+    current = model_options.get("transformer_options", {}).get(RUN)
+    if current is not None:
+        current.next_step()
+    return executor(x, timestep, model_options, *args, **kwargs)
 
 
 def pre_run(main: ModelPatcher) -> None:

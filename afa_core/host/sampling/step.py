@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
@@ -33,7 +31,7 @@ from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
 from ..text.conditioning import take_texts, text_of
 from .prediction import fuse_in_first_terms
-from .run import RUN, SELECTOR, ensemble_of, experts_of
+from .run import Run, ensemble_of, experts_of, run_of
 
 CALL = "afa_call"
 EXPERT = "afa_expert"
@@ -48,16 +46,12 @@ class Call:
     sigma: Tensor
     x: Tensor
     texts: dict[str, Tensor]
-
-    @cached_property
-    def noise_level(self) -> float:
-        """The first sample's sigma. Read once: on a GPU this waits for the queue."""
-        return self.sigma[0].item()
+    run: Run
 
 
 def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds):
-    call = Call(executor.class_obj.current_patcher, t, x, take_texts(conds))
-    options = {**(transformer_options or {}), CALL: call}
+    main, options = executor.class_obj.current_patcher, transformer_options or {}
+    options = {**options, CALL: Call(main, t, x, take_texts(conds), run_of(main, options))}
     return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
 
@@ -69,7 +63,7 @@ def diffusion_model(architecture: Architecture, executor, *args, **kwargs):
 
     def evaluate(*args, **kwargs):
         inputs = architecture.named(args, kwargs)
-        if is_active(call.main, call.noise_level):
+        if call.run.is_active(call.sigma):
             return ensemble_prediction(call, inputs, only)
         alone = own_options(call.main, 0, inputs["transformer_options"])
         args, kwargs = architecture.positional({**inputs, "transformer_options": alone})
@@ -83,32 +77,23 @@ def diffusion_model(architecture: Architecture, executor, *args, **kwargs):
     return inner.execute(*args, **kwargs)
 
 
-def is_active(main: ModelPatcher, noise_level: float) -> bool:
-    """Whether this noise level lies in the part of sampling that is ensembled."""
-    ensemble = ensemble_of(main)
-    sampling = main.model.model_sampling
-    start, end = (sampling.percent_to_sigma(p) for p in (ensemble.start_percent, ensemble.end_percent))
-    return end <= noise_level <= start
-
-
 def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> Tensor:
     """The fused prediction, shaped as the latent, of all experts or of `only` one; in the first expert's terms."""
     x, options = inputs["x"], inputs["transformer_options"]
     ensemble = ensemble_of(call.main)
     experts = experts_of(call.main)
     running = range(len(experts)) if only is None else [only]
-    observers = []
-    if RUN in options and only is None:
-        sides = options["cond_or_uncond"]
-        guided = [side == 0 for side in sides for _ in range(len(x) // len(sides))]
-        observers.append(options[RUN].evaluate(call.noise_level, guided))
+    choice = _choice(call, options) if only is None else Choice(ensemble.fusion)
+    observers = [] if choice.keep is None else [choice.keep.keep]
+    evaluation = None
+    if call.run.routing and only is None:
+        evaluation = call.run.routing.evaluate(call.sigma, _guided(options, len(x)))
+        observers.append(evaluation.observe)
     samplings = [experts[index].patcher.model.model_sampling for index in running]
     level = ensemble.experts[0].architecture.noise.level(call.main.model.model_sampling, call.sigma)
-    choice = _choice(call, options) if only is None else Choice(ensemble.fusion)
     noisy = without_frames(call.x)
     fusion = fuse_in_first_terms(choice.fusion, samplings, call.sigma, noisy, call.main.model.model_sampling)
-    if choice.keep:
-        observers.append(choice.keep)
+    fusion = _in_memory(fusion)
 
     def evaluate(fusion: Fusion) -> Tensor:
         networks = Counter(experts[index].patcher.model.diffusion_model for index in running)
@@ -126,23 +111,29 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
         for tell in observers:
             tell(point, shares)
 
-    fusion = _in_memory(fusion)
-    prediction = evaluate(fusion)
-    # One question a step. Whatever an expert's share, its NaN is still there in the prediction.
-    if not torch.isfinite(prediction).all() and torch.isfinite(x).all():
+    def look_again() -> Tensor:
         observers.clear()  # the second look is not a step
         labels = [experts[index].label for index in running]
-        prediction = evaluate(finding_the_culprit(fusion, labels, _moment(options, call.noise_level)))
-    return prediction
+        return evaluate(finding_the_culprit(fusion, labels, _moment(options, call.sigma[0].item())))
+
+    prediction = evaluate(fusion)
+    if evaluation:
+        evaluation.end()
+    if choice.keep:
+        choice.keep.end()
+    return call.run.finite.check(call.run.step, prediction, x, look_again)
+
+
+def _guided(options: dict[str, Any], batch: int) -> list[bool]:
+    """For every sample of the batch, whether it is the prompt's."""
+    sides = options["cond_or_uncond"]
+    return [side == 0 for side in sides for _ in range(batch // len(sides))]
 
 
 def _choice(call: Call, options: dict[str, Any]) -> Choice:
     """Who is left out of this evaluation, and by what it is fused."""
-    if SELECTOR not in options:
-        return Choice(ensemble_of(call.main).fusion)
-    ensemble, sampling = ensemble_of(call.main), call.main.model.model_sampling
-    level = ensemble.experts[0].architecture.noise.level(sampling, call.sigma[:1]).item()
-    return options[SELECTOR].choose(call.noise_level, level, (*options["uuids"], *call.x.shape))
+    batch = (*options.get("uuids", ()), *call.x.shape)
+    return call.run.selector.choose(call.run.step, lambda: call.run.noise_level(call.sigma)[1], batch)
 
 
 def stream_of(
