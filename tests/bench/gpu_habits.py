@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import cycle
 from typing import NamedTuple
 from unittest.mock import patch
@@ -64,28 +64,30 @@ def bench_gpu_habits() -> list[str]:
 
 
 def rows() -> list[Row]:
-    found = []
-    with fake_ensembles(SD15) as (experts, make):
-        plain = make()
-        economical = make(**ECONOMICAL)
+    return [*_kernels(), *_waits()]
+
+
+def _kernels() -> Iterator[Row]:
+    with fake_ensembles(SD15, {"plain": {}, "economical": ECONOMICAL}) as (experts, ensembles):
         own = sum(kernels(one_step(expert.patcher)) for expert in experts)
-        found += [
-            Row("kernels of fusion and recording in an evaluation, 2 layers", kernels(one_step(plain)) - own, 1350),
-            Row("the same with 1 layer, routing_stride 4", kernels(one_step(economical)) - own, 1050),
-        ]
-    with fake_ensembles(SHALLOW) as (_, make):  # how often something waits does not go by the number of blocks
-        plain = make()
-        steps, end = waits_of_run(plain)
-        found.append(Row("blocking reads and copies in a step", max(steps), 1))
-        found.append(Row("blocking reads and copies at the end of a run", end, 3))
-        found.append(Row("blocking reads and copies in a step, viewer open", max(waits_of_run(plain, True)[0]), 1))
-        fast = make(widgets=FAST)
-        found.append(Row("the same on the fast setting", max(waits_of_run(fast, True)[0]), 1))
-        table = make(widgets={"skip_below": 0.2}, with_table=True)
-        found.append(Row("the same by the table of training, experts left out", max(waits_of_run(table, True)[0]), 1))
-        part = make(widgets={"end_percent": 0.5})
-        found.append(Row("the same, fused in a part of the steps", max(waits_of_run(part, True)[0]), 1))
-    return found
+        found = {name: kernels(one_step(ensemble)) - own for name, ensemble in ensembles.items()}
+        yield Row("kernels of fusion and recording in an evaluation, 2 layers", found["plain"], 1350)
+        yield Row("the same with 1 layer, routing_stride 4", found["economical"], 1050)
+
+
+def _waits() -> Iterator[Row]:
+    kinds = {
+        "plain": {}, "fast": FAST, "by the table of training": {"skip_below": 0.2, "table": True}, "part": {"end_percent": 0.5},
+    }  # fmt: skip
+    with fake_ensembles(SHALLOW, kinds) as (_, ensembles):  # how often something waits does not go by the size
+        steps, end = waits_of_run(ensembles["plain"])
+        yield Row("blocking reads and copies in a step", max(steps), 1)
+        yield Row("the same, viewer open", max(waits_of_run(ensembles["plain"], viewer=True)[0]), 1)
+        yield Row("the same, skip_below and decide_every", max(waits_of_run(ensembles["fast"], viewer=True)[0]), 1)
+        table = waits_of_run(ensembles["by the table of training"], viewer=True)[0]
+        yield Row("the same, skip_below by the table of training, experts missing", max(table), 1)
+        yield Row("the same, fused in a part of the steps", max(waits_of_run(ensembles["part"], viewer=True)[0]), 1)
+        yield Row("blocking reads and copies at the end of a run", end, 3)
 
 
 def kernels(counts: Counts) -> int:
@@ -93,41 +95,39 @@ def kernels(counts: Counts) -> int:
 
 
 @contextmanager
-def fake_ensembles(family: Family) -> Iterator[tuple[list, Callable]]:
-    """The experts, and a function that makes an ensemble of them; all of it on the fake GPU."""
+def fake_ensembles(family: Family, kinds: dict[str, dict]) -> Iterator[tuple[list, dict]]:
+    """The experts, and an ensemble of them for each kind: widgets and sizes of the aggregator. All on the fake GPU."""
     import comfy.model_management
     from comfy.ldm.modules import attention
     from comfy.model_patcher import ModelPatcher
 
-    from afa_core.aggregator.file import AggregatorFile
     from afa_core.host.experts.experts import Expert
-    from afa_core.host.sampling.ensemble import make_ensemble
 
     gpu, meta = torch.device("cuda"), torch.device("meta")
-    with ExitStack() as stack:
-        experts = [Expert(ModelPatcher(network(family, "meta"), gpu, gpu), f"model_{i + 1}") for i in range(EXPERTS)]
-        stack.enter_context(patch.object(attention, "optimized_attention", attention.attention_pytorch))
-
-        def make(widgets: dict | None = None, with_table: bool = False, **economy):
-            config = config_for(experts[0].patcher, EXPERTS, **{**PUBLISHED, **economy})
-            names = [point.name for point in experts[0].points]
-            routing = {"points": names, "shares": [[list(SHARES)] * len(names)]} if with_table else {}
-            file = AggregatorFile("fake", config, {k: torch.empty(s, device=meta) for k, s in config.shapes()}, routing=routing)
-            with (
-                patch.object(comfy.model_management, "unet_offload_device", lambda: meta),
-                patch.object(comfy.model_management, "get_torch_device", lambda: gpu),
-            ):
-                ensemble = make_ensemble(file, experts, **(widgets or {}))
-            with fake_gpu():
-                to_fake_gpu(ensemble.get_additional_models()[-1].model)
-            return ensemble
-
-        first = make()  # what is checked of experts is checked on real numbers
-        del first
+    experts = [Expert(ModelPatcher(network(family, "meta"), gpu, gpu), f"model_{i + 1}") for i in range(EXPERTS)]
+    with (
+        patch.object(comfy.model_management, "unet_offload_device", lambda: meta),
+        patch.object(comfy.model_management, "get_torch_device", lambda: gpu),
+        patch.object(attention, "optimized_attention", attention.attention_pytorch),
+    ):
+        ensembles = {name: _ensemble(experts, **kind) for name, kind in kinds.items()}
         with fake_gpu():
-            for expert in experts:
-                to_fake_gpu(expert.patcher.model.diffusion_model)
-        yield experts, make
+            for model in (*experts, *(e.get_additional_models()[-1] for e in ensembles.values())):
+                to_fake_gpu(getattr(model, "patcher", model).model)
+        yield experts, ensembles
+
+
+def _ensemble(experts: list, table: bool = False, **settings):
+    from afa_core.aggregator.file import AggregatorFile
+    from afa_core.host.sampling.ensemble import make_ensemble
+
+    sizes = {name: value for name, value in settings.items() if name in ECONOMICAL}
+    config = config_for(experts[0].patcher, EXPERTS, **{**PUBLISHED, **sizes})
+    names = [point.name for point in experts[0].points]
+    routing = {"points": names, "shares": [[list(SHARES)] * len(names)]} if table else {}
+    state = {key: torch.empty(shape, device="meta") for key, shape in config.shapes()}
+    widgets = {name: value for name, value in settings.items() if name not in sizes}
+    return make_ensemble(AggregatorFile("fake", config, state, routing=routing), experts, **widgets)
 
 
 @torch.inference_mode()
@@ -145,13 +145,17 @@ def one_step(patcher) -> Counts:
 def waits_of_run(patcher, viewer: bool = False) -> tuple[list[int], int]:
     """Waits in each step of a run, and at its end."""
     from afa_core.host.sampling.run import Run, ensemble_of
-    from afa_core.routing.wire import wire_step
 
-    ensemble_of(patcher).record.on_step = (lambda run, step, evaluations: wire_step(run, evaluations)) if viewer else None
-    run = Run(patcher).begin(patcher)
-    assert run.selector.by_level is not None and run._range  # what a run computes once
+    def look(run, step: int, evaluations: list) -> None:
+        """What the viewer reads of a step; what it makes of that is work of the CPU."""
+        for evaluation in evaluations:
+            _ = evaluation.sigma, evaluation.shares, evaluation.maps
+
+    ensemble = ensemble_of(patcher)
+    ensemble.record.on_step = look if viewer else None
     totals = []
     with fake_gpu(), counted(cycle(SHARES).__next__) as counts:
+        run = Run(patcher).begin(patcher)
         for number in range(STEPS):
             before = counts.waits.total()
             step(patcher, run, 14.0 * 0.9**number)

@@ -29,6 +29,13 @@ class Counts(TorchDispatchMode):
         self.kernels: Counter[str] = Counter()
         self.casts = 0
         self.waits: Counter[str] = Counter()
+        self.events: list[FakeEvent] = []
+
+    def wait(self, why: str, until: FakeEvent | None = None) -> None:
+        """The GPU has one queue: what was queued before has then happened too."""
+        self.waits[why] += 1
+        for event in self.events[: None if until is None else self.events.index(until) + 1]:
+            event.done = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -47,10 +54,11 @@ class Counts(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if name == "aten._local_scalar_dense.default":
             if args[0].is_cuda:
-                self.waits["item"] += 1
+                self.wait("item")
             return args[0].dtype is torch.bool or self.numbers()
         result = func(*args, **kwargs)
-        self._count(name, func, tensors, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)], args, kwargs)
+        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self._count(name, func, tensors, results, args, kwargs)
         return result
 
     def _count(self, name: str, func, tensors: list[Tensor], results: list[Tensor], args, kwargs) -> None:
@@ -59,18 +67,18 @@ class Counts(TorchDispatchMode):
             return
         if name.startswith(("aten._to_copy", "aten.copy_")) and "cpu" in devices:
             non_blocking = kwargs.get("non_blocking") or (name.startswith("aten.copy_") and len(args) > 2 and args[2])
-            self.waits["copy"] += not non_blocking
+            if not non_blocking:
+                self.wait("copy")
             return
-        known = {tensor.untyped_storage()._cdata for tensor in tensors}
         writes = any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments)
-        is_view = all(tensor.untyped_storage()._cdata in known for tensor in results)
+        is_view = any(r.alias_info is not None for r in func._schema.returns)
         if results and "empty" not in name and (writes or not is_view):
             self.kernels[name] += 1
             self.casts += name.startswith("aten._to_copy")
 
 
 class FakeEvent:
-    """Has happened once something was waited for; every wait is counted."""
+    """Has happened once something was waited for that was queued later, or this event was."""
 
     def __init__(self, counts: Counts):
         self.counts, self.done = counts, False
@@ -79,8 +87,7 @@ class FakeEvent:
         return self.done
 
     def synchronize(self) -> None:
-        self.counts.waits["event"] += 1
-        self.done = True
+        self.counts.wait("event", until=self)
 
 
 @contextmanager
@@ -92,22 +99,16 @@ def fake_gpu() -> Iterator[None]:
 
 @contextmanager
 def counted(numbers: Callable[[], float] = lambda: 1.0) -> Iterator[Counts]:
-    """Counts what happens on the fake GPU meanwhile. Waiting for the last event is waiting for all before it."""
+    """Counts what happens on the fake GPU meanwhile."""
     from afa_core import host_copy
 
-    counts, events = Counts(numbers), []
+    counts = Counts(numbers)
 
-    class Event(FakeEvent):
-        def synchronize(self) -> None:
-            super().synchronize()
-            for earlier in events[: events.index(self)]:
-                earlier.done = True
-
-    def recorded(device: torch.device) -> Event | None:
+    def recorded(device: torch.device) -> FakeEvent | None:
         if device.type != "cuda":
             return None
-        events.append(Event(counts))
-        return events[-1]
+        counts.events.append(FakeEvent(counts))
+        return counts.events[-1]
 
     with patch.object(host_copy, "recorded", recorded), counts:
         yield counts

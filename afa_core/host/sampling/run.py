@@ -7,7 +7,6 @@ the patcher at hand.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,12 +39,16 @@ class Run:
     """One sampling run of an ensemble, or a single evaluation outside of one. `begin` also records its routing.
 
     Steps are counted, and noise levels are read from the device only where something depends on them: that waits.
+
+    range: sigmas between which the experts are fused; None where they are in all of sampling
     """
 
     def __init__(self, main: ModelPatcher):
         ensemble = ensemble_of(main)
         self.sampling, self.noise = main.model.model_sampling, ensemble.experts[0].architecture.noise
-        self.percents = ensemble.start_percent, ensemble.end_percent
+        percents = ensemble.start_percent, ensemble.end_percent
+        whole = percents[0] <= 0 and percents[1] >= 1
+        self.range = None if whole else [float(self.sampling.percent_to_sigma(percent)) for percent in percents]
         self.selector = Selector(ensemble.selection, ensemble.fusion, len(ensemble.points))
         self.finite = FiniteCheck()
         self.routing: RoutingRun | None = None
@@ -69,10 +72,9 @@ class Run:
 
     def is_active(self, sigma: Tensor) -> bool:
         """Whether sigma [B] lies in the part of sampling that is ensembled."""
-        start, end = self.percents
-        if start <= 0 and end >= 1:
+        if self.range is None:
             return True
-        first, last = self._range
+        first, last = self.range
         return last <= self.noise_level(sigma)[0] <= first
 
     def noise_level(self, sigma: Tensor) -> tuple[float, float]:
@@ -82,11 +84,6 @@ class Run:
             level, fraction = both.cpu().tolist()
             self._read = self.step, level, fraction
         return self._read[1:]
-
-    @cached_property
-    def _range(self) -> tuple[float, float]:
-        start, end = (float(self.sampling.percent_to_sigma(percent)) for percent in self.percents)
-        return start, end
 
 
 def run_of(main: ModelPatcher, options: dict[str, Any]) -> Run:
