@@ -16,7 +16,7 @@ from tests.support.comfy.bootstrap import REPOSITORY, make_base
 from tests.support.comfy.inprocess import Host
 
 from .economical import bench_economical
-from .gpu_habits import bench_gpu_habits
+from .gpu_habits import MISSED, bench_gpu_habits
 from .kernels import bench_kernels
 from .loading import bench_loading
 from .loras import bench_loras
@@ -66,7 +66,7 @@ IN_PROCESS = ("gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", 
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        host = None
+        host, text = None, ""
         for name in names or PARTS:
             if host is None and name in IN_PROCESS:
                 host = Host(make_base(Path(folder)))
@@ -76,6 +76,8 @@ def main(names: list[str]) -> None:
             print(f"## {title}\n\n{text}\n", flush=True)
             write_section(title, f"{text}\n\nMeasured on {date.today()}, {machine()}.\n")
     print(f"written to {REPORT.relative_to(REPOSITORY)}")
+    if MISSED in text:
+        sys.exit(1)
 
 
 def machine() -> str:

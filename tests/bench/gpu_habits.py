@@ -24,6 +24,7 @@ STEPS = 4
 """Of the runs in which waiting is counted: with decide_every 2, two that decide and two that keep."""
 ECONOMICAL = {"num_layers": 1, "routing_stride": 4}
 FAST = {"skip_below": 0.2, "decide_every": 2}
+MISSED = " missed"
 SHARES = (0.7, 0.2, 0.1)
 """What is read as mean shares, in turns: on the fast setting somebody is left out of every block."""
 
@@ -48,7 +49,7 @@ class Row(NamedTuple):
         return self.found <= self.limit
 
     def __str__(self) -> str:
-        return f"| {self.what} | {self.found:,} | {self.limit:,} |{'' if self.holds else ' MISSED'}"
+        return f"| {self.what} | {self.found:,} | {self.limit:,} |{'' if self.holds else MISSED}"
 
 
 def bench_gpu_habits() -> list[str]:

@@ -71,7 +71,10 @@ class Counts(TorchDispatchMode):
                 self.wait("copy")
             return
         writes = any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments)
-        is_view = any(r.alias_info is not None for r in func._schema.returns)
+        known = {tensor.untyped_storage()._cdata for tensor in tensors}
+        is_view = any(r.alias_info is not None for r in func._schema.returns) or all(
+            tensor.untyped_storage()._cdata in known for tensor in results
+        )
         if results and "empty" not in name and (writes or not is_view):
             self.kernels[name] += 1
             self.casts += name.startswith("aten._to_copy")

@@ -62,7 +62,6 @@ class Run:
 
     def next_step(self) -> None:
         self.step += 1
-        self.finite.hear(self.step)
         if self.routing:
             self.routing.next_step()
 

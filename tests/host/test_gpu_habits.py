@@ -1,0 +1,29 @@
+"""What an ensemble asks of a GPU stays within its limits; and what is counted there is what happens."""
+
+import torch
+
+from tests.bench.gpu_habits import rows
+from tests.support.fake_gpu import counted, fake_gpu
+
+
+def test_the_limits_hold(comfy_host, pack):
+    assert [str(row) for row in rows() if not row.holds] == []
+
+
+def test_kernels_and_casts_are_counted_and_views_are_not():
+    with fake_gpu(), counted() as counts:
+        x = torch.zeros(2, 3, device="cuda")
+        (x.t().unflatten(0, (3, 1)).half() * 2).flatten()
+    assert (counts.kernels["aten.mul.Tensor"], counts.casts) == (1, 1)
+    assert counts.kernels.total() == 3
+
+
+def test_what_waits_is_counted():
+    with fake_gpu(), counted() as counts:
+        x = torch.ones(3, device="cuda")
+        x.to("cpu", non_blocking=True)
+        assert counts.waits.total() == 0
+        x.sum().item()
+        x.cpu()
+        torch.ones(3).to("cuda")
+    assert counts.waits == {"item": 1, "copy": 2}
