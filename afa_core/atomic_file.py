@@ -18,7 +18,7 @@ from torch import Tensor
 from .untrusted import brief
 
 ABANDONED = 3600
-"""Seconds after which a draft that nobody has written to is what a crash left behind."""
+"""Seconds after which a draft without a write is what a crash left behind."""
 
 WINDOWS_TRIES = 20
 

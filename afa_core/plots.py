@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
-"""One colour an expert, told apart by every kind of colour vision (Okabe and Ito)."""
+"""One colour an expert, distinct under every kind of colour vision (Okabe and Ito)."""
 
 
 def figure_image(figure) -> Tensor:

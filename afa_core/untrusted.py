@@ -1,4 +1,4 @@
-"""Reading what strangers wrote: bounded in size, and fit to be shown."""
+"""Reading files of unknown origin: bounded in size, and fit to be shown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parsed(name: str, text: str) -> Any:
 
 
 def printable(text: str, longest: int) -> str:
-    """A text of a stranger's as part of a sentence: short, on one line, without what would reorder the line."""
+    """A text of unknown origin as part of a sentence: short, on one line, without what would reorder the line."""
     return "".join(c if c.isprintable() else "?" for c in text[:longest])
 
 

@@ -1,4 +1,4 @@
-// One colour an expert, told apart by every kind of colour vision (Okabe and Ito); those of afa_core/plots.py.
+// One colour an expert, distinct under every kind of colour vision (Okabe and Ito); those of afa_core/plots.py.
 
 export const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666"];
 

@@ -1,4 +1,4 @@
-// Making elements. Texts come from files of strangers, so they are set as text and never parsed.
+// Making elements. Texts come from files of unknown origin, so they are set as text and never parsed.
 
 export function element(tag, className = "", text = "") {
   const made = document.createElement(tag);

@@ -154,7 +154,7 @@ class LoadAFAEnsemble(io.ComfyNode):
 
 
 def live_record(cls: type[io.ComfyNode], ensemble) -> RoutingRecord:
-    """The ensemble's routing record, told of to the browser step by step."""
+    """The ensemble's routing record, sent to the browser step by step."""
     record = ensemble_record(ensemble)
     record.on_step = routing_listener(cls.hidden.unique_id)
     return record

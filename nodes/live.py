@@ -1,4 +1,4 @@
-"""What nodes tell the browser while they run: routing step by step, training as it goes."""
+"""What nodes send to the browser while they run: attention maps step by step, training as it goes."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def send(event: str, data: dict[str, Any]) -> None:
 def routing_listener(node_id: str | None) -> Callable[[RoutingRun, int, list[Evaluation]], None]:
     """Sends each step of an ensemble's runs, under the id of the ensemble's node."""
 
-    def tell(run: RoutingRun, step: int, evaluations: list[Evaluation]) -> None:
+    def report(run: RoutingRun, step: int, evaluations: list[Evaluation]) -> None:
         send(ROUTING, {"source": node_id, "step": step, **wire_header(run), **wire_step(run, evaluations)})
 
-    return tell
+    return report
 
 
 def keep_routing(run: RoutingRun, picture, workflow: str, node_id: str) -> dict[str, str]:

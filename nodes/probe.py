@@ -23,7 +23,7 @@ class AFAProbe(io.ComfyNode):
         return schema(
             node_id="AFAProbe",
             display_name="Probe AFA Experts",
-            description="Are these checkpoints worth ensembling? Tells in minutes, before hours of training.",
+            description="Are these checkpoints worth ensembling? The answer takes minutes, before hours of training.",
             search_aliases=["compare checkpoints", "test ensemble", "diversity", "worth training"],
             inputs=[
                 *numbered(io.Model, "model", "A checkpoint to ensemble, as it would stand on AFA Ensemble Model: expert"),
@@ -32,7 +32,7 @@ class AFAProbe(io.ComfyNode):
                 io.String.Input(
                     "prompt_folder", default="",
                     tooltip="A folder under ComfyUI's input (or an absolute path) with pictures and captions of the same name, as "
-                    "for training. With prompts alone the experts paint the pictures, which tells less.",
+                    "for training. With prompts alone the experts paint the pictures, which shows less.",
                 ),
                 io.Int.Input(
                     "pictures", default=DEFAULTS.pictures, min=1, max=1000,

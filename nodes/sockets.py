@@ -23,7 +23,7 @@ LOADER_NAMES = ("ckpt_name", "unet_name", "model_name")
 def schema(**settings: Any) -> io.Schema:
     """A node's schema without the fields that this host does not know yet.
 
-    A node that tells the browser of its doings is `not_idempotent`: else the host answers for a twin of it, in this
+    A node that reports to the browser is `not_idempotent`: else the host answers for a twin of it, in this
     graph or in the next, with what it has kept of the first, and the twin's viewer stays empty.
     """
     known = {field.name for field in fields(io.Schema)}

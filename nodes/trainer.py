@@ -37,7 +37,7 @@ from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
 from .training import file_name, listener, of_widgets
 
 FEWEST = 10
-"""Pictures, or prompts, below which none can be held out, and nothing would tell whether training helps."""
+"""Pictures, or prompts, below which none can be held out, and nothing would show whether training helps."""
 
 
 class AFATrainer(io.ComfyNode):
@@ -130,7 +130,7 @@ def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):
         usable = len({item.key for item in dataset.items})
         raise TrainingError(
             f"The prompt folder has {usable} usable pictures or prompts, and training needs at least {FEWEST}, so that "
-            "some can be held out to tell whether it helps."
+            "some can be held out to measure whether it helps."
         )
     return dataset
 

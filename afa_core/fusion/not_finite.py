@@ -18,7 +18,7 @@ def finding_the_culprit(fusion: Fusion, labels: Sequence[str], when: str) -> Fus
     """The fusion, but raising NotFinite at the first feature that is not finite.
 
     For a second look only: it asks every feature, and on a GPU each question waits for the queue.
-    labels: one an expert that runs; when: the end of "... in block input 3 " in the artist's words.
+    labels: one an expert that runs; when: the end of "... in block input 3 " as the error states it.
     """
 
     def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:

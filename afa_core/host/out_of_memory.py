@@ -1,4 +1,4 @@
-"""Running out of memory, told in the artist's words: what was running, and what to change."""
+"""Running out of memory as an error that states what was running, and what to change."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Recipe:
 def chain_ratios(shares: Sequence[float]) -> list[float]:
     """A merge of N as N-1 merges of two: for model 2..N, how much stays of what was merged before it.
 
-    The k-th is sum_{j<k} w_j / sum_{j<=k} w_j; where nobody had a share yet, all stays.
+    The k-th is sum_{j<k} w_j / sum_{j<=k} w_j; while no model has a weight yet, all stays.
     """
     ratios = []
     total = shares[0]
@@ -65,7 +65,7 @@ def chain_ratios(shares: Sequence[float]) -> list[float]:
 
 
 def stick_shares(ratios: Sequence[float]) -> tuple[float, ...]:
-    """Shares of models 1..N from N-1 numbers of 0..1, each what a newcomer takes of those before it.
+    """Shares of models 1..N from N-1 numbers of 0..1, each what the next model takes of those before it.
 
     With two models the one number is model_2's share: MBW's alpha.
     """

@@ -1,4 +1,4 @@
-"""Are these experts worth ensembling? What can be told from their errors alone, before any training.
+"""Are these experts worth ensembling? What their errors alone show, before any training.
 
 Every picture is noised several times at several levels and every expert predicts each. Where their errors
 differ, and differ alike under fresh noise, there is something that an aggregator can learn.

@@ -69,8 +69,8 @@ class Balance:
         self.shares[point.index] = shares.float().mean((0, 2, 3))
 
     def imbalance(self) -> Tensor:
-        """log N - entropy of the mean shares, averaged over the fusion points: 0 when all experts are followed
-        equally often, whoever is followed where."""
+        """log N - entropy of the mean shares, averaged over the fusion points: 0 when all experts have the
+        same mean weight, wherever each has it."""
         shares = torch.stack(list(self.shares.values()))
         entropy = -(shares * shares.clamp_min(1e-12).log()).sum(1)
         return math.log(shares.shape[1]) - entropy.mean()

@@ -61,7 +61,7 @@ export function leads(maps, i, full) {
   return maps.map((map) => Math.min(Math.max((map[i] - even) / (full - even), 0), 1));
 }
 
-/** The share at which colours are full when nobody has chosen: that of the clearest places, the uppermost 2 %. */
+/** The weight at which colours are full by default: that of the clearest places, the uppermost 2 %. */
 export function clearest(maps) {
   const highest = maps[0].map((_, i) => Math.max(...maps.map((map) => map[i]))).sort();
   const even = 1 / maps.length;
@@ -71,14 +71,14 @@ export function clearest(maps) {
 
 /**
  * RGBA bytes of MAP x MAP to lay over the picture: at every place the colour of the expert that leads, as strong as it
- * leads, times its opacity. Where nobody is followed more than an even share nothing covers the picture.
+ * leads, times its opacity. Where no expert has more than an even weight nothing covers the picture.
  */
 export function overlay(maps, colours, opacities, full) {
   const out = new Uint8ClampedArray(MAP * MAP * 4);
   const tones = colours.map(rgb);
   for (let i = 0; i < MAP * MAP; i++) {
     const strengths = leads(maps, i, full).map((lead, expert) => lead * opacities[expert]);
-    // Colours blend, since a hard edge would look like a decision, but only where two are nearly level: a mix is nobody's.
+    // Colours blend, since a hard edge would look like a decision, but only where two are nearly level: a mixed colour belongs to no expert.
     const weights = strengths.map((strength) => strength ** 4);
     const total = weights.reduce((a, b) => a + b, 0) || 1;
     const mixed = [0, 1, 2].map((part) => weights.reduce((sum, weight, expert) => sum + (weight / total) * tones[expert][part], 0));

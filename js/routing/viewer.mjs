@@ -167,7 +167,7 @@ export class RoutingViewer {
   hintText(maps) {
     if (!maps) return "Nothing was fused here.";
     const leader = maps[0].some((_, i) => leads(maps, i, this.full).some((lead) => lead > 0.01));
-    return leader ? "" : "Nobody leads here: all are followed alike.";
+    return leader ? "" : "No expert leads here: all have the same weight.";
   }
 
   drawTabs() {

@@ -42,9 +42,9 @@ def maps_of(side, experts):
 
 
 def test_a_step_is_told_once_it_has_ended_and_not_before():
-    told = []
-    run = sampled(on_step=lambda run, step, evaluations: told.append((step, [e.sigma for e in evaluations])))
-    assert told == [(0, [10.0]), (1, [9.0]), (2, [8.0])]
+    reports = []
+    run = sampled(on_step=lambda run, step, evaluations: reports.append((step, [e.sigma for e in evaluations])))
+    assert reports == [(0, [10.0]), (1, [9.0]), (2, [8.0])]
     assert len(run.steps) == 3
 
 

@@ -1,4 +1,4 @@
-"""A full disk and a folder that may not be written to: told in one sentence, no half file, the old file as it was."""
+"""A full disk and a folder that may not be written to: an error of one sentence, no half file, the old file as it was."""
 
 import os
 import time

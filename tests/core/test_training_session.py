@@ -47,11 +47,11 @@ def test_training_lowers_the_held_out_loss(whole):
 @pytest.mark.parametrize("changes", [{}, {"expert_dropout": 0.5, "load_balance": 0.1}])
 def test_checkpointed_aggregators_learn_the_same(tmp_path, monkeypatch, changes):
     """Also where a second draw of lost experts, or a second look at the shares, would be another one."""
-    plain, told = run(tmp_path / "plain", 5, **changes)
+    plain, reported = run(tmp_path / "plain", 5, **changes)
     monkeypatch.setattr(ToyExperts, "checkpointing", True)
-    saving, told_saving = run(tmp_path / "saving", 5, **changes)
+    saving, reported_saving = run(tmp_path / "saving", 5, **changes)
     assert same_weights(plain.state, saving.state)
-    assert told.losses == told_saving.losses
+    assert reported.losses == reported_saving.losses
 
 
 class Interrupted(BaseException):
@@ -95,9 +95,9 @@ def test_more_steps_continue_a_finished_training(whole, tmp_path):
 
 def test_a_finished_training_is_not_trained_again(tmp_path):
     run(tmp_path, STEPS)
-    told = []
-    run(tmp_path, STEPS, told.append)
-    assert told == []
+    reported = []
+    run(tmp_path, STEPS, reported.append)
+    assert reported == []
 
 
 def torch_state(path):

@@ -266,7 +266,7 @@ def test_cancelling_keeps_what_was_tried(auto_merge, comfy_host, monkeypatch):
 
 
 def test_the_seed_stays_between_runs(comfy_host, pack):
-    """The front end gives inputs named seed a control that draws another one after every run, unless told not to."""
+    """The front end gives inputs named seed a control that draws another one after every run, unless asked not to."""
     inputs = comfy_host.nodes.NODE_CLASS_MAPPINGS["AFAAutoMerge"].INPUT_TYPES()["required"]
     assert inputs["seed"][1]["control_after_generate"] is False
 

@@ -63,15 +63,15 @@ def loaded_by_host(host, path):
 
 def test_batches_hold_what_the_sampler_would_see(encoding, checkpoint, encode, comfy_host, pictures):
     experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")
-    told = []
+    reports = []
     dataset = encoding.prepare_dataset(
-        experts, clip, vae, read_prompt_folder(pictures), small(encoding), lambda *news: told.append(news)
+        experts, clip, vae, read_prompt_folder(pictures), small(encoding), lambda *news: reports.append(news)
     )
     assert dataset.skipped == [("broken.png", "is broken")]
     assert [item.name for item in dataset.items] == ["2_animals/1.png", "2_animals/3.png", "rest/0.png", "rest/2.png", "wide.png"]  # fmt: skip
     assert [item.repeats for item in dataset.items] == [2, 2, 1, 1, 1]
     assert dataset.domains == ["", "animals", "rest"]
-    assert tuple(dict.fromkeys(what for _, _, what in told)) == ("encoding pictures", "encoding prompts")
+    assert tuple(dict.fromkeys(what for _, _, what in reports)) == ("encoding pictures", "encoding prompts")
 
     batch = dataset.batch_of([0, 3])
     assert not batch.latents.is_inference() and batch.latents.dtype == torch.float32

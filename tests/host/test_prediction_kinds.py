@@ -61,19 +61,19 @@ def test_one_of_two_kinds_alone(shop, order, chosen):
 
 def test_kinds_by_a_node_instead_of_the_checkpoint(shop):
     """What ModelSamplingDiscrete says of an expert holds, whatever its file says."""
-    told = shop.host.call("ModelSamplingDiscrete", model=shop.other, sampling="v_prediction", zsnr=False)[0]
-    found = sample(shop.wires(ensemble(shop.host, "noise average", shop.plain, told)))
+    stated = shop.host.call("ModelSamplingDiscrete", model=shop.other, sampling="v_prediction", zsnr=False)[0]
+    found = sample(shop.wires(ensemble(shop.host, "noise average", shop.plain, stated)))
     w = shop.wires(shop.plain)
     untold = sample(shop.wires(ensemble(shop.host, "noise average", shop.plain, shop.other)))
     assert not torch.allclose(found, untold, atol=0.1)
     alone = training_free(shop.host, "noise average", "0, 1")
-    followed = sample(replace(w, model=ensemble(shop.host, alone, shop.plain, told)))
-    torch.testing.assert_close(followed, sample(replace(w, model=told)), rtol=1e-3, atol=2e-3)
+    followed = sample(replace(w, model=ensemble(shop.host, alone, shop.plain, stated)))
+    torch.testing.assert_close(followed, sample(replace(w, model=stated)), rtol=1e-3, atol=2e-3)
 
 
 def test_an_expert_with_another_noise_schedule_keeps_its_own_timesteps(shop):
-    """Zero terminal SNR moves every noise level: the expert is told the timestep that this level has for it."""
-    told = zero_terminal_snr(shop.wires(shop.velocity)).model
+    """Zero terminal SNR moves every noise level: the expert gets the timestep that this level has for it."""
+    stated = zero_terminal_snr(shop.wires(shop.velocity)).model
     alone = training_free(shop.host, "noise average", "0, 1")
     sigmas = shop.host.call("BasicScheduler", model=shop.plain, scheduler="normal", steps=3, denoise=1.0)[0]
 
@@ -85,9 +85,9 @@ def test_an_expert_with_another_noise_schedule_keeps_its_own_timesteps(shop):
             latent_image=w.latent,
         )["samples"]  # fmt: skip
 
-    found = run(ensemble(shop.host, alone, shop.plain, told))
+    found = run(ensemble(shop.host, alone, shop.plain, stated))
     # Only how the first noise is scaled hangs on the schedule of the model in front, so both start from model_1's.
-    expected = run(averaging(shop.plain, Patched(told), 0.0))
+    expected = run(averaging(shop.plain, Patched(stated), 0.0))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
 
 

@@ -127,7 +127,7 @@ def test_the_trainer_can_be_cancelled_while_it_reads_the_folder(folders, pack, c
 
     trainer = Trainer(comfy_host, pictures)
     memory.interrupt_current_processing()
-    trainer.told(memory.InterruptProcessingException, "cancelled")
+    trainer.error_of(memory.InterruptProcessingException, "cancelled")
 
 
 # ---- what is known ----

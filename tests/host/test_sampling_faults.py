@@ -1,4 +1,4 @@
-"""Whatever goes wrong while an ensemble samples: it is told, nothing is left behind, and the next run is right.
+"""Whatever goes wrong while an ensemble samples: it is reported, nothing is left behind, and the next run is right.
 
 AFA_FAULTS=200 interrupts, and lets memory run out, at that many random moments instead of a few.
 """
@@ -64,7 +64,7 @@ def patient(shop):
     return Patient(shop)
 
 
-def told(error: type[BaseException], action) -> str:
+def error_of(error: type[BaseException], action) -> str:
     """What an action fails with; the failure and all that it holds are gone afterwards."""
     with pytest.raises(error) as failure:
         action()
@@ -78,7 +78,7 @@ def test_memory_runs_out(patient, network, name):
     whole = patient.networks[network]
     module = whole.aggregators["11"].transformer if network == 2 else whole.output_blocks[4][0]
     with failing_module(module, out_of_memory(), at=2):
-        text = told(memory.OOM_EXCEPTION, patient.run)
+        text = error_of(memory.OOM_EXCEPTION, patient.run)
     assert text.startswith(f"{name} ran out of memory: make the picture or the batch smaller")
     patient.check()
 
@@ -108,7 +108,7 @@ def test_memory_runs_out_anywhere(patient, capsys):
             raised += 1
         patient.check()
     with capsys.disabled():
-        print(f"\nout of memory at {TIMES} of {count} tensor operations: told {raised} times, no trace left")
+        print(f"\nout of memory at {TIMES} of {count} tensor operations: reported {raised} times, no trace left")
     assert raised > TIMES / 2
 
 
@@ -118,7 +118,7 @@ def test_interruption_at_any_operation(patient, capsys):
     dice = random.Random(2)
     for _ in range(TIMES):
         with interrupted(dice.randint(1, len(asked))):
-            told(interruption(), patient.run)
+            error_of(interruption(), patient.run)
         patient.check()
     with capsys.disabled():
         print(f"\ninterrupted at {TIMES} of {len(asked)} moments: no trace left, every next run the same to the bit")
@@ -133,7 +133,7 @@ def test_nan_is_traced_to_its_expert_block_and_step(patient, step):
     with counted(block, calls):
         patient.run()
     with nan_from(block, first=(step - 1) * len(calls) // STEPS + 1):
-        text = told(NotFinite, patient.run)
+        text = error_of(NotFinite, patient.run)
     assert text.startswith(f"model_2 produced NaN or infinite numbers in block output 4 in step {step} of {STEPS} ")
     patient.check()
 
@@ -142,7 +142,7 @@ def test_nan_of_the_aggregator_is_told(patient):
     from afa_core.fusion.not_finite import NotFinite
 
     with nan_from(patient.networks[2].aggregators["11"].conv_out):
-        text = told(NotFinite, patient.run)
+        text = error_of(NotFinite, patient.run)
     assert text.startswith("The aggregator produced NaN or infinite numbers at ")
     patient.check()
 
@@ -169,7 +169,7 @@ def test_a_sampler_that_throws(patient):
             negative=wires.negative, sampler=comfy.samplers.KSAMPLER(throwing), sigmas=sigmas, latent_image=wires.latent,
         )  # fmt: skip
 
-    assert told(ZeroDivisionError, run) == "a mistake in a sampler"
+    assert error_of(ZeroDivisionError, run) == "a mistake in a sampler"
     patient.check()
 
 
@@ -180,6 +180,6 @@ def test_an_error_of_the_viewer_neither_ends_a_render_nor_hides_an_error(patient
     monkeypatch.setattr(patient.model.get_attachment("afa").record, "on_step", broken)
     assert torch.equal(patient.run(), patient.expected)
     with failing_module(patient.networks[1].output_blocks[4][0], ZeroDivisionError("the first error"), at=2):
-        assert told(ZeroDivisionError, patient.run) == "the first error"
+        assert error_of(ZeroDivisionError, patient.run) == "the first error"
     monkeypatch.undo()
     patient.check()

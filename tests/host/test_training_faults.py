@@ -1,4 +1,4 @@
-"""Whatever goes wrong while the trainer node works: it is told, and the training goes on to the same numbers."""
+"""Whatever goes wrong while the trainer node works: it is reported, and the training goes on to the same numbers."""
 
 import shutil
 from contextlib import ExitStack
@@ -55,7 +55,7 @@ def test_memory_runs_out(trainer, expected, monkeypatch, where):
             fault.enter_context(failing_module(block(trainer), out_of_memory(), at=9))
         else:
             monkeypatch.setattr(torch.optim.AdamW, "step", step_of_adam(failing_at=3))
-        text = trainer.told(memory.OOM_EXCEPTION, where)
+        text = trainer.error_of(memory.OOM_EXCEPTION, where)
     assert text.startswith("Training ran out of memory: lower batch_size or resolution")
     monkeypatch.undo()
     assert same(trainer.run(where).state, expected)
@@ -63,14 +63,14 @@ def test_memory_runs_out(trainer, expected, monkeypatch, where):
 
 def test_nan_from_an_expert_is_told_before_it_spoils_the_weights(trainer, expected):
     with nan_from(block(trainer), first=9):
-        text = trainer.told(NotFinite, "nan")
+        text = trainer.error_of(NotFinite, "nan")
     assert text.startswith("model_2 produced NaN or infinite numbers in block output 4 in training step ")
     assert same(trainer.run("nan").state, expected)
 
 
 def test_nan_from_an_expert_on_a_held_out_picture(trainer):
     with nan_from(block(trainer)):
-        text = trainer.told(NotFinite, "nan at once")
+        text = trainer.error_of(NotFinite, "nan at once")
     assert text.startswith("model_2 produced NaN or infinite numbers in block output 4 on a held-out picture: ")
 
 
@@ -95,7 +95,7 @@ def test_nan_from_the_vae_is_left_out_and_told(trainer, expected, monkeypatch):
 def test_an_interruption(trainer, expected, moment):
     name = f"interrupted {moment}"
     with interrupted(moment):
-        trainer.told(interruption(), name)
+        trainer.error_of(interruption(), name)
     assert same(trainer.run(name).state, expected)
 
 
@@ -108,7 +108,7 @@ def test_the_folder_disappears_while_training(trainer, expected, pictures, tmp_p
     finally:
         hook.remove()
     assert not copy.exists()
-    assert "does not exist" in trainer.told(ValueError, "gone", prompt_folder=str(copy))
+    assert "does not exist" in trainer.error_of(ValueError, "gone", prompt_folder=str(copy))
 
 
 def test_pictures_that_change_while_they_are_encoded_are_left_out(trainer, tmp_path):
@@ -166,4 +166,4 @@ def test_an_error_of_the_view_neither_ends_a_training_nor_hides_an_error(trainer
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
     assert same(trainer.run("no view").state, expected)
     with failing_module(block(trainer), ZeroDivisionError("the first error"), at=9):
-        assert trainer.told(ZeroDivisionError, "no view", resume="start anew") == "the first error"
+        assert trainer.error_of(ZeroDivisionError, "no view", resume="start anew") == "the first error"

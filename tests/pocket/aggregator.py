@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def ship(trained: Path) -> None:
-    """Beside the experts' weights, with their names, which a graph in ComfyUI would have told the trainer."""
+    """Beside the experts' weights, with their names, which a graph in ComfyUI would have given the trainer."""
     from afa_core.aggregator.file import load_aggregator, save_aggregator
 
     file = load_aggregator(trained)

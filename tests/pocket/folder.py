@@ -3,7 +3,7 @@
 {domain}/{hand}_{code}.png with its caption in a .txt, in all three hands. `training()` is for the aggregator: the
 experts' own emoji, and some that no expert has seen, read twice as often; as there are half as many of animals, those
 four times. Its held_out.txt lists the tenth that the trainer watches, which is `watched()`.
-Results are also told on `held_out()`, subjects that nothing was trained on, and `known()`, subjects of the experts'
+Results are also given on `held_out()`, subjects that nothing was trained on, and `known()`, subjects of the experts'
 own that the aggregator has not seen. Pictures are fetched by npm where they are not cached.
 """
 

@@ -20,8 +20,8 @@ SHIPPED = {"AFA": common.WEIGHTS / "aggregator.safetensors"}
 WATCHED = "The tenth of the training folder that was watched in training"
 FREE = ("weighted merge", "noise average", "block average")
 TRUST = 0.7
-"""Share of the right expert in the rows that are told the domain."""
-TOLD = {False: f"told the domain, predictions ({TRUST})", True: f"told the domain, every block ({TRUST})"}
+"""Share of the right expert in the rows of oracles by domain."""
+ORACLES = {False: f"oracle by domain, predictions ({TRUST})", True: f"oracle by domain, every block ({TRUST})"}
 
 
 @dataclass
@@ -70,7 +70,7 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
             for name, losses in baseline_losses(frozen, batch, draw).items():
                 rows[name].append(losses)
             named = [dataset.domain_of(index) for index in batch.items]
-            for everywhere, name in TOLD.items():
+            for everywhere, name in ORACLES.items():
                 rows[name].append(sample_loss(frozen, _told(named, everywhere), batch, draw))
             for name, module in modules.items():
                 seen: list[torch.Tensor] = []
@@ -130,7 +130,7 @@ def report(results: Results) -> str:
     lines += ["", "| AFA against | difference | 95 % interval over subjects |", "|---|---|---|"]
     lines += [_difference(results, name, "AFA", name) for name in (*aggregator.MODELS, *FREE, "oracle")]
     lines += ["", "| against the noise average | difference | 95 % interval over subjects |", "|---|---|---|"]
-    lines += [_difference(results, name, name, "noise average") for name in ("AFA", *TOLD.values())]
+    lines += [_difference(results, name, name, "noise average") for name in ("AFA", *ORACLES.values())]
     best = min(FREE, key=lambda name: losses[name].mean())
     gap, won = ((losses[best].mean() - losses[name].mean()).item() for name in ("oracle", "AFA"))
     lines += [
@@ -163,7 +163,7 @@ def main() -> None:
     text = (
         "# The trained aggregator on pocket experts\n\nPrinted by `python -m tests.pocket.results`: loss of the v-prediction, "
         f"{looks} fixed draws of noise and timestep for every picture, each subject in three hands. Lower is better. "
-        f"Rows that are told the domain give {TRUST} to its expert everywhere and share the rest: what is there to win by "
+        f"Oracles by domain give {TRUST} to its expert everywhere and share the rest: what is there to win by "
         "knowing nothing else.\n"
     )
     for title, pictures in (

@@ -48,7 +48,7 @@ class Trainer:
         widgets = {**self.widgets, "save_as": name, **changes}
         return self.host.call("AFATrainer", **{key: [value] for key, value in widgets.items()})[0]
 
-    def told(self, error: type[BaseException], name: str, **changes) -> str:
+    def error_of(self, error: type[BaseException], name: str, **changes) -> str:
         """What a training fails with; whatever is on disk then is whole."""
         with pytest.raises(error) as failure:
             self.run(name, **changes)

@@ -21,7 +21,7 @@ ABANDON = object()
 
 
 class Abandoned(BaseException):
-    """Unwinds a call that nobody goes on with. Not an Exception: the host's code must not handle it."""
+    """Unwinds a call that is not resumed. Not an Exception: the host's code must not handle it."""
 
 
 def paused(call: Callable[[Pause], Any], device: torch.device) -> Generator[Any, Any, Any]:

@@ -21,7 +21,7 @@ from .sketch import PRECISIONS, Sketch
 
 FOLDERS = ("checkpoints", "diffusion_models")
 SAMPLES = 16
-"""Values read of each tensor, from its middle. A fine-tune changes nearly every weight, so few tell it apart, and
+"""Values read of each tensor, from its middle. A fine-tune changes nearly every weight, so few identify it, and
 being neighbours they cost one read of the disk: a file of 7 GB is identified by reading a few MB."""
 
 

@@ -168,6 +168,6 @@ def copied(patcher: ModelPatcher) -> ModelPatcher:
         n.model = copy.deepcopy(patcher.model, {id(config): config})  # newer hosts' cannot be copied, and is read only
         n.backup, n.object_patches_backup, n.hook_backup, n.pinned = {}, {}, {}, set()
     n.parent = None
-    if hasattr(n, "clone_base_uuid"):  # by which a host with several GPUs tells networks apart
+    if hasattr(n, "clone_base_uuid"):  # by which a host with several GPUs identifies networks
         n.clone_base_uuid = uuid.uuid4()
     return n

@@ -16,7 +16,7 @@ PRECISIONS = {
     "float8_e4m3fn": torch.float8_e4m3fn,
     "float8_e5m2": torch.float8_e5m2,
 }
-"""What a host loads weights in, the finest first; float32 counts as float16, which is fine enough to tell networks apart."""
+"""What a host loads weights in, the finest first; float32 counts as float16, which is fine enough to distinguish networks."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class ClipTowers:
     """Both towers of a CLIP file, in the layout of Hugging Face or of OpenCLIP; embeddings are of length 1.
 
     Raises ScorerError, before any memory is spent on them, where the file lacks a tower.
-    activation: "quick_gelu" for OpenAI's CLIP, "gelu" for OpenCLIP's: the file does not tell.
+    activation: "quick_gelu" for OpenAI's CLIP, "gelu" for OpenCLIP's: the file does not state it.
     """
 
     def __init__(self, path: Path, activation: str, with_text: bool = True):

@@ -111,7 +111,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _telling(name: str) -> str:
-    """The part of a file's name that tells what it is, reduced to small letters and digits, and its suffix."""
+    """The part of a file's name that names its kind, reduced to small letters and digits, and its suffix."""
     path = Path(name)
     stem, folder = (re.sub(r"[^a-z0-9]", "", part.lower()) for part in (path.stem, path.parent.name))
     return (folder if stem in GENERIC else stem) + path.suffix.lower()

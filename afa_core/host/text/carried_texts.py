@@ -17,7 +17,7 @@ from ..experts.experts import ExpertError
 
 CONDS_KEY = "afa_conds"
 ENCODED_KEY = "afa_encoded"
-"""Expert 0's text as it was when the others' were encoded: tells whether a node has changed it alone since."""
+"""Expert 0's text as it was when the others' were encoded: shows whether a node has changed it alone since."""
 
 Conditioning = list[list[Any]]
 """The host's: a list of [tensor [B, L, D], dict]."""
