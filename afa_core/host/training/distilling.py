@@ -1,4 +1,4 @@
-"""One distillation, from its models to its task: who teaches whom, from which data, with which labels."""
+"""One distillation, from its models to its task: teacher, student, data, with which labels."""
 
 from __future__ import annotations
 
