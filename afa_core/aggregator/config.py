@@ -19,7 +19,7 @@ LIMITS = {
     "routing_stride": (1, 64),
 }
 
-LATER = {"ablations", "routing_stride", "fused", "tokens"}
+LATER = {"ablations", "routing_stride", "fused", "tokens", "identity_bias"}
 """Fields that a file may lack."""
 
 
@@ -36,6 +36,8 @@ class AggregatorConfig:
     fused: indices of the fusion points that have an aggregator; None: all of them
     tokens: whether the features are tokens of a transformer, whose size grows from block to block: they are normed over
     their channels, and the text, which is as wide as they are, is brought to hidden_size once for all points
+    identity_bias: whether each expert has attention maps of its own, softmax(logits + b * identity), with one learned
+    scalar b a fusion point; the prediction, which is one, has none
     """
 
     architecture: str
@@ -50,6 +52,7 @@ class AggregatorConfig:
     routing_stride: int = 1
     fused: tuple[int, ...] | None = None
     tokens: bool = False
+    identity_bias: bool = False
 
     def __post_init__(self) -> None:
         if (
@@ -73,8 +76,9 @@ class AggregatorConfig:
         if not isinstance(self.ablations, tuple) or not set(map(str, self.ablations)) <= set(ABLATIONS):
             raise ConfigError(f"ablations should be among {', '.join(ABLATIONS)}, found {self.ablations!r:.80}")
 
-        if type(self.tokens) is not bool:
-            raise ConfigError(f"tokens should be true or false, found {self.tokens!r:.40}")
+        for name in ("tokens", "identity_bias"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} should be true or false, found {value!r:.40}")
 
         last = len(self.channels) - 1
         if self.fused is not None:
@@ -96,9 +100,15 @@ class AggregatorConfig:
         """Width of the text that the fusion points' own projections read."""
         return self.hidden_size if self.tokens else self.text_width
 
+    @property
+    def biased_points(self) -> tuple[int, ...]:
+        """Indices of the fusion points that have an identity bias."""
+        return self.fused_points[:-1] if self.identity_bias else ()
+
     def to_json(self) -> dict[str, Any]:
         """Without the newest fields where they say nothing, so that older versions can read the file."""
-        return {name: value for name, value in asdict(self).items() if name not in ("fused", "tokens") or value}
+        newest = ("fused", "tokens", "identity_bias")
+        return {name: value for name, value in asdict(self).items() if name not in newest or value}
 
     @classmethod
     def from_json(cls, fields: Any) -> AggregatorConfig:
@@ -126,6 +136,8 @@ class AggregatorConfig:
         for i in self.fused_points:
             for key, shape in sabw_shapes(self, self.channels[i]):
                 yield f"aggregators.{i}.{key}", shape
+        for i in self.biased_points:
+            yield f"aggregators.{i}.identity_bias", ()
 
 
 def sabw_shapes(config: AggregatorConfig, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -145,9 +145,9 @@ def normed(feature: Tensor) -> Tensor:
 class SABW(nn.Module):
     """One fusion point's aggregator: features of N experts to logits of each at every position."""
 
-    def __init__(self, config: AggregatorConfig, channels: int, operations, **factory):
+    def __init__(self, config: AggregatorConfig, index: int, operations, **factory):
         super().__init__()
-        hidden = config.hidden_size
+        hidden, channels = config.hidden_size, config.channels[index]
         self.without_space = "space" in config.ablations
         self.routing_stride = config.routing_stride
         self.tokens = config.tokens
@@ -155,6 +155,8 @@ class SABW(nn.Module):
         self.res_block = ResBlock(hidden, operations, **factory)
         self.transformer = SpatialTransformer(hidden, config.num_heads, config.num_layers, operations, **factory)
         self.conv_out = operations.Conv2d(hidden, config.num_experts, 1, bias=False, **factory)
+        biased = index in config.biased_points
+        self.identity_bias = nn.Parameter(torch.zeros((), **factory)) if biased else None
 
     def forward(self, features: Sequence[Tensor | None], inputs: Inputs, stride: int = 1) -> Tensor:
         """features: N of [B, C, H, W] -> logits [B, N, H, W], whose softmax over the experts are their shares.
@@ -193,9 +195,7 @@ class Aggregator(nn.Module):
         if config.tokens:
             self.text_in = operations.Linear(config.text_width, hidden, bias=False, **factory)
         self.text = operations.Linear(config.point_text_width, points * config.num_layers * 2 * hidden, bias=False, **factory)
-        self.aggregators = nn.ModuleDict(
-            {str(i): SABW(config, config.channels[i], operations, **factory) for i in config.fused_points}
-        )
+        self.aggregators = nn.ModuleDict({str(i): SABW(config, i, operations, **factory) for i in config.fused_points})
         self.register_state_dict_post_hook(split_state)
         self.register_load_state_dict_pre_hook(join_state)
 
@@ -218,6 +218,10 @@ class Aggregator(nn.Module):
     def logits(self, index: int, features: Sequence[Tensor | None], inputs: Inputs, stride: int) -> Tensor:
         """Of fusion point `index`, [B, N, H, W]; as of SABW."""
         return cast(SABW, self.aggregators[str(index)])(features, inputs, stride)
+
+    def identity_bias(self, index: int) -> Tensor | None:
+        """Of fusion point `index`, a scalar."""
+        return cast(SABW, self.aggregators[str(index)]).identity_bias
 
     def initialise(self, generator: torch.Generator | None = None) -> Aggregator:
         """Random weights for training; a zero `conv_out` makes an untrained aggregator average."""

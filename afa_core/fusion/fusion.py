@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .identity import own_blends
 from .points import FusionPoint
 
 NONE = -1e4
@@ -44,14 +45,17 @@ class FusionState:
 
     embeddings: one an expert
     observe:    called with (point, shares) wherever features are fused; shares [B, N, H, W] sum to 1 over the
-                experts, and are [1, N, 1, 1] where they are the same everywhere
+                experts, and are [1, N, 1, 1] where they are the same everywhere; where experts have attention maps of
+                their own (identity.py), their mean
     level:      the noise level [B] as a fraction 0..1 of what training draws from, where it is known
+    keep:       called as `observe` is, with the softmax of the logits where experts have attention maps of their own
     memory:     what fusions have computed for all points of this evaluation
     """
 
     embeddings: Sequence[Embeddings]
     observe: Callable[[FusionPoint, Tensor], None] | None = None
     level: Tensor | None = None
+    keep: Callable[[FusionPoint, Tensor], None] | None = None
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -100,25 +104,40 @@ def logits_of(shares: Tensor) -> Tensor:
     return shares.log().clamp_min(NONE)
 
 
-def fuse(point: FusionPoint, features: Sequence[Feature], logits: Tensor, state: FusionState) -> list[Tensor]:
-    """The features by their logits [B, N, H, W], for every expert. Only those who are there have a share."""
-    return hand_out(point, features, *blend(present(features), of_present(features, logits)), state)
+def fuse(
+    point: FusionPoint, features: Sequence[Feature], logits: Tensor, state: FusionState, bias: Tensor | None = None
+) -> list[Tensor]:
+    """The features by their logits [B, N, H, W], for every expert. Only those who are there have a share.
+
+    bias: of the experts' identity (identity.py)
+    """
+    return hand_out(point, features, *blend(present(features), of_present(features, logits)), state, bias)
 
 
 def hand_out(
-    point: FusionPoint, features: Sequence[Feature], fused: Tensor, shares: Tensor, state: FusionState
+    point: FusionPoint,
+    features: Sequence[Feature],
+    fused: Tensor,
+    shares: Tensor,
+    state: FusionState,
+    bias: Tensor | None = None,
 ) -> list[Tensor]:
-    """The fused feature for every expert, after `state.observe` was called with the shares of all.
+    """What each expert goes on with: the fused feature or, with an identity bias, a blend of its own.
 
     shares: of those who are there
     """
-    if state.observe is not None:
-        if any(feature is None for feature in features):
-            each, nothing = iter(shares.split(1, dim=1)), torch.zeros_like(shares[:, :1])
-            shares = torch.cat([nothing if feature is None else next(each) for feature in features], dim=1)
-        state.observe(point, shares)
+    if state.keep is not None:
+        state.keep(point, of_all(features, shares))
     # A view: one expert's own feature may have come through as it is, and now all of them hold it.
-    return [fused.view_as(fused)] * len(features)
+    shared = fused.view_as(fused)
+    inputs = [shared] * len(features)
+    if bias is not None:
+        blends, shares = own_blends(present(features), fused, shares, bias)
+        own = iter(blends)
+        inputs = [shared if feature is None else next(own) for feature in features]
+    if state.observe is not None:
+        state.observe(point, of_all(features, shares))
+    return inputs
 
 
 def present(features: Sequence[Feature]) -> list[Tensor]:
@@ -132,6 +151,14 @@ def of_present(features: Sequence[Feature], logits: Tensor) -> Tensor:
         return logits
     each = zip(logits.split(1, dim=1), features, strict=True)
     return torch.cat([logit for logit, feature in each if feature is not None], dim=1)
+
+
+def of_all(features: Sequence[Feature], shares: Tensor) -> Tensor:
+    """The shares of those who are there, and 0 for those who are not."""
+    if not any(feature is None for feature in features):
+        return shares
+    each, nothing = iter(shares.split(1, dim=1)), torch.zeros_like(shares[:, :1])
+    return torch.cat([nothing if feature is None else next(each) for feature in features], dim=1)
 
 
 def _mean(states: list[Tensor]) -> Tensor:

@@ -41,7 +41,7 @@ class SABWFusion:
         aggregator, inputs = state.once(self, lambda: self._prepared(there[0].dtype, state))
         features = [feature if feature is None else feature.to(there[0].dtype) for feature in features]
         fused, shares = self.attend(aggregator, point.index, point.stride, features, inputs[point.index])
-        return hand_out(point, features, fused, shares, state)
+        return hand_out(point, features, fused, shares, state, self.aggregator.identity_bias(point.index))
 
     def _prepared(
         self, dtype: torch.dtype, state: FusionState

@@ -1,7 +1,8 @@
 """Selective ensembling: experts that a step can do without are not evaluated for it.
 
 Fused features take the place of every expert's own at every fusion point. So an expert that is left out of
-one block comes back at the next as if it had never been away, and what it costs is saved block by block.
+one block comes back at the next as if it had never been away, and what it costs is saved block by block. Under an
+identity bias (identity.py) it would miss its own features there, so it is left out of whole evaluations.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from ..host_copy import HostCopy
 from .fusion import Feature, Fusion, FusionError, FusionState, fuse, logits_of
 from .points import FusionPoint
+from .sabw_fusion import SABWFusion
 
 LeftOut = dict[int, frozenset[int]]
 """By number of the expert, the indices of the fusion points whose block it does not compute."""
@@ -27,28 +29,34 @@ LeftOut = dict[int, frozenset[int]]
 class Selection:
     """What an artist asks for.
 
-    skip_below:   an expert with a smaller mean share is left out of a block; 0 leaves nobody out
+    skip_below:   an expert with a smaller mean share is left out of a block; 0 leaves no expert out
     decide_every: every so many steps all experts are evaluated and the aggregator decides anew; the steps
                   between keep its maps, and leave out by them. With 1 it decides at every step, and `table`
-                  tells whom to leave out
+                  shows which to leave out
     table:        mean shares [levels, fusion points, N] that training measured, the least noise first
+    whole:        leaves an expert out of whole evaluations, by its share of the prediction
     """
 
     skip_below: float = 0.0
     decide_every: int = 1
     table: Tensor | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.skip_below and self.decide_every == 1 and self.table is None:
             raise FusionError(
-                "The aggregator does not say whom it followed in training, and skip_below goes by that: set decide_every "
-                "to 2 or more, so that each picture tells, or train the aggregator again."
+                "The aggregator has no record of its weights in training, and skip_below goes by that: set decide_every to 2 or "
+                "more, so that each picture shows them, or train the aggregator again."
             )
 
     @property
     def is_full(self) -> bool:
         """Whether every expert is evaluated at every step."""
         return not self.skip_below and self.decide_every == 1
+
+    def left_out(self, shares: Tensor) -> LeftOut:
+        """By mean shares [fusion points, N]."""
+        return left_out(shares[-1:].expand_as(shares) if self.whole else shares, self.skip_below)
 
 
 def routing_table(routing: dict[str, Any], points: list[FusionPoint], experts: int) -> Tensor | None:
@@ -66,7 +74,7 @@ def routing_table(routing: dict[str, Any], points: list[FusionPoint], experts: i
         return None
     if shares.ndim != 3 or shares.shape[1:] != (len(measured), experts) or not shares.isfinite().all():
         return None
-    shares[shares.sum(2) == 0] = 1  # a level that no held-out picture fell on leaves nobody out
+    shares[shares.sum(2) == 0] = 1  # a level that no held-out picture fell on leaves no expert out
     return shares[:, rows]
 
 
@@ -85,10 +93,12 @@ class KeptRouting:
     """Fuses by the maps of an earlier evaluation, in place of the aggregator.
 
     maps: shares [B, N, H, W] by index of the fusion point
+    bias: the identity bias of a fusion point, by its index
     """
 
     points: int
-    skip_below: float
+    selection: Selection
+    bias: Callable[[int], Tensor | None] = lambda index: None
     maps: dict[int, Tensor] = field(default_factory=dict)
     logits: dict[int, Tensor] = field(default_factory=dict)
     means: HostCopy | None = None
@@ -99,22 +109,24 @@ class KeptRouting:
     def end(self) -> None:
         """All maps are there: their means go to the CPU, where the next step asks who is left out."""
         self.logits = {index: logits_of(shares) for index, shares in self.maps.items()}
-        if self.skip_below:
+        if self.selection.skip_below:
             means = {index: shares.mean((0, 2, 3)) for index, shares in self.maps.items()}
             fused = [min(index for index in means if index >= i) for i in range(self.points)]
             self.means = HostCopy(torch.stack([means[i] for i in fused]))
 
     @cached_property
     def left_out(self) -> LeftOut:
-        return left_out(self.means.wait(), self.skip_below) if self.means else {}
+        return self.selection.left_out(self.means.wait()) if self.means else {}
 
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-        return fuse(point, features, self.logits[point.index], state) if point.index in self.logits else features
+        if point.index not in self.logits:
+            return features
+        return fuse(point, features, self.logits[point.index], state, self.bias(point.index))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How one evaluation is done; `keep` observes its shares, and is then used in place of the aggregator."""
+    """How one evaluation is done; `keep` takes its maps, and is then used in place of the aggregator."""
 
     fusion: Fusion
     left_out: LeftOut = field(default_factory=dict)
@@ -124,7 +136,7 @@ class Choice:
 class Selector:
     """Chooses, evaluation by evaluation of one sampling run."""
 
-    def __init__(self, selection: Selection, fusion: Fusion, points: int):
+    def __init__(self, selection: Selection, fusion: SABWFusion, points: int):
         self.selection, self.fusion, self.points = selection, fusion, points
         self.calls: Counter[Hashable] = Counter()
         self.kept: dict[Hashable, KeptRouting] = {}
@@ -133,7 +145,7 @@ class Selector:
     def by_level(self) -> list[LeftOut]:
         """By the table, from the least noise on."""
         table = self.selection.table
-        return [] if table is None else [left_out(level, self.selection.skip_below) for level in table]
+        return [] if table is None else [self.selection.left_out(level) for level in table]
 
     def choose(self, step: int, noise_level: Callable[[], float], batch: Hashable) -> Choice:
         """noise_level: gives it as a fraction of all; batch: which conditionings are evaluated together."""
@@ -146,5 +158,5 @@ class Selector:
         self.calls[step, batch] += 1
         if (step - 1) % self.selection.decide_every and key in self.kept:
             return Choice(self.kept[key], self.kept[key].left_out)
-        self.kept[key] = KeptRouting(self.points, self.selection.skip_below)
+        self.kept[key] = KeptRouting(self.points, self.selection, self.fusion.aggregator.identity_bias)
         return Choice(self.fusion, keep=self.kept[key])

@@ -84,7 +84,7 @@ def training_step(training: Training) -> float | None:
     settings, state = training.settings, training.state
     rate = settings.learning_rate * min(1.0, (state.step + 1) / max(1, settings.warmup_steps))
     for group in training.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate"]
     training.optimizer.zero_grad(set_to_none=True)
     batches = range(state.step * settings.gradient_accumulation, (state.step + 1) * settings.gradient_accumulation)
     shown = [micro_batch(training, index) for index in batches]

@@ -14,6 +14,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .feed import Feed
 from .task import Data, Task
 
+RATE_OF_SCALARS = 100
+"""Of the learning rate: an identity bias moves by whole units, where weights move by hundredths."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -75,7 +78,7 @@ class Training:
         self.task, self.dataset, self.settings, self.state = task, dataset, settings, state
         self.feed = Feed(dataset, settings.seed, task.device)
         self.optimizer = optim.AdamW(
-            task.module.parameters(), settings.learning_rate, weight_decay=settings.weight_decay,
+            _groups(task.module), settings.learning_rate, weight_decay=settings.weight_decay,
             fused=task.device.type == "cuda",
         )  # fmt: skip
         self.scaler = torch.amp.GradScaler(task.device.type, enabled=task.compute_dtype == torch.float16)
@@ -85,6 +88,14 @@ class Training:
     def weights(self) -> dict[str, Tensor]:
         """Those that are evaluated and exported."""
         return (self.average.module if self.average else self.task.module).state_dict()
+
+
+def _groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The optimizer's groups: weights, and where there are any scalars, which no decay draws to 0. rate: see above."""
+    weights = [parameter for parameter in module.parameters() if parameter.ndim]
+    scalars = [parameter for parameter in module.parameters() if not parameter.ndim]
+    groups = [{"params": weights, "rate": 1}, {"params": scalars, "rate": RATE_OF_SCALARS, "weight_decay": 0.0}]
+    return groups[: 1 + bool(scalars)]
 
 
 class WeightAverage(AveragedModel):

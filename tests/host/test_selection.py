@@ -73,7 +73,7 @@ def test_the_table_is_read_at_the_noise_level_of_the_step():
 @pytest.mark.parametrize("every", [2, 3])
 def test_every_so_many_steps_all_decide(every):
     """Each batch of conditionings for itself; a batch that was not there in the full step is evaluated in full."""
-    selector = Selector(Selection(0.2, every), None, 3)
+    selector = Selector(Selection(0.2, every), SABWFusion(tiny_aggregator()), 3)
     for step in range(7):
         for batch in ("both", "late") if step > 0 else ("both",):
             choice = selector.choose(step + 1, lambda: 0.5, batch)

@@ -29,7 +29,7 @@ def random_aggregator(config: AggregatorConfig, seed: int = 0, dtype=torch.float
 
     def weights(key, shape):
         noise = torch.randn(shape, generator=generator)
-        if len(shape) == 1:
+        if len(shape) < 2:
             return 0.1 * noise + (1.0 if "norm" in key and key.endswith("weight") else 0.0)
         return noise * noise[0].numel() ** -0.5
 

@@ -78,7 +78,8 @@ def make_ensemble(
         check_identity(aggregator, experts)
         patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher.model))
         fusion, companions = SABWFusion(patcher.model), [patcher]
-        selection = Selection(skip_below, decide_every, routing_table(aggregator.routing, points, len(experts)))
+        table = routing_table(aggregator.routing, points, len(experts))
+        selection = Selection(skip_below, decide_every, table, whole=aggregator.config.identity_bias)
     else:
         fusion, companions = aggregator.bind(points, len(experts)), []
         selection = Selection()

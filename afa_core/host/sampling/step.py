@@ -1,6 +1,6 @@
 """One evaluation of an ensemble inside the host's call of its first expert.
 
-APPLY_MODEL notes what the network itself is not told (sigma, the unscaled latent, the experts' texts);
+APPLY_MODEL notes what the network itself is not given (sigma, the unscaled latent, the experts' texts);
 DIFFUSION_MODEL runs all experts in lockstep in place of the first one's forward pass.
 """
 
@@ -84,8 +84,8 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
     experts = experts_of(call.main)
     running = range(len(experts)) if only is None else [only]
     choice = _choice(call, options) if only is None else Choice(ensemble.fusion)
-    observers = [] if choice.keep is None else [choice.keep.keep]
-    evaluation = None
+    keep = choice.keep and choice.keep.keep
+    observers, evaluation = [], None
     if call.run.routing and only is None:
         evaluation = call.run.routing.evaluate(call.sigma, _guided(options, len(x)))
         observers.append(evaluation.observe)
@@ -104,12 +104,12 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
                 strict=True,
             )
             fusion = _releasing(held, fusion)
-            fused = lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe, level))
+            fused = lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe, level, keep))
             return with_frames(fused, x).to(x.dtype)
 
     def observe(point: FusionPoint, shares: Tensor) -> None:
-        for tell in observers:
-            tell(point, shares)
+        for each in observers:
+            each(point, shares)
 
     def look_again() -> Tensor:
         observers.clear()  # the second look is not a step

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...aggregator.config import AggregatorConfig
 from ...aggregator.file import AggregatorFile, save_aggregator
+from ...aggregator.pruning import pruned
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
 from ...fusion.fusion import Fusion
@@ -129,9 +130,10 @@ class AggregatorTask:
         self, path: Path, weights: Mapping[str, Tensor], history: dict[str, Any], measured: dict[str, Any]
     ) -> AggregatorFile:
         """Weights are stored in float16: half the size, and the held-out loss is the same to five digits."""
-        half = {key: tensor.detach().cpu().half() for key, tensor in weights.items()}
+        config, kept = pruned(self.config, weights)
+        half = {key: tensor.detach().cpu().half() for key, tensor in kept.items()}
         training = {**asdict(self.settings), **history, "objective": "mean squared error of the prediction"}
-        file = AggregatorFile(path.name, self.config, half, self.sources, training, measured)
+        file = AggregatorFile(path.name, config, half, self.sources, training, measured)
         save_aggregator(file, path)
         return file
 

@@ -1,0 +1,28 @@
+"""Drops the fusion points of an aggregator that fuse next to nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from .config import AggregatorConfig
+
+ALONE = 0.995
+"""An expert's own weight above which a fusion point is not worth its cost."""
+
+
+def pruned(config: AggregatorConfig, state: Mapping[str, Tensor]) -> tuple[AggregatorConfig, dict[str, Tensor]]:
+    """The aggregator without those points whose identity bias gives an expert's own feature more than ALONE.
+
+    Its weight at equal logits decides, so that no picture has to be seen.
+    """
+    largest = math.log(ALONE / (1 - ALONE) * (config.num_experts - 1))
+    alone = {i for i in config.biased_points if state[f"aggregators.{i}.identity_bias"].item() > largest}
+    if not alone:
+        return config, dict(state)
+    gone = tuple(f"aggregators.{i}." for i in alone)
+    kept = tuple(i for i in config.fused_points if i not in alone)
+    return replace(config, fused=kept), {key: tensor for key, tensor in state.items() if not key.startswith(gone)}
