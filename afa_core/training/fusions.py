@@ -35,4 +35,7 @@ class ExpertDropout:
         chances = torch.rand(len(features), generator=self.random)
         lost = chances < self.rate
         lost[chances.topk(2 if point.is_prediction else 1).indices] = False
-        return self.fusion(point, [None if gone else f for gone, f in zip(lost, features, strict=True)], state)
+        kept = [None if gone else feature for gone, feature in zip(lost, features, strict=True)]
+        inputs = self.fusion(point, kept, state)
+        # Where nothing is fused, nothing takes the place of a feature that was lost.
+        return [own if x is None else x for x, own in zip(inputs, features, strict=True)]

@@ -165,6 +165,12 @@ def test_dropout_never_loses_everyone(point, rate, fewest, most):
     assert (min(counts), max(counts)) == (fewest, most)
 
 
+def test_lost_experts_go_on_by_themselves_where_nothing_is_fused():
+    fusion = ExpertDropout(SABWFusion(tiny_aggregator(3, ablations=("blocks",))), 0.9, torch.Generator().manual_seed(0))
+    features = [torch.randn(1, 3, 2, 2, dtype=torch.float64) for _ in range(3)]
+    assert all(x is own for x, own in zip(fusion(POINTS[0], features, tiny_state(3)), features, strict=True))
+
+
 def test_gradients_while_experts_are_lost():
     aggregator = tiny_aggregator(3)
     fusion = ExpertDropout(SABWFusion(aggregator), 0.4, torch.Generator().manual_seed(1))
