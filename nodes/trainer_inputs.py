@@ -89,4 +89,8 @@ def _all_inputs() -> list[io.Input]:
         ),
         io.Latent.Input("latents", optional=True, tooltip="Latents of ComfyUI's own dataset nodes, in place of a folder."),
         io.Conditioning.Input("conditioning", optional=True, tooltip="Conditioning of ComfyUI's own dataset nodes, in place of a folder."),
+        io.Boolean.Input(
+            "identity_bias", default=False, optional=True,
+            tooltip="For experts that differ much: each gets attention maps of its own, in which its own feature counts more, by an amount that is learned. Off: one map for all, as published.",
+        ),
     ]  # fmt: skip

@@ -95,6 +95,17 @@ def test_ablations_are_stored_in_the_file_and_load(comfy_host, train, ablation):
     comfy_host.call("AFAEnsembleModel", aggregator=file, model_1=a, model_2=b)
 
 
+def test_an_aggregator_with_an_identity_bias_is_trained_and_loads(comfy_host, train, encode, sample):
+    file, _, _ = train(identity_bias=True)
+    (loaded,) = comfy_host.call("LoadAFAAggregator", aggregator_name="test_trainer.safetensors")
+    assert loaded.config == file.config and loaded.config.identity_bias
+    assert any(loaded.state[f"aggregators.{i}.identity_bias"] != 0 for i in loaded.config.biased_points)
+    (a, clip, _), (b, _, _) = train.models
+    text = encode(clip, "a cat")
+    ensemble, _ = comfy_host.call("AFAEnsembleModel", aggregator=loaded, model_1=a, model_2=b)
+    assert sample(ensemble, text, text).isfinite().all()
+
+
 def test_errors_are_sentences(train, tmp_path, folder):
     with pytest.raises(ValueError, match="save_as should be a plain file name"):
         train(save_as="../outside")
