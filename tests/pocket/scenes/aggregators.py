@@ -22,6 +22,7 @@ from . import datasets, models, world  # noqa: E402
 VARIANTS = {
     "last point only": {"ablations": ("blocks",)},
     "AFA": {},
+    "identity bias": {"identity_bias": True},
     "without spatial location": {"ablations": ("space",)},
 }
 """What each one's configuration has beside the defaults."""
