@@ -137,8 +137,9 @@ def test_who_was_left_out_goes_on_with_what_the_others_share():
 # ------------------------------------------------------------------ selective ensembling
 def test_kept_maps_fuse_as_they_did():
     aggregator = biased_aggregator(1.0)
-    kept = KeptRouting(aggregator.identity_bias)
+    kept = KeptRouting(len(POINTS), Selection(), aggregator.identity_bias)
     found = predicted(SABWFusion(aggregator), keep=kept.keep)
+    kept.end()
     assert torch.allclose(predicted(kept), found, atol=1e-12)
 
 

@@ -97,7 +97,7 @@ def evaluated(fusion, left_out=(), observe=None):
 
 
 def kept_routing() -> KeptRouting:
-    return KeptRouting(len(POINTS), skip_below=0.0)
+    return KeptRouting(len(POINTS), Selection())
 
 
 def leaving_out(stream, points):
