@@ -14,8 +14,9 @@ def test_kernels_and_casts_are_counted_and_views_are_not():
     with fake_gpu(), counted() as counts:
         x = torch.zeros(2, 3, device="cuda")
         (x.t().unflatten(0, (3, 1)).half() * 2).flatten()
-    assert (counts.kernels["aten.mul.Tensor"], counts.casts) == (1, 1)
-    assert counts.kernels.total() == 3
+    names = {"zeros.default", "_to_copy.default", "mul.Tensor", "clone.default"}
+    assert counts.kernels == {f"aten.{name}": 1 for name in names}
+    assert counts.casts == 1
 
 
 def test_what_waits_is_counted():
