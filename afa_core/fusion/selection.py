@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ LeftOut = dict[int, frozenset[int]]
 
 @dataclass(frozen=True)
 class Selection:
-    """What an artist asks for.
+    """What the node asks for.
 
     skip_below:   an expert with a smaller mean share is left out of a block; 0 leaves no expert out
     decide_every: every so many steps all experts are evaluated and the aggregator decides anew; the steps
@@ -136,7 +136,7 @@ class Choice:
 class Selector:
     """Chooses, evaluation by evaluation of one sampling run."""
 
-    def __init__(self, selection: Selection, fusion: SABWFusion, points: int):
+    def __init__(self, selection: Selection, fusion: Fusion, points: int):
         self.selection, self.fusion, self.points = selection, fusion, points
         self.calls: Counter[Hashable] = Counter()
         self.kept: dict[Hashable, KeptRouting] = {}
@@ -158,5 +158,6 @@ class Selector:
         self.calls[step, batch] += 1
         if (step - 1) % self.selection.decide_every and key in self.kept:
             return Choice(self.kept[key], self.kept[key].left_out)
-        self.kept[key] = KeptRouting(self.points, self.selection, self.fusion.aggregator.identity_bias)
+        aggregator = cast(SABWFusion, self.fusion).aggregator  # no other fusion decides anything
+        self.kept[key] = KeptRouting(self.points, self.selection, aggregator.identity_bias)
         return Choice(self.fusion, keep=self.kept[key])

@@ -134,7 +134,8 @@ def _ensemble(experts: list, table: bool = False, **settings):
 @torch.inference_mode()
 def one_step(patcher) -> Counts:
     """One evaluation, recorded where it is an ensemble's."""
-    from afa_core.host.sampling.run import Run, ensemble_of
+    from afa_core.host.sampling.parts import ensemble_of
+    from afa_core.host.sampling.run import Run
 
     run = Run(patcher).begin(patcher) if ensemble_of(patcher) else None
     with fake_gpu(), counted(cycle(SHARES).__next__) as counts:
@@ -145,7 +146,8 @@ def one_step(patcher) -> Counts:
 @torch.inference_mode()
 def waits_of_run(patcher, viewer: bool = False) -> tuple[list[int], int]:
     """Waits in each step of a run, and at its end."""
-    from afa_core.host.sampling.run import Run, ensemble_of
+    from afa_core.host.sampling.parts import ensemble_of
+    from afa_core.host.sampling.run import Run
 
     def look(run, step: int, evaluations: list) -> None:
         """What the viewer reads of a step; what it makes of that is work of the CPU."""

@@ -52,7 +52,8 @@ def bench_selective_step(rounds: int = 3) -> list[str]:
 
 def steps(patcher):
     """Evaluations at falling noise levels, as steps of one run of an ensemble."""
-    from afa_core.host.sampling.run import RUN, Run, ensemble_of
+    from afa_core.host.sampling.parts import ensemble_of
+    from afa_core.host.sampling.run import RUN, Run
 
     options = {"uuids": ["prompt", "negative prompt"]}
     calls = [call(patcher, SIZE, sigma=sigma, options=options) for sigma in SIGMAS]

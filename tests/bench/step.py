@@ -82,7 +82,8 @@ def _alone(seconds: dict[str, list[float]], count: int) -> list[list[float]]:
 
 def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: dict | None = None):
     """One evaluation through the host's apply_model, with what a sampler would hand it, and `options` beside that."""
-    from afa_core.host.sampling.run import RUN, Run, ensemble_of
+    from afa_core.host.sampling.parts import ensemble_of
+    from afa_core.host.sampling.run import RUN, Run
     from afa_core.routing.wire import wire_step
 
     random = torch.Generator().manual_seed(0)

@@ -67,15 +67,15 @@ def test_the_weight_of_the_right_expert_is_read_in_its_half():
     torch.testing.assert_close(found, torch.tensor([0.8, 0.125]))
 
 
-def test_who_is_told_the_place_takes_each_half_from_its_expert():
+def test_the_oracle_takes_each_half_from_its_expert():
     from afa_core.fusion.fusion import FusionState
     from afa_core.fusion.points import FusionPoint
 
     experts = [torch.full((2, 4, 8, 16), float(value)) for value in range(3)]
     domains = [("people", "animals"), ("things", "people")]
-    (fused, *_) = rows.told(domains)(FusionPoint(12, "prediction", 4, 1), experts, FusionState([]))
+    (fused, *_) = rows.oracle_by_place(domains)(FusionPoint(12, "prediction", 4, 1), experts, FusionState([]))
     assert [(row[0, 0, 0].item(), row[0, 0, -1].item()) for row in fused] == [(0, 1), (2, 0)]
-    assert rows.told(domains)(FusionPoint(3, "input 3", 64, 1), experts, FusionState([])) is experts
+    assert rows.oracle_by_place(domains)(FusionPoint(3, "input 3", 64, 1), experts, FusionState([])) is experts
 
 
 def test_an_interval_knows_that_pairs_share_subjects():

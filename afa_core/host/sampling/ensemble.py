@@ -6,9 +6,7 @@ which its memory manager loads beside the first; wrappers run them; the attachme
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -20,10 +18,9 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
-from ...fusion.fusion import Fusion, FusionError
+from ...fusion.fusion import FusionError
 from ...fusion.levels import LevelFusion
 from ...fusion.magic import MagicFusion
-from ...fusion.points import FusionPoint
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
 from ...fusion.variance import MaxFusion
@@ -32,30 +29,7 @@ from ..experts.experts import KEY, Expert, check_config, check_experts, compute_
 from ..experts.identity import check_identity
 from ..experts.networks import share_networks
 from . import guidance, run, step
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """What makes a patcher an ensemble; every clone of the patcher shares it.
-
-    experts:     as they were when the ensemble was made, the first one included
-    own_options: each expert's transformer options of its own
-    weights:     how many patches each weight of the first expert had
-    objects:     the object patches the first expert had
-    selection:   which experts a step may do without
-    """
-
-    experts: list[Expert]
-    points: list[FusionPoint]
-    fusion: Fusion
-    companions: list[ModelPatcher]
-    start_percent: float
-    end_percent: float
-    own_options: list[dict[str, Any]]
-    weights: dict[str, int]
-    objects: dict[str, Any]
-    selection: Selection
-    record: RoutingRecord = field(default_factory=RoutingRecord)
+from .parts import Ensemble, ensemble_of
 
 
 def make_ensemble(
@@ -136,4 +110,4 @@ def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher
 
 def ensemble_record(main: ModelPatcher) -> RoutingRecord:
     """The routing record of an ensemble's patcher; its clones write into the same one."""
-    return run.ensemble_of(main).record
+    return ensemble_of(main).record

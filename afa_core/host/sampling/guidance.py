@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...fusion.fusion import FusionError, blend, logits_of
 from ...fusion.magic import MODES, TIMESTEPS, MagicFusion
-from .run import Run, ensemble_of, run_of
+from .parts import ensemble_of
+from .run import Run, run_of
 from .step import EXPERT
 
 
@@ -35,8 +36,9 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
     model, x, sigma, options = args["model"], args["input"], args["sigma"], args["model_options"]
     main = model.current_patcher
     ensemble = ensemble_of(main)
+    fusion = cast(MagicFusion, ensemble.fusion)  # nothing else installs this function
     current = run_of(main, options["transformer_options"])
-    if not (current.is_active(sigma) and _fuses(ensemble.fusion, current, sigma)):
+    if not (current.is_active(sigma) and _fuses(fusion, current, sigma)):
         return args["conds_out"]
     if any(cond is None for cond in args["conds"]):
         raise FusionError(
@@ -48,8 +50,8 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
         chosen = {**options, "transformer_options": {**options["transformer_options"], EXPERT: index}}
         predictions.append(comfy.samplers.calc_cond_batch(model, args["conds"], x, sigma, chosen))
     sides = list(zip(*predictions, strict=True))
-    noise = [[(x - denoised) / sigma.view(-1, 1, 1, 1) for denoised in side] for side in sides]
-    shares = ensemble.fusion.shares(*noise, args["cond_scale"])
+    guided, unguided = ([(x - denoised) / sigma.view(-1, 1, 1, 1) for denoised in side] for side in sides)
+    shares = fusion.shares(guided, unguided, args["cond_scale"])
     if current.routing:
         evaluation = current.routing.evaluate(sigma, [True] * len(x))
         evaluation.observe(ensemble.points[-1], shares)

@@ -6,7 +6,6 @@ the patcher at hand.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +20,6 @@ from ...fusion.selection import Selector
 from ...routing.record import RoutingRun
 from ..experts.experts import (
     KEY,
-    Expert,
     ExpertError,
     check_adds,
     check_runs_in_blocks,
@@ -31,6 +29,7 @@ from ..experts.experts import (
 )
 from ..text.conditioning import check_texts, encode_texts
 from .finite import FiniteCheck
+from .parts import ensemble_of, experts_of
 
 RUN = "afa_run"
 
@@ -90,11 +89,6 @@ def run_of(main: ModelPatcher, options: dict[str, Any]) -> Run:
     return options.get(RUN) or Run(main)
 
 
-def ensemble_of(main: ModelPatcher):
-    """The Ensemble that this patcher runs."""
-    return main.get_attachment(KEY)
-
-
 def set_companions(main: ModelPatcher, patchers: list[ModelPatcher], others: list[ModelPatcher]) -> None:
     """Hands the experts beside the first, and the aggregator, to the host's memory manager.
 
@@ -115,15 +109,6 @@ def models_of_patches(options: dict[str, Any]) -> list[ModelPatcher]:
 def _holding(options: dict[str, Any]) -> SimpleNamespace:
     """What the host's methods on a patcher's transformer options look at."""
     return SimpleNamespace(model_options={"transformer_options": options})
-
-
-def experts_of(main: ModelPatcher) -> list[Expert]:
-    """The experts as they run now: the patchers that the host loaded for this run."""
-    loaded = [main, *main.get_additional_models_with_key(KEY)]
-    return [
-        replace(expert, patcher=next(p for p in loaded if p.is_clone(expert.patcher)))
-        for expert in ensemble_of(main).experts
-    ]
 
 
 def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: dict, registered) -> None:

@@ -30,8 +30,9 @@ from ..experts.held_weights import HeldWeights, held_weights
 from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
 from ..text.conditioning import take_texts, text_of
+from .parts import ensemble_of, experts_of
 from .prediction import fuse_in_first_terms
-from .run import Run, ensemble_of, experts_of, run_of
+from .run import Run, run_of
 
 CALL = "afa_call"
 EXPERT = "afa_expert"

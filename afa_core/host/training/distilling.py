@@ -16,8 +16,8 @@ from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import patcher_digest
 from ..experts.networks import copied
 from ..merging.merge import merge_models, recipe_for
+from ..sampling.parts import ensemble_of
 from ..sampling.prediction import converted, speaks_like
-from ..sampling.run import ensemble_of
 from ..text.captions import TextEncoder
 from .adapters import TARGETS, adapted_weights, put_adapters
 from .cache import Cache

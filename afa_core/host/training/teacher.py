@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import comfy.model_management
 import torch
@@ -19,7 +19,7 @@ from ...training.draw import Draw, generator
 from ...training.objective import Predictions, problem, sample_loss
 from ..experts.experts import KEY, Expert, ExpertError, check_experts, later_patches
 from ..experts.fingerprint import patcher_digest
-from ..sampling.run import ensemble_of
+from ..sampling.parts import ensemble_of
 from .frozen_experts import HostExperts
 
 
@@ -84,7 +84,7 @@ class Teacher:
         for point in self.experts.points:
             features = [torch.randn(1, point.channels, 4, 4, generator=random) for _ in range(count)]
             for output in self.fusion(point, features, state):
-                digest.update(output.contiguous().numpy().tobytes())
+                digest.update(cast(Tensor, output).contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @torch.no_grad()

@@ -28,13 +28,13 @@ def table(of: world.World, name: str, trained: dict[str, Path]) -> str:
         against = found.losses.get(AGAINST, losses) - losses
         cell = statistics.over_subjects(against, codes) if against.any() else ""
         lines.append(f"| {row} | {losses.mean():.4f} | {cell} |")
-    free = min(found.losses[row].mean() for row in found.losses if row not in (*trained, rows.TOLD))
-    gap = free - found.losses[rows.TOLD].mean()
+    free = min(found.losses[row].mean() for row in found.losses if row not in (*trained, rows.ORACLE))
+    gap = free - found.losses[rows.ORACLE].mean()
     for row, points in found.routing.items():
         where = ", ".join(f"{point} {weight.mean():.2f}" for point, weight in points.items())
         right = statistics.over_subjects(list(points.values())[-1], codes)
         won = (free - found.losses[row].mean()) / gap
-        lines += [f"\n{row}: {won:.0%} of the gap from the best row without training to the told place;"]
+        lines += [f"\n{row}: {won:.0%} of the gap from the best row without training to the oracle by place;"]
         lines += [f"weight of the right expert in its half, at the prediction {right}; by point: {where}."]
     return "\n".join(lines)
 

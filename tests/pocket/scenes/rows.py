@@ -28,7 +28,7 @@ from .world import BATCH, World
 
 LOOKS = 4
 """Draws of noise and timestep for every pair."""
-TOLD = "told the place, predictions"
+ORACLE = "oracle by place, predictions"
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Rows:
 
 @torch.no_grad()
 def measure(world: World, scenes: Scenes, trained: dict[str, Path]) -> Rows:
-    fusions = {TOLD: told} | {name: _trained(path) for name, path in trained.items()}
+    fusions = {ORACLE: oracle_by_place} | {name: _trained(path) for name, path in trained.items()}
     losses, routing = defaultdict(list), {name: defaultdict(list) for name in trained}
     for look in range(LOOKS):
         for batch in scenes.batches(BATCH):
@@ -79,7 +79,7 @@ def _unfused(point: FusionPoint, features: Sequence[Feature], state: FusionState
     return features
 
 
-def told(domains: list[tuple[str, ...]]) -> Fusion:
+def oracle_by_place(domains: list[tuple[str, ...]]) -> Fusion:
     """Each half of the prediction by its own expert's."""
     experts = [[common.DOMAINS.index(domain) for domain in row] for row in domains]
 

@@ -1,0 +1,52 @@
+"""What makes a patcher an ensemble, and its experts as they run now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+
+from ...fusion.fusion import Fusion
+from ...fusion.points import FusionPoint
+from ...fusion.selection import Selection
+from ...routing.record import RoutingRecord
+from ..experts.experts import KEY, Expert
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What makes a patcher an ensemble; every clone of the patcher shares it.
+
+    experts:     as they were when the ensemble was made, the first one included
+    own_options: each expert's transformer options of its own
+    weights:     how many patches each weight of the first expert had
+    objects:     the object patches the first expert had
+    selection:   which experts a step may do without
+    """
+
+    experts: list[Expert]
+    points: list[FusionPoint]
+    fusion: Fusion
+    companions: list[ModelPatcher]
+    start_percent: float
+    end_percent: float
+    own_options: list[dict[str, Any]]
+    weights: dict[str, int]
+    objects: dict[str, Any]
+    selection: Selection
+    record: RoutingRecord = field(default_factory=RoutingRecord)
+
+
+def ensemble_of(main: ModelPatcher) -> Ensemble:
+    """The Ensemble that this patcher runs."""
+    return main.get_attachment(KEY)
+
+
+def experts_of(main: ModelPatcher) -> list[Expert]:
+    """The experts as they run now: the patchers that the host loaded for this run."""
+    loaded = [main, *main.get_additional_models_with_key(KEY)]
+    return [
+        replace(expert, patcher=next(p for p in loaded if p.is_clone(expert.patcher)))
+        for expert in ensemble_of(main).experts
+    ]
