@@ -21,5 +21,14 @@ def naming_what_ran(what: str, remedy: str) -> Iterator[None]:
     """Raises OutOfMemory, which says `what` did not fit, in place of the host's own."""
     try:
         yield
-    except comfy.model_management.OOM_EXCEPTION as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(f"{what} ran out of memory: {remedy}.") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Newer hosts also recognise the error of a GPU that reports it late."""
+    if hasattr(comfy.model_management, "is_oom"):
+        return comfy.model_management.is_oom(error)
+    return isinstance(error, comfy.model_management.OOM_EXCEPTION)
