@@ -120,7 +120,7 @@ class AggregatorConfig:
         if missing or not set(fields) <= known:
             odd = ", ".join(sorted(missing or set(fields) - known))
             raise ConfigError(
-                f"config should have {', '.join(sorted(known))}, and {'lacks' if missing else 'has'} {odd!r:.80}"
+                f"config should have the fields of an aggregator, and {'lacks' if missing else 'has'} {odd!r:.80}"
             )
         lists = {
             name: tuple(fields[name])

@@ -98,6 +98,6 @@ def test_what_a_loaded_file_is_used_for(tmp_path, little_memory):
         assert table.shape[1:] == (3, 2) and table.isfinite().all()
         selector = Selector(Selection(skip_below=0.6, table=table), StaticFusion("block average").bind(points, 2), 3)
         for timestep in (0.0, 0.5, 1.0):
-            gone = selector.choose(1.0, timestep, "batch").left_out
+            gone = selector.choose(1, lambda level=timestep: level, "batch").left_out
             assert not gone[0] & gone[1], routing
     assert 0 < tables < FILES * 0.5
