@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..afa_core.host.training.adapters import TARGETS
 from ..afa_core.training.session import RESUME
+from .sockets import folded
 
 EVERYDAY = {
     "prompt_folder",
@@ -18,15 +19,11 @@ EVERYDAY = {
     "learning_rate",
     "resolution",
 }
-"""What a user sets; the other widgets are folded away as "advanced", as far as the front end can."""
+"""Widgets that are not folded away."""
 
 
 def distil_inputs() -> list[io.Input]:
-    inputs = _all_inputs()
-    for slot in inputs:
-        if hasattr(slot, "default") and slot.id not in EVERYDAY:
-            slot.extra_dict = {**(slot.extra_dict or {}), "advanced": True}
-    return inputs
+    return folded(_all_inputs(), EVERYDAY)
 
 
 def _all_inputs() -> list[io.Input]:

@@ -76,6 +76,14 @@ def source_loras(prompt: dict[str, Any], node_id: str, socket: str) -> list[dict
     return [lora for lora in known if lora["strength"] or lora["strength_clip"]]  # as the host leaves out the others
 
 
+def folded(inputs: list[io.Input], everyday: set[str]) -> list[io.Input]:
+    """The inputs, with all widgets but these folded away as "advanced", as far as the front end can."""
+    for slot in inputs:
+        if hasattr(slot, "default") and slot.id not in everyday:
+            slot.extra_dict = {**(slot.extra_dict or {}), "advanced": True}
+    return inputs
+
+
 def _upstream(prompt: dict[str, Any], node_id: str, socket: str) -> Iterator[dict[str, Any]]:
     """The inputs of every node on a socket's wire, the nearest first, up to a loader's."""
     link = prompt.get(node_id, {}).get("inputs", {}).get(socket)

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..afa_core.training.session import RESUME
 from ..afa_core.training.state import TrainingSettings
 from ..afa_core.training.tasks.aggregator import AggregatorSettings
-from .sockets import numbered
+from .sockets import folded, numbered
 
 ABLATION_CHOICES = {
     "none": "none",
@@ -24,15 +24,11 @@ LOSS = AggregatorSettings()
 EVERYDAY = {
     "prompt_folder", "save_as", "resume", "steps", "batch_size", "resolution", "gradient_checkpointing", "sample_prompt",
 }  # fmt: skip
-"""What an artist sets; the other widgets are folded away as "advanced", as far as the front end can."""
+"""Widgets that are not folded away."""
 
 
 def trainer_inputs() -> list[io.Input]:
-    inputs = _all_inputs()
-    for slot in inputs:
-        if hasattr(slot, "default") and slot.id not in EVERYDAY:
-            slot.extra_dict = {**(slot.extra_dict or {}), "advanced": True}
-    return inputs
+    return folded(_all_inputs(), EVERYDAY)
 
 
 def _all_inputs() -> list[io.Input]:

@@ -62,7 +62,7 @@ class LayerHooks:
 
     def _hook(self, name: str):
         def add_patches(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            acting = _ACTING.get()
+            acting = acting_patches()
             if acting is None or acting.hooks is not self:
                 return None
             for patch in acting.by_layer.get(name, ()):
