@@ -156,7 +156,7 @@ def own_options(main: ModelPatcher, index: int, options: dict[str, Any]) -> dict
 
 
 def _named(stream: BlockStream, label: str) -> BlockStream:
-    """The stream, telling whose it is where memory runs out in it, or a block is skipped."""
+    """The stream, with errors that name its expert where memory runs out in it, or a block is skipped."""
     try:
         with naming_what_ran(label, SAMPLING):
             yield from stream
