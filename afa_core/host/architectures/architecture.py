@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from typing import Any, ClassVar
 
 from comfy.model_base import BaseModel
+from torch import Tensor
 
 from ...fusion.fusion import Embeddings
 from ...fusion.lockstep import BlockStream
@@ -71,6 +72,13 @@ class Architecture(ABC):
     @abstractmethod
     def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
         """The names that merging tools give to blocks, each with the prefixes of the network's keys in it."""
+
+    def diffusers_names(self, shapes: Mapping[str, Tensor]) -> dict[str, str] | None:
+        """The network's keys by those of a file in diffusers' layout; None for another layout.
+
+        shapes: tensors on the meta device by the file's keys
+        """
+        return None
 
     def prompt_width(self, model: BaseModel) -> int:
         """Width of the text that a prompt must be encoded to."""

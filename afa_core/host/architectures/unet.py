@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, forward_timestep_embed
 from comfy.model_base import BaseModel
+from comfy.model_detection import unet_config_from_diffusers_unet
+from comfy.utils import unet_to_diffusers
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -48,6 +50,10 @@ class UNet(Architecture):
             unet.model_channels, list(unet.channel_mult), list(unet.num_res_blocks), unet.out_channels,
             has_middle=unet.middle_block is not None,
         )  # fmt: skip
+
+    def diffusers_names(self, shapes: Mapping[str, Tensor]) -> dict[str, str] | None:
+        config = unet_config_from_diffusers_unet(dict(shapes))
+        return None if config is None else unet_to_diffusers(config)
 
     def text_width(self, model: BaseModel) -> int:
         return model.model_config.unet_config.get("context_dim", 0)

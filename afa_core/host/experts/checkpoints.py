@@ -17,6 +17,7 @@ from comfy.model_patcher import ModelPatcher
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..architectures.families import FAMILIES
 from .sketch import PRECISIONS, Sketch
 
 FOLDERS = ("checkpoints", "diffusion_models")
@@ -94,11 +95,8 @@ def _names(file: Any) -> dict[str, str]:
     if inside:
         return inside
     shapes = {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in keys}
-    diffusers = comfy.model_detection.unet_config_from_diffusers_unet(shapes)
-    if diffusers is not None:
-        names = comfy.utils.unet_to_diffusers(diffusers)
-        return {names[key]: key for key in keys if key in names}
-    return {key: key for key in keys}
+    names = next(filter(None, (family.diffusers_names(shapes) for family in FAMILIES)), None)
+    return {names[key]: key for key in keys if key in names} if names else {key: key for key in keys}
 
 
 def find_checkpoint(expert: Mapping[str, Any]) -> tuple[str, Path] | None:
