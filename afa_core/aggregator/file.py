@@ -25,7 +25,7 @@ FORMAT, VERSION = "afa", "1"
 DTYPES = ("F16", "BF16", "F32", "F64")
 MOST_LORAS, STRONGEST = 64, 1000.0
 LONGEST_SKETCH = 2**16
-AGAIN = "download it again, or ask whoever made it for a sound one"
+AGAIN = "download it again, or ask its author for a sound one"
 
 
 class AggregatorError(ValueError):

@@ -107,7 +107,7 @@ def logits_of(shares: Tensor) -> Tensor:
 def fuse(
     point: FusionPoint, features: Sequence[Feature], logits: Tensor, state: FusionState, bias: Tensor | None = None
 ) -> list[Tensor]:
-    """The features by their logits [B, N, H, W], for every expert. Only those who are there have a share.
+    """The features by their logits [B, N, H, W], for every expert. Only present experts have a share.
 
     bias: of the experts' identity (identity.py)
     """
@@ -124,7 +124,7 @@ def hand_out(
 ) -> list[Tensor]:
     """What each expert goes on with: the fused feature or, with an identity bias, a blend of its own.
 
-    shares: of those who are there
+    shares: of the present experts
     """
     if state.keep is not None:
         state.keep(point, of_all(features, shares))
@@ -146,7 +146,7 @@ def present(features: Sequence[Feature]) -> list[Tensor]:
 
 
 def of_present(features: Sequence[Feature], logits: Tensor) -> Tensor:
-    """The logits of those who are there; by Python numbers, as an index tensor would be copied to the device."""
+    """The logits of the present experts; by Python numbers, as an index tensor would be copied to the device."""
     if not any(feature is None for feature in features):
         return logits
     each = zip(logits.split(1, dim=1), features, strict=True)
@@ -154,7 +154,7 @@ def of_present(features: Sequence[Feature], logits: Tensor) -> Tensor:
 
 
 def of_all(features: Sequence[Feature], shares: Tensor) -> Tensor:
-    """The shares of those who are there, and 0 for those who are not."""
+    """The shares of the present experts, and 0 for the missing ones."""
     if not any(feature is None for feature in features):
         return shares
     each, nothing = iter(shares.split(1, dim=1)), torch.zeros_like(shares[:, :1])

@@ -79,7 +79,7 @@ def routing_table(routing: dict[str, Any], points: list[FusionPoint], experts: i
 
 
 def left_out(shares: Tensor, skip_below: float) -> LeftOut:
-    """By mean shares [fusion points, N]. Whoever has the largest share stays."""
+    """By mean shares [fusion points, N]. The expert with the largest share stays."""
     rows = shares.tolist()
     stays = [row.index(max(row)) for row in rows]
     return {
@@ -107,7 +107,7 @@ class KeptRouting:
         self.maps[point.index] = shares
 
     def end(self) -> None:
-        """All maps are there: their means go to the CPU, where the next step asks who is left out."""
+        """All maps are there: their means go to the CPU, where the next step reads which experts are left out."""
         self.logits = {index: logits_of(shares) for index, shares in self.maps.items()}
         if self.selection.skip_below:
             means = {index: shares.mean((0, 2, 3)) for index, shares in self.maps.items()}

@@ -1,4 +1,4 @@
-// The viewer as a picture to keep: the maps in full size, who is who, and the charts.
+// The viewer as a picture to keep: the maps in full size, the colours' legend, and the charts.
 
 import { drawStack } from "../charts.mjs";
 import { COLOURS, colourOf } from "../colours.mjs";

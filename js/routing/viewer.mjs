@@ -1,4 +1,4 @@
-// The routing viewer: who was followed where, laid over the picture; live while sampling and afterwards.
+// The routing viewer: which expert has weight where, laid over the picture; live while sampling and afterwards.
 
 import { colourOf } from "../colours.mjs";
 import { element, slider } from "../dom.mjs";

@@ -1,4 +1,4 @@
-// The training view: how the loss goes, who is followed, how long it takes, and a button that stops and keeps the work.
+// The training view: how the loss goes, the experts' mean weights, how long it takes, and a button that stops and keeps the work.
 
 import { drawLines, shortNumber } from "../charts.mjs";
 import { COLOURS, colourOf, inkOn } from "../colours.mjs";

@@ -19,7 +19,7 @@ def cpu_seconds(run: Callable[[], object]) -> float:
 
 
 def interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every candidate in each round, told as they come: a round may take long."""
+    """Seconds of every candidate in each round, printed as they come: a round may take long."""
     seconds: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds):
         for name, run in candidates.items():

@@ -59,9 +59,9 @@ def press_run(page: Canvas, seconds: float = 300) -> dict:
     """Clicks on Run, and waits for the end: the history of what ran. Refused inputs and errors raise Failure."""
     with page.page.expect_response(lambda answer: answer.url.endswith("/prompt")) as answer:
         page.page.locator('[data-testid="queue-button"]').first.click()
-    told = answer.value.json()
-    assert told["node_errors"] == {}
-    history = page.server.wait(told["prompt_id"], seconds)
+    queued = answer.value.json()
+    assert queued["node_errors"] == {}
+    history = page.server.wait(queued["prompt_id"], seconds)
     page.until(f"(() => {{ {SHOWN} }})()")
     return history
 

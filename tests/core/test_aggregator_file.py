@@ -119,7 +119,7 @@ def test_what_strangers_wrote_is_fit_to_be_shown(path):
     loaded = load_aggregator(edited(path, lambda header, metadata: metadata.update(experts=json.dumps(names))))
     shown = [expert["file"] for expert in loaded.experts]
     assert all(name.isprintable() and len(name) < 256 for name in shown)
-    assert shown[1] == "<b>../two</b>"  # for whoever shows it to escape
+    assert shown[1] == "<b>../two</b>"  # escaped where it is shown
 
 
 # ---- what is wrong is said ----

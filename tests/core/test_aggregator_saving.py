@@ -26,7 +26,7 @@ def test_saving_leaves_nothing_but_the_file(path):
     assert os.listdir(path.parent) == [path.name]
     umask = os.umask(0)
     os.umask(umask)
-    assert path.stat().st_mode & 0o777 == 0o666 & ~umask  # readable to those who may read what ComfyUI saves
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask  # readable to all users that may read what ComfyUI saves
 
 
 @pytest.mark.parametrize("moment", ["save_file", "os.fsync", "os.replace"])

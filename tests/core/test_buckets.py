@@ -72,7 +72,7 @@ def test_a_picture_of_the_right_size_is_untouched():
 
 @pytest.mark.parametrize("factor", [1.5, 3, 20])
 def test_scaling_neither_shifts_nor_distorts(factor):
-    """A linear slope stays one: its value tells the place in the picture."""
+    """A linear slope stays one: its value gives the place in the picture."""
     side = int(64 * factor)
     slope = (torch.arange(side) + 0.5) / side
     fitted = fit(slope.expand(3, side, side), (64, 64))
@@ -123,7 +123,7 @@ def test_a_flip_mirrors_some_variants_and_leaves_the_others():
 
 
 def test_a_random_crop_lies_within_the_picture_and_moves():
-    """Slopes to the right and downwards tell which part of the picture a crop shows."""
+    """Slopes to the right and downwards show which part of the picture a crop shows."""
     slope = torch.linspace(0, 1, 200)
     picture = torch.stack([slope.expand(200, 200), slope[:, None].expand(200, 200), torch.zeros(200, 200)])
     crops = [augmented(picture, (64, 64), Augmentation(random_crop=True), f"{key}", 1) for key in range(20)]

@@ -13,7 +13,7 @@ from afa_core.training.data.split import FEWEST, held_out, is_listed, subset
 
 
 class Store:
-    """Tensors that tell where they are from: latents by (item, variant), texts by (expert, item)."""
+    """Tensors that name their source: latents by (item, variant), texts by (expert, item)."""
 
     def __init__(self, items, width=4, label=False):
         self.items, self.width, self.label = items, width, label

@@ -22,7 +22,7 @@ def run(shop, model, **widgets):
 
 
 def only(shop, chosen: int, *models):
-    """An ensemble that follows one of these models: tells what this expert's weights are."""
+    """An ensemble that follows one of these models: shows what this expert's weights are."""
     return ensemble(shop.host, certain_aggregator(shop.plain, len(models), chosen), *models)
 
 

@@ -137,7 +137,7 @@ def test_case_b_three_experts_on_a_wide_latent(golden, comfy_host):
 
 
 def test_case_e_a_timestep_for_every_sample(golden, comfy_host):
-    """Its tiny variances tell a wrong epsilon of a norm from the right one."""
+    """Its tiny variances distinguish a wrong epsilon of a norm from the right one."""
     case, model, _ = golden("case_e")
     spy = spy_on(model)
     predicted = guided_sampling(comfy_host, case, model)
@@ -177,7 +177,7 @@ def test_an_untrained_aggregator_averages(golden, comfy_host, name):
 
 @pytest.mark.parametrize("name", ["case_a", "case_b", "case_e"])
 def test_single_experts(golden, comfy_host, name):
-    """Each expert alone, on its own text: tells a wrong expert from a wrong fusion."""
+    """Each expert alone, on its own text: distinguishes a wrong expert from a wrong fusion."""
     case, _, experts = golden(name)
     for j, expert in enumerate(experts):
         alone = Case(name)

@@ -20,7 +20,7 @@ from tests.support.shop import Shop
 from tests.support.toy_training import run as train_toy
 
 
-# ------------------------------------------------------------------ whom to leave out
+# ------------------------------------------------------------------ which experts are left out
 def test_left_out_is_by_share_and_never_everyone():
     shares = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.1, 0.1, 0.8]])
     assert left_out(shares, 0.0) == {0: frozenset(), 1: frozenset(), 2: frozenset()}
@@ -115,7 +115,7 @@ def test_who_is_left_out_has_no_share():
 
 
 def test_the_others_share_what_is_left():
-    """The mean of the others stands in for the feature of one who was left out, and has no share."""
+    """The mean of the others stands in for the feature of an expert that was left out, and has no share."""
     aggregator, state = tiny_aggregator(3), tiny_state(3)
     a, b = torch.randn(2, 1, 5, 2, 3, dtype=torch.float64)
     seen = kept_routing()

@@ -211,7 +211,7 @@ def test_step_caches(flux, comfy_host, node, place):
 
 
 def test_the_cache_of_flux(flux, comfy_host):
-    """Newer hosts have the node; what tells it is the class of its patch."""
+    """Newer hosts have the node; it is recognised by the class of its patch."""
     from afa_core.host.experts.experts import ExpertError
 
     patch = type("KV_Attn_Input", (), {"__call__": lambda self, q, k, v, **_: {}})()

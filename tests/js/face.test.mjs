@@ -28,13 +28,13 @@ test("an aggregator that names no file judges none", () => {
   assert.equal(faceRemark(rows[0]), "");
 });
 
-test("the remark tells what was found", () => {
+test("the remark names what was found", () => {
   const [row] = faceRows(summary, [on("photo.safetensors"), on("dream.safetensors")]);
   assert.equal(row.expected, "dream");
   assert.match(faceRemark(row), /has photo/);
 });
 
-test("the title warns of too many models, and of files that tell nothing", () => {
+test("the title warns of too many models, and of files that name nothing", () => {
   assert.equal(faceTitle(summary, 2), "");
   assert.match(faceTitle(summary, 3), /2 experts, and 3/);
   assert.match(faceTitle({ num_experts: 3, experts: [] }, 1), /does not name/);

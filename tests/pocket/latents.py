@@ -5,7 +5,7 @@ from . import common, data, others, vae
 
 
 def _stamp(net):
-    """Tells one encoder from another; the decoder may go on training without making latents stale."""
+    """Distinguishes encoders; the decoder may go on training without making latents stale."""
     return float(sum(p.double().abs().sum() for p in net.taesd_encoder.parameters()))
 
 

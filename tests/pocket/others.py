@@ -1,6 +1,6 @@
 """Emoji beyond those of subjects.tsv: every second one widens what the experts learn, the rest no expert has seen.
 
-Experts know their own training pictures by heart. An aggregator that learnt from those alone would learn whom to
+Experts know their own training pictures by heart. An aggregator that learnt from those alone would learn which to
 trust about pictures it will never be asked for; the paper's is trained on other pictures than its experts, too.
 Held-out subjects are left out, and so are their gender variants, which look almost the same.
 """

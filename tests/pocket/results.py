@@ -1,7 +1,7 @@
 """What the trained aggregator is worth: python -m tests.pocket.results
 
 Losses by domain on held-out subjects and on subjects that the experts know, paired differences with bootstrap
-intervals over subjects, the share of the gap to the oracle, and whom the routing follows. Writes
+intervals over subjects, the share of the gap to the oracle, and which expert the routing follows. Writes
 docs/results/pocket-results.md.
 """
 
@@ -90,7 +90,7 @@ def evaluate(running, pictures: Path, looks: int, trained: dict[str, Path] = SHI
 
 
 def _told(domains: list[str], everywhere: bool):
-    """The fusion of one who knows the domain of every picture and looks at nothing else: of all blocks, or of predictions."""
+    """The fusion that knows the domain of every picture and looks at nothing else: of all blocks, or of predictions."""
     from afa_core.fusion.fusion import fuse, logits_of
 
     own = torch.tensor([[domain == d for d in common.DOMAINS] for domain in domains])

@@ -150,8 +150,8 @@ COMPATIBLE = ("MIT", "BSD", "Apache", "Python Software Foundation", "PSF", "GPL"
 
 @pytest.mark.parametrize("name", [*REQUIREMENTS, *OPTIONAL])
 def test_licences_go_with_ours(name):
-    told = importlib.metadata.metadata(name)
-    words = [told.get("License-Expression"), told.get("License"), *(told.get_all("Classifier") or [])]
+    metadata = importlib.metadata.metadata(name)
+    words = [metadata.get("License-Expression"), metadata.get("License"), *(metadata.get_all("Classifier") or [])]
     licence = " ".join(word for word in words if word and not word.startswith(("Programming", "Topic", "Framework")))
     assert any(word in licence for word in COMPATIBLE), licence
 

@@ -96,7 +96,7 @@ def nan_from(module: torch.nn.Module, first: int = 1, last: int = 10**9) -> Iter
 
 @contextmanager
 def full_disk(room: int = 1000) -> Iterator[None]:
-    """No file can grow beyond so many bytes: what is written fails in the middle, whoever writes it."""
+    """No file can grow beyond so many bytes: what is written fails in the middle, whatever code writes it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:

@@ -1,6 +1,6 @@
 """A checkpoint as packs for GGUF files load it: packed weights that are unpacked at every use, LoRAs applied there.
 
-The weights are a subclass of Tensor that tells the shape it will have, and whose clones are itself; a patcher of its
+The weights are a subclass of Tensor that reports the shape it will have, and whose clones are itself; a patcher of its
 own leaves LoRAs with the packed weight.
 """
 

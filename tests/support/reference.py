@@ -70,7 +70,7 @@ def res_block(s, x, time):
 
 
 def block(s, x, time, text, heads, size=None):
-    """One block of the U-Net: its residual, transformer, down- or upsampling parts, told by their keys."""
+    """One block of the U-Net: its residual, transformer, down- or upsampling parts, recognised by their keys."""
     for part in ("0.", "1.", "2."):
         p = sub(s, part)
         if "in_layers.0.weight" in p:

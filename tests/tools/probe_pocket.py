@@ -1,7 +1,7 @@
 """The probe on the pocket experts and captioned emoji: python -m tests.tools.probe_pocket [PICTURES] [NOISES]
 
 Prints the node's verdict and table for the three experts on the two sets of pictures on which tests.pocket.results
-tells what training realised, and for one expert beside a copy with a little noise. The numbers of docs/probe.md come
+gives what training realised, and for one expert beside a copy with a little noise. The numbers of docs/probe.md come
 from here. Needs the emoji, which npm fetches once.
 """
 

@@ -132,7 +132,7 @@ def _guided(options: dict[str, Any], batch: int) -> list[bool]:
 
 
 def _choice(call: Call, options: dict[str, Any]) -> Choice:
-    """Who is left out of this evaluation, and by what it is fused."""
+    """Which experts are left out of this evaluation, and by what it is fused."""
     batch = (*options.get("uuids", ()), *call.x.shape)
     return call.run.selector.choose(call.run.step, lambda: call.run.noise_level(call.sigma)[1], batch)
 

@@ -33,7 +33,7 @@ SETTLED = 2 * 10**9
 def prompt_folder_path(text: str) -> Path:
     """The folder that was typed: relative to ComfyUI's input folder, or absolute. Raises PromptFolderError.
 
-    Where the server listens to a network, whoever reaches it can type one: only ComfyUI's input folder and the
+    Where the server listens to a network, every client that reaches it can type one: only ComfyUI's input folder and the
     folders that its owner lists are open then.
     """
     typed = Path(text.strip().strip('"'))

@@ -17,15 +17,19 @@ from afa_core.training.session import Keeping, fit  # noqa: E402
 from afa_core.training.state import TrainingSettings  # noqa: E402
 from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask  # noqa: E402
 
-from . import datasets, models, world  # noqa: E402
+from . import datasets, gate, models, world  # noqa: E402
 
 VARIANTS = {
-    "last point only": {"ablations": ("blocks",)},
     "AFA": {},
+    "last point only": {"ablations": ("blocks",)},
     "identity bias": {"identity_bias": True},
+    "gate": {"identity_bias": True},
     "without spatial location": {"ablations": ("space",)},
+    "without timestep": {"ablations": ("time",)},
+    "without text": {"ablations": ("text",)},
 }
-"""What each one's configuration has beside the defaults."""
+"""What each one's configuration has beside the defaults. The gate's scalars stand where those of the identity bias do."""
+TASKS = {"gate": gate.GateTask}
 STEPS = 2000
 SETTINGS = {"batch_size": world.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.99, "weight_decay": 0.01}
 LOAD_BALANCE = 0.2
@@ -52,9 +56,8 @@ def train(of: world.World, name: str, seed: int, steps: int) -> Path:
             print(f"[{kept.stem}] step {state.step}, {state.seconds / 60:.1f} min, loss {mean:.4f}", flush=True)
 
     with outside_inference():
-        task = AggregatorTask(
-            of.experts, of.config(**VARIANTS[name]), sources, AggregatorSettings(load_balance=LOAD_BALANCE), seed
-        )
+        kind, config = TASKS.get(name, AggregatorTask), of.config(**VARIANTS[name])
+        task = kind(of.experts, config, sources, AggregatorSettings(load_balance=LOAD_BALANCE), seed)
         fit(task, datasets.training(), settings, Keeping(kept, save_every=50), listen)
     return kept.with_stem(kept.stem + "-last")
 

@@ -12,7 +12,7 @@ from .. import common
 from . import models, pairs, pictures
 
 EXPERTS = len(common.DOMAINS)
-TRAINING_PAIRS, TRAINING_SINGLES = 600, 200
+TRAINING_PAIRS, TRAINING_SINGLES = 2000, 400
 WATCHED = ("watched_known", "watched_experts_only", "watched_unseen")
 
 

@@ -1,4 +1,4 @@
-"""Noise losses of every row on pairs, and whom the aggregators follow in which half.
+"""Noise losses of every row on pairs, and which expert the aggregators follow in which half.
 
 All rows see the same noise and timesteps. Rows without training: the base, every expert, the weighted merge, the
 averages, and two that know the place, each half by its own expert.
@@ -23,6 +23,7 @@ from afa_core.training.draw import held_out_draw
 from afa_core.training.objective import baseline_losses, sample_loss
 
 from .. import common
+from . import gate
 from .datasets import Scenes
 from .world import BATCH, World
 
@@ -41,7 +42,7 @@ class Rows:
 
 @torch.no_grad()
 def measure(world: World, scenes: Scenes, trained: dict[str, Path]) -> Rows:
-    fusions = {ORACLE: oracle_by_place} | {name: _trained(path) for name, path in trained.items()}
+    fusions = {ORACLE: oracle_by_place} | {name: _trained(name, path) for name, path in trained.items()}
     losses, routing = defaultdict(list), {name: defaultdict(list) for name in trained}
     for look in range(LOOKS):
         for batch in scenes.batches(BATCH):
@@ -95,11 +96,12 @@ def oracle_by_place(domains: list[tuple[str, ...]]) -> Fusion:
     return fusion
 
 
-def _trained(path: Path):
+def _trained(name: str, path: Path):
     file = load_aggregator(path)
     module = Aggregator(file.config)
     module.load_state_dict({key: tensor.float() for key, tensor in file.state.items()})
-    return lambda domains: SABWFusion(module)
+    fusion = SABWFusion(module)
+    return lambda domains: gate.gated(fusion) if name == "gate" else fusion
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def _unet_state(family, seed):
 
 
 def _vae_state():
-    """TAESD, which the host tells by its keys: the widths of the full VAE are fixed. The same for every toy."""
+    """TAESD, which the host recognises by its keys: the widths of the full VAE are fixed. The same for every toy."""
     from comfy.taesd.taesd import TAESD
 
     vae = _randomise(TAESD(), 1)

@@ -1,4 +1,4 @@
-"""What a live server tells its clients while a prompt runs: the JSON messages of its websocket."""
+"""What a live server sends its clients while a prompt runs: the JSON messages of its websocket."""
 
 import asyncio
 import json
@@ -41,9 +41,9 @@ class Events:
                 return message["data"]
 
     def per_step(self, node: str, steps: int, gauge: Callable[[], float]) -> float:
-        """By how much the gauge rises a sampling step, from the first that `node` tells to the last.
+        """By how much the gauge rises a sampling step, from the first that `node` reports to the last.
 
-        Newer hosts tell the first step and the last, and of those between only one in a tenth of a second.
+        Newer hosts report the first step and the last, and of those between only one in a tenth of a second.
         """
         marks = []
         while not marks or marks[-1][0] < steps:

@@ -11,7 +11,7 @@ ACTIVE = 0
 
 
 def ui_to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """The prompt of a workflow; `object_info` as the server tells it.
+    """The prompt of a workflow; `object_info` as the server sends it.
 
     Raises ValueError for what the server does not know, and for what does not fit its nodes' inputs.
     """

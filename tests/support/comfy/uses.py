@@ -69,7 +69,7 @@ class Reader(ast.NodeVisitor):
         self.read: dict[ast.AST, Known | None] = {}
 
     def known(self, node: ast.AST | None) -> Known | None:
-        """What of the host's an expression gives; None where that is nothing, or cannot be told."""
+        """What of the host's an expression gives; None where that is nothing, or cannot be known."""
         if node not in self.read:
             look = getattr(self, f"_known_{type(node).__name__.lower()}", None)
             self.read[node] = look(node) if look else None

@@ -1,8 +1,8 @@
 """What the live routing viewer costs while it samples: python -m tests.tools.viewer_cost [ROUNDS]
 
 Three experts of SD1.5's layout (thin ones, at 256 pixels: the maps are as many and, on the wire, as large as those of full
-checkpoints, while a step is much cheaper, so that the cost weighs more here than there). Runs whose steps are told to a browser that listens
-and runs that are told to nobody take turns. What counts is the processor time of the server between the first step and the
+checkpoints, while a step is much cheaper, so that the cost weighs more here than there). Runs whose steps are sent to a browser
+and runs that are sent nowhere take turns. What counts is the processor time of the server between the first step and the
 last, over all its threads, since that does not hang on what else the machine does.
 """
 
@@ -25,13 +25,13 @@ SIZE = 256
 LIMIT = 1.03
 
 
-def graph(told: bool, seed: int) -> dict:
+def graph(sent: bool, seed: int) -> dict:
     """Load, ensemble, sample; the sampled latent is saved, since something must be."""
     prompt = routing_graph("three.safetensors", EXPERTS, STEPS, seed, SIZE)
     for node in ("d", "r"):
         del prompt[node]
     prompt["s"] = {"class_type": "SaveLatent", "inputs": {"samples": link("k"), "filename_prefix": "cost"}}
-    if not told:
+    if not sent:
         prompt["quiet e"] = prompt.pop("e")
         routing = {"model": link("quiet e"), "routing": link("quiet e", 1)}
         prompt["q"] = {"class_type": "QuietRouting", "inputs": routing}
@@ -46,7 +46,7 @@ def processor_seconds(server: LiveServer) -> float:
 
 
 def sampled(server: LiveServer, prompt: dict) -> tuple[float, int]:
-    """(processor seconds of a step, steps of the routing that the browser was told) of one run."""
+    """(processor seconds of a step, steps of the routing that the browser was sent) of one run."""
     with Events(server) as events:
         server.queue(prompt)
         seconds = events.per_step("k", STEPS, lambda: processor_seconds(server))
@@ -63,11 +63,11 @@ def main(rounds: int = 9) -> None:
         seconds = {True: [], False: []}
         with LiveServer(base) as server:
             for seed in range(rounds + 1):
-                for told in (True, False) if seed % 2 else (False, True):
-                    step, messages = sampled(server, graph(told, seed))
-                    assert messages == told * STEPS, f"{messages} steps were told"
+                for sent in (True, False) if seed % 2 else (False, True):
+                    step, messages = sampled(server, graph(sent, seed))
+                    assert messages == sent * STEPS, f"{messages} steps were sent"
                     if seed:  # the first round loads
-                        seconds[told].append(step)
+                        seconds[sent].append(step)
     ratio = ratios(seconds[True], seconds[False])
     cost = statistics.median(seconds[True]) - statistics.median(seconds[False])
     print(f"processor time of a step, with a viewer / without: {spread(ratio)}, {rounds} rounds")
