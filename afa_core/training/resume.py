@@ -7,11 +7,12 @@ state to keep: everything random is a function of seed and step.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, optim
+from torch import Tensor
 
 from ..aggregator.file import AggregatorError
 from ..atomic_file import SavingError, write_safetensors
@@ -32,8 +33,9 @@ def save_state(training: Training, path: Path) -> None:
     tensors |= {f"best.{key}": tensor for key, tensor in state.best.items()}
     if training.average:
         tensors |= {f"average.{key}": tensor for key, tensor in training.average.state_dict().items()}
+    names = _optimized(training)
     for index, entry in training.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entry.items()}
+        tensors |= {f"optimizer.{names[index]}.{name}": tensor for name, tensor in entry.items()}
     metadata = {name: json.dumps(getattr(state, name)) for name in PLAIN}
     try:
         write_safetensors(tensors, metadata, path)
@@ -49,9 +51,10 @@ def load_state(training: Training, path: Path) -> None:
             # Copied out of the file: Windows lets nothing replace one that a tensor is still mapped to.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
         saved = {name: json.loads(metadata[name]) for name in PLAIN if name in metadata or name not in LATER}
-        training.task.module.load_state_dict(_under(tensors, "module."))
-        _restore(training.optimizer, _under(tensors, "optimizer."))
-        average = _under(tensors, "average.")
+        module, average = _under(tensors, "module."), _under(tensors, "average.")
+        _check_same(module, training.task.module.state_dict())
+        training.task.module.load_state_dict(module)
+        _restore(training, _under(tensors, "optimizer."))
         if _under(tensors, "ema."):
             raise ValueError("an earlier version of the pack averaged its weights in another way")
         if training.average:
@@ -63,7 +66,7 @@ def load_state(training: Training, path: Path) -> None:
             training.scaler.load_state_dict(saved["scaler"])
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise AggregatorError(
-            f"{path.name} is not a training that can be continued ({str(error).splitlines()[0]:.100}): "
+            f"{path.name} is not a training that can be continued ({str(error).splitlines()[0]:.200}): "
             "set resume to start anew."
         ) from error
     training.state = TrainingState(
@@ -96,12 +99,29 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def _restore(optimizer: optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    entries: dict[int, dict[str, Tensor]] = {}
+def _check_same(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless both have the same weights."""
+    for name in sorted(saved.keys() | wanted.keys()):
+        was, now = (list(state[name].shape) if name in state else "absent" for state in (saved, wanted))
+        if was != now:
+            raise ValueError(f"its weight {name} was {was} and is {now}")
+
+
+def _optimized(training: Training) -> list[str]:
+    """The weights' names in the order of the optimizer, whose states are kept by name: another version may have another
+    order."""
+    names = {parameter: name for name, parameter in training.task.module.named_parameters()}
+    return [names[parameter] for group in training.optimizer.param_groups for parameter in group["params"]]
+
+
+def _restore(training: Training, tensors: dict[str, Tensor]) -> None:
+    names, entries = _optimized(training), {}
     for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+        weight, name = key.rsplit(".", 1)
+        if weight not in names:
+            raise ValueError(f"an earlier version of the pack saved the optimizer's state of {weight}")
+        entries.setdefault(names.index(weight), {})[name] = tensor
+    training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": entries})
 
 
 def _brief(value: Any) -> str:

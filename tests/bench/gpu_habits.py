@@ -17,6 +17,7 @@ from tests.support.ensembles import config_for
 from tests.support.fake_gpu import Counts, counted, fake_gpu, to_fake_gpu
 
 from .models import PUBLISHED, SD15, Family, network
+from .training_habits import training_counts
 
 EXPERTS = 3
 SIDE = 64
@@ -65,7 +66,7 @@ def bench_gpu_habits() -> list[str]:
 
 
 def rows() -> list[Row]:
-    return [*_kernels(), *_waits()]
+    return [*_kernels(), *_waits(), *_training()]
 
 
 def _kernels() -> Iterator[Row]:
@@ -89,6 +90,14 @@ def _waits() -> Iterator[Row]:
         yield Row("the same, skip_below by the table of training, experts missing", max(table), 1)
         yield Row("the same, fused in a part of the steps", max(waits_of_run(ensembles["part"], viewer=True)[0]), 1)
         yield Row("blocking reads and copies at the end of a run", end, 3)
+
+
+def _training() -> Iterator[Row]:
+    with fake_ensembles(SD15, {}) as (experts, _):
+        found = training_counts(experts)
+        yield Row("casts in a training step's forward pass", found.casts, 300)
+        yield Row("blocking reads and copies in a training step, before the backward pass", found.before, 0)
+        yield Row("the same in all", found.in_all, 2)
 
 
 def kernels(counts: Counts) -> int:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,27 @@ def test_a_damaged_state_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "toy.resume"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(AggregatorError, match="toy.resume .* start anew"):
+        run(tmp_path, 8)
+
+
+def test_a_training_with_other_weights_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    """As an earlier version saved it, or one with another setting that is continued all the same."""
+    from safetensors.torch import safe_open, save_file
+
+    run(tmp_path, 4)
+    path = tmp_path / "toy.resume"
+    monkeypatch.setattr(toy_training, "CONFIG", replace(toy_training.CONFIG, identity_bias=True))
+    with pytest.raises(
+        AggregatorError, match=r"toy.resume .*\(its weight \S+identity_bias was absent and is \[\]\): set resume"
+    ):
+        run(tmp_path, 8, resume="continue with changes")
+    monkeypatch.undo()
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    weights = [key for key in tensors if key.startswith("optimizer.")]
+    by_number = {f"optimizer.{i}.{key.rsplit('.', 1)[1]}": tensors.pop(key) for i, key in enumerate(weights)}
+    save_file({**tensors, **by_number}, path, metadata)
+    with pytest.raises(AggregatorError, match=r"an earlier version .* the optimizer's state of 0\): set resume to start"):
         run(tmp_path, 8)
 
 
