@@ -55,12 +55,12 @@ def merged(module, patches, x):
 def beside(module, patches, x):
     from comfy.model_patcher import ModelPatcher
 
-    from afa_core.host.experts.beside import LayerHooks, PatchesBeside, acting, low_rank, obstacle
+    from afa_core.host.experts.beside import LayerHooks, PatchesBeside, acting, adding, obstacle
 
     layer = module["layer"]
     assert not any(obstacle(patch, layer) for patch in patches)
     hooks = LayerHooks()
-    own = PatchesBeside({"layer": [low_rank(patch, layer, torch.float32) for patch in patches]}, hooks)
+    own = PatchesBeside({"layer": [adding(patch, layer, torch.float32) for patch in patches]}, hooks)
     patcher = ModelPatcher(module, torch.device("cpu"), torch.device("cpu"))
     patcher.set_injections("afa", [hooks.injection])
     plain = layer(x)
@@ -102,6 +102,98 @@ def test_a_locon_with_a_middle(host):
     with torch.inference_mode():
         expected, found = merged(module, patches, x), beside(module, patches, x)
     assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def loha(layer, middle=False, rank=3):
+    from comfy.weight_adapter import LoHaAdapter
+
+    rows, columns, *window = layer.weight.shape
+    weights = {"alpha": 2.0, "dora": None, "t1": None, "t2": None}
+    for number in (1, 2):
+        if middle:
+            weights[f"t{number}"] = random(rank, rank, *window)
+            weights[f"w{number}a"], weights[f"w{number}b"] = random(rank, rows), random(rank, columns)
+        else:
+            weights[f"w{number}a"], weights[f"w{number}b"] = random(rows, rank), random(rank, layer.weight[0].numel())
+    names = ("w1a", "w1b", "alpha", "w2a", "w2b", "t1", "t2", "dora")
+    return LoHaAdapter(set(), tuple(weights[name] for name in names))
+
+
+def lokr(layer, first="whole", second="whole", alpha=5.0):
+    """Factors of 4 x 3 and the rest; "product": of two matrices, of another rank each; "middle": with the window between them."""
+    from comfy.weight_adapter import LoKrAdapter
+
+    rows, columns, *window = layer.weight.shape
+    rows, columns = rows // 4, columns // 3
+    w1, w2, w1_a, w1_b, w2_a, w2_b, t2 = [None] * 7
+    if first == "whole":
+        w1 = random(4, 3)
+    else:
+        w1_a, w1_b = random(4, 2), random(2, 3)
+    if second == "whole":
+        w2 = random(rows, columns, *window)
+    elif second == "product":
+        w2_a, w2_b = random(rows, 6), random(6, columns * layer.weight[0, 0].numel())
+    else:
+        w2_a, w2_b, t2 = random(6, rows), random(6, columns), random(6, 6, *window)
+    return LoKrAdapter(set(), (w1, w2, alpha, w1_a, w1_b, w2_a, w2_b, t2, None))
+
+
+def with_second_whole(adapter):
+    """A LoKr with a middle as one without: the host's own merging fails on it."""
+    _, _, alpha, _, _, w2_a, w2_b, t2, _ = adapter.weights
+    w2 = torch.einsum("ijkl,jr,ip->prkl", t2, w2_b, w2_a).contiguous() * alpha / len(w2_b)
+    return type(adapter)(set(), (adapter.weights[0], w2, *[None] * 7))
+
+
+PRODUCTS = {
+    "LoHa": loha,
+    "LoHa with a middle": lambda layer: loha(layer, middle=True),
+    "LoKr": lokr,
+    "LoKr without alpha": lambda layer: lokr(layer, "product", "product", alpha=None),
+    "LoKr, first a product": lambda layer: lokr(layer, "product"),
+    "LoKr, second a product": lambda layer: lokr(layer, second="product"),
+    "LoKr, both products": lambda layer: lokr(layer, "product", "product"),
+    "LoKr with a middle": lambda layer: lokr(layer, second="middle"),
+}
+
+
+@pytest.mark.parametrize("case", list(PRODUCTS))
+@pytest.mark.parametrize("kind", list(LAYERS))
+def test_a_product_equals_the_merged_weight(host, kind, case):
+    """Together with a LoRA, forwards and backwards."""
+    import comfy.weight_adapter
+
+    if not hasattr(comfy.weight_adapter, "BypassForwardHook"):
+        pytest.skip("LoHa and LoKr beside weights need ComfyUI's bypass mode")
+    if "middle" in case and kind == "linear":
+        pytest.skip("a middle is for windows")
+    module = network(LAYERS[kind])
+    layer = module["layer"]
+    product = PRODUCTS[case](layer)
+    mergeable = with_second_whole(product) if case == "LoKr with a middle" else product
+    found = []
+    for run, adapter in ((merged, mergeable), (beside, product)):
+        patches = [(-0.7, adapter, 1.0, None, None), (0.5, lora(layer), 1.0, None, None)]
+        x = random(2, 12, 8, 8) if kind != "linear" else random(2, 7, 12)
+        output = run(module, patches, x.requires_grad_())
+        output.square().sum().backward()
+        found.append((output.detach(), x.grad))
+    for expected, mine in zip(*found, strict=True):
+        assert (mine - expected).norm() < 1e-5 * expected.norm()
+    assert not torch.allclose(found[0][0], layer(x), rtol=0.1)
+
+
+def test_a_host_without_bypass_mode_is_named(host):
+    import comfy.weight_adapter
+
+    from afa_core.host.experts.beside import obstacle
+
+    layer = network(LAYERS["linear"])["layer"]
+    found = [obstacle((1.0, make(layer), 1.0, None, None), layer) for make in (loha, lokr)]
+    known = hasattr(comfy.weight_adapter, "BypassForwardHook")
+    expected = [None if known else f"a {kind}, on a ComfyUI without bypass mode," for kind in ("LoHa", "LoKr")]
+    assert found == expected
 
 
 def test_gradients_pass_through(host):

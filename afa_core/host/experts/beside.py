@@ -16,11 +16,12 @@ import comfy.ops
 import comfy.utils
 import torch
 from comfy.patcher_extension import PatcherInjection
-from comfy.weight_adapter import LoRAAdapter
+from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ...fusion.lockstep import BlockStream
+from .products import KINDS, Product, product_obstacle
 
 Patch: TypeAlias = tuple[float, Any, float, tuple[int, int, int] | None, Any]
 """The host's: strength, what is added, strength of the weight itself, (dim, start, length) of a part, function."""
@@ -75,7 +76,7 @@ class LayerHooks:
 class PatchesBeside(nn.Module):
     """All patches of one expert that act beside the weights. by_layer: the name of a layer to its patches."""
 
-    def __init__(self, by_layer: dict[str, list[LowRank]], hooks: LayerHooks):
+    def __init__(self, by_layer: dict[str, list[LowRank | Product]], hooks: LayerHooks):
         super().__init__()
         self.by_layer, self.hooks = by_layer, hooks
         self.all = nn.ModuleList(patch for patches in by_layer.values() for patch in patches)
@@ -124,6 +125,10 @@ def obstacle(patch: Patch, layer: nn.Module) -> str | None:
     _, added, strength_of_weight, part, function = patch
     if strength_of_weight != 1.0:
         return "a merge with another model"
+    if type(added) in KINDS:
+        return product_obstacle(patch) or (
+            None if _shape(layer) else f"a {KINDS[type(added)]} on a {type(layer).__name__}"
+        )
     if not isinstance(added, LoRAAdapter):
         return f"a patch of kind {_kind(added)}"
     up, down, _, mid, dora, reshape = added.weights
@@ -144,11 +149,20 @@ def obstacle(patch: Patch, layer: nn.Module) -> str | None:
 def changes_weight(patch: Patch) -> bool:
     """Whether what a patch gives depends on the weight that it finds, and so on the patches before it."""
     _, added, strength_of_weight, _, _ = patch
-    return strength_of_weight != 1.0 or (isinstance(added, LoRAAdapter) and added.weights[4] is not None)
+    if isinstance(added, WeightAdapterBase):
+        dora = {LoRAAdapter: 4, **dict.fromkeys(KINDS, -1)}.get(type(added))
+        return strength_of_weight != 1.0 or dora is None or added.weights[dora] is not None
+    return strength_of_weight != 1.0
+
+
+def adding(patch: Patch, layer: nn.Module, dtype: torch.dtype) -> LowRank | Product:
+    """A patch without an obstacle, as a module that adds to what the layer gives."""
+    strength, added, _, _, _ = patch
+    return Product(added, layer, strength, dtype) if type(added) in KINDS else low_rank(patch, layer, dtype)
 
 
 def low_rank(patch: Patch, layer: nn.Module, dtype: torch.dtype) -> LowRank:
-    """A patch without an obstacle, as a module beside the layer; shares the patch's tensors where they have this dtype."""
+    """A LoRA as a module beside the layer; shares the patch's tensors where they have this dtype."""
     strength, added, _, part, _ = patch
     up, down, alpha, mid, _, _ = added.weights
     shape = _shape(layer)

@@ -17,7 +17,7 @@ import comfy.model_patcher
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
-from .beside import LayerHooks, LowRank, Patch, PatchesBeside, low_rank, obstacle
+from .beside import LayerHooks, Patch, PatchesBeside, adding, obstacle
 from .experts import KEY, Expert, ExpertError, compute_dtype
 
 Patches = dict[str, list[Patch]]
@@ -114,9 +114,9 @@ def _built(network: _Network, is_copy: bool) -> list[Expert]:
 def _beside(patcher: ModelPatcher, patches: list[_Own], hooks: LayerHooks) -> ModelPatcher | None:
     """A model of the host's that holds an expert's own patches, so that its memory manager counts and moves them."""
     dtype = compute_dtype(patcher.model)
-    by_layer: dict[str, list[LowRank]] = {}
+    by_layer = {}
     for name, layer, patch in patches:
-        by_layer.setdefault(name, []).append(low_rank(patch, layer, dtype))
+        by_layer.setdefault(name, []).append(adding(patch, layer, dtype))
     if not by_layer:
         return None
     make = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
