@@ -1,4 +1,4 @@
-"""The probe's measurements: every expert by itself, one in memory at a time, on the same noisy latents."""
+"""The probe's measurements: every expert by itself, one network in memory at a time, on the same noisy latents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from ..probe.report import Probe, best_fixed_mix
 from ..training.data.dataset import LatentDataset
 from ..training.data.prompt_folder import PromptFolder
 from ..training.data.split import is_listed
+from .experts.beside import acting
 from .experts.experts import Expert, ExpertError, check_experts
+from .experts.networks import networks_in_turn
 from .training.encoding import DatasetSettings, prepare_dataset
 
 SKETCH = 1024
@@ -59,17 +61,19 @@ def probe(
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="afa_probe_", dir=scratch) as place:
         total, done = len(experts) * len(dataset.items), 0
-        sketches = []
-        for index, expert in enumerate(experts):
-            with _alone_in_memory(expert.patcher, settings.draws, dataset):
-                sketches.append(sketch(expert.patcher))
-                for item in range(len(dataset.items)):
-                    comfy.model_management.throw_exception_if_processing_interrupted()
-                    errors = _errors(experts[0], expert, index, dataset, item, settings)
-                    write_safetensors(errors, {}, _file(place, item, index), durable=False)
-                    done += 1
-                    progress(done, total, "evaluating experts")
-        return _examined(experts, dataset, sketches, settings, place, progress)
+        sketches = {}
+        for members in networks_in_turn(experts):
+            with _alone_in_memory(list(members.values()), settings.draws, dataset):
+                for index, expert in members.items():
+                    sketches[index] = sketch(expert.patcher)
+                    for item in range(len(dataset.items)):
+                        comfy.model_management.throw_exception_if_processing_interrupted()
+                        with _running(expert):
+                            errors = _errors(experts[0], expert, index, dataset, item, settings)
+                        write_safetensors(errors, {}, _file(place, item, index), durable=False)
+                        done += 1
+                        progress(done, total, "evaluating experts")
+        return _examined(experts, dataset, [sketches[index] for index in sorted(sketches)], settings, place, progress)
 
 
 def _probed(folder: PromptFolder) -> PromptFolder:
@@ -99,17 +103,26 @@ def _examined(experts, dataset: LatentDataset, sketches, settings: ProbeSettings
 
 
 @contextmanager
-def _alone_in_memory(patcher: ModelPatcher, draws: int, dataset: LatentDataset) -> Iterator[None]:
+def _alone_in_memory(members: list[Expert], draws: int, dataset: LatentDataset) -> Iterator[None]:
+    """members: experts on one network, with what is their own beside it."""
+    patcher = members[0].patcher
     with torch.inference_mode():
         comfy.model_management.unload_all_models()
         height, width = max((item.size for item in dataset.items), key=lambda size: size[0] * size[1])
-        shape = [draws, patcher.model.latent_format.latent_channels, height, width]
-        comfy.model_management.load_models_gpu([patcher], memory_required=patcher.memory_required(shape))
-        patcher.pre_run()
-        try:
+        needed = patcher.memory_required([draws, patcher.model.latent_format.latent_channels, height, width])
+        loaded = [patcher, *(expert.beside for expert in members if expert.beside)]
+        comfy.model_management.load_models_gpu(loaded, memory_required=needed)
+        yield
+
+
+@contextmanager
+def _running(expert: Expert) -> Iterator[None]:
+    expert.patcher.pre_run()
+    try:
+        with acting(expert.own_patches):
             yield
-        finally:
-            patcher.cleanup()
+    finally:
+        expert.patcher.cleanup()
 
 
 def _errors(

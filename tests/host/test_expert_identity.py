@@ -177,7 +177,7 @@ def test_networks_in_the_layout_of_diffusers_are_read(pack):
 
 
 @pytest.fixture
-def two_loras(comfy_host, models_folder, checkpoint):
+def two_loras(comfy_host, pack, models_folder, checkpoint):
     """One checkpoint under two LoRAs, in an aggregator's file: (models, clip, path)."""
     from afa_core.host.experts.experts import Expert
     from afa_core.host.experts.identity import described
@@ -247,6 +247,29 @@ def test_connected_loras_are_compared_with_those_of_the_training(comfy_host, two
     (warning,) = [message for message in caplog.messages if message.startswith("AFA")]
     assert "model_2 has other LoRAs than loras.safetensors was trained with there" in warning
     assert "second.safetensors at -0.5" in warning
+
+
+def test_loras_in_bypass_mode_are_part_of_an_experts_identity(comfy_host, two_loras):
+    """Of these loaders the weights, the strength and the layers count, on hosts that have them."""
+    if "LoraLoaderBypassModelOnly" not in comfy_host.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("LoRA loaders in bypass mode need a newer ComfyUI")
+    from afa_core.host.experts.fingerprint import patcher_digest, patches_digest
+
+    (patched, _), _, _ = two_loras
+    plain = comfy_host.call("CheckpointLoaderSimple", ckpt_name="tiny_sd15_a.safetensors")[0]
+
+    def bypassed(name, strength, model=plain):
+        inputs = {"model": model, "lora_name": name, "strength_model": strength}
+        return comfy_host.call("LoraLoaderBypassModelOnly", **inputs)[0]
+
+    different = [
+        plain, patched, bypassed("first.safetensors", 0.8), bypassed("first.safetensors", 0.7), bypassed("second.safetensors", 0.8),
+        bypassed("first.safetensors", 0.8, patched),
+    ]  # fmt: skip
+    for digest in (patches_digest, patcher_digest):
+        assert len({digest(model) for model in different}) == len(different)
+        assert digest(bypassed("first.safetensors", 0.8)) == digest(different[2])
+    assert patches_digest(plain) == ""
 
 
 def test_the_graph_names_the_loras_in_the_order_of_their_application(pack):

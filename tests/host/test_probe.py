@@ -366,6 +366,39 @@ def test_one_checkpoint_with_a_lora_is_another_model(probed, checkpoint):
     assert report["losses"]["model_1"] != pytest.approx(report["losses"]["model_2"], rel=1e-3)
 
 
+def test_loras_on_one_network_are_measured_in_one_load(probed, checkpoint, comfy_host, monkeypatch):
+    """As on copies of the checkpoint, where the host merges them; an expert between them has a network of its own."""
+    import comfy.model_management as memory
+
+    from tests.support.small_files import make_lora
+
+    models, (other, clip, vae) = [checkpoint("tiny_sd15_a")[0] for _ in range(3)], checkpoint("tiny_sd15_b")
+    loras = [make_lora(comfy_host.base, models[0], name=f"probed_{seed}", seed=seed) for seed in range(2)]
+
+    def patched(model, lora):
+        return comfy_host.call("LoraLoaderModelOnly", model=model, lora_name=lora, strength_model=1.0)[0]
+
+    loads = []
+
+    def load(patchers, *args, real=memory.load_models_gpu, **kwargs):
+        loads.append(patchers)
+        return real(patchers, *args, **kwargs)
+
+    def measured(one, another):
+        models = [patched(one, loras[0]), other, patched(another, loras[1])]
+        probed(models, clip, vae, pictures=2)  # encodes the pictures
+        loads.clear()
+        monkeypatch.setattr(memory, "load_models_gpu", load)
+        report, _, _ = probed(models, clip, vae, pictures=2)
+        monkeypatch.undo()
+        return report["losses"], [len(patchers) for patchers in loads]
+
+    (found, shared), (expected, apart) = measured(models[0], models[0]), measured(*models[1:])
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert found["model_1"] != pytest.approx(found["model_3"], rel=1e-2)
+    assert shared == [3, 1] and apart == [1, 1, 1]
+
+
 def test_the_probe_reads_every_experts_own_text(probed, checkpoint, comfy_host):
     (a, clip_a, vae), (b, clip_b, _) = checkpoint("tiny_sdxl_a"), checkpoint("tiny_sdxl_b")
     both = comfy_host.call("AFAEnsembleCLIP", clip_1=clip_a, clip_2=clip_b)[0]

@@ -267,6 +267,18 @@ def test_patches_are_counted_by_the_memory_manager(shop):
 
 
 # ------------------------------------------------------------------ training
+def test_a_teachers_digest_knows_the_strength_of_a_lora_beside_the_weights(shop):
+    """Its stored predictions are found by it."""
+    from afa_core.host.sampling.parts import ensemble_of
+    from afa_core.host.training.teacher import Teacher
+
+    def digest(strength):
+        model = ensemble(shop.host, "block average", shop.plain, stacked(shop, [(0, strength)]))
+        return Teacher(ensemble_of(model).experts, model).digest
+
+    assert digest(0.5) == digest(0.5) != digest(0.6)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_on_experts_that_share_a_network(shop, checkpointing):
     """Predictions and gradients are those over networks of their own, where a block is computed again in the backward pass too."""

@@ -82,6 +82,11 @@ class PatchesBeside(nn.Module):
         self.all = nn.ModuleList(patch for patches in by_layer.values() for patch in patches)
         hooks.names |= by_layer.keys()
 
+    @property
+    def scales(self) -> list[tuple[str, float]]:
+        """What they are but for their weights: layers and factors, in the order of their application."""
+        return [(name, patch.scale) for name, patches in self.by_layer.items() for patch in patches]
+
 
 _ACTING: ContextVar[PatchesBeside | None] = ContextVar("afa_patches_beside", default=None)
 

@@ -11,6 +11,7 @@ from comfy.sd import CLIP, VAE
 from torch import Tensor
 
 from .checkpoints import SAMPLES, own_weight, weights_digest
+from .experts import KEY
 
 DEEPEST = 8
 
@@ -19,17 +20,28 @@ def patcher_digest(patcher: ModelPatcher) -> str:
     """Of the weights, LoRAs, replaced parts and options of a model; the same after a restart."""
     keys = (key for key, _ in patcher.model.named_parameters())
     digest = hashlib.sha256(weights_digest(keys, lambda key: own_weight(patcher, key)).encode())
-    for part in (patcher.patches, patcher.object_patches, patcher.model_options, patcher.hook_patches):
+    for part in (
+        patcher.patches,
+        patcher.object_patches,
+        patcher.model_options,
+        patcher.hook_patches,
+        *_injected(patcher),
+    ):
         _add(digest, part, DEEPEST)
     return digest.hexdigest()
 
 
 def patches_digest(patcher: ModelPatcher) -> str:
-    """Of the LoRAs and other patches on a model's weights, with their strengths; empty without any."""
-    if not patcher.patches:
+    """Of the LoRAs and other patches on a model's weights, with their strengths; empty without any.
+
+    So are those that a LoRA loader in bypass mode runs beside the weights.
+    """
+    injected = _injected(patcher)
+    if not (patcher.patches or injected):
         return ""
     digest = hashlib.sha256()
-    _add(digest, patcher.patches, DEEPEST)
+    for part in (patcher.patches, *injected):
+        _add(digest, part, DEEPEST)
     return digest.hexdigest()
 
 
@@ -43,6 +55,11 @@ def clip_digest(clip: CLIP) -> str:
 
 def vae_digest(vae: VAE) -> str:
     return patcher_digest(vae.patcher)
+
+
+def _injected(patcher: ModelPatcher) -> list[Any]:
+    """What other nodes do to a network's layers while it is loaded, as LoRA loaders in bypass mode do."""
+    return [part.inject for key, parts in sorted(patcher.injections.items()) if key != KEY for part in parts]
 
 
 def _add(digest, value: Any, depth: int) -> None:
@@ -72,3 +89,5 @@ def _add(digest, value: Any, depth: int) -> None:
         _add(digest, [cell.cell_contents for cell in cells], depth - 1)
     elif (weights := getattr(value, "weights", None)) is not None:  # the host's own form of a LoRA
         _add(digest, weights, depth - 1)
+    elif (adapters := getattr(value, "adapters", None)) is not None:  # of a LoRA loader in bypass mode, by layer
+        _add(digest, adapters, depth - 1)

@@ -77,6 +77,21 @@ def share_networks(experts: list[Expert]) -> list[Expert]:
     return [placed[id(expert)] for expert in experts]
 
 
+def networks_in_turn(experts: list[Expert]) -> list[dict[int, Expert]]:
+    """Experts that are evaluated one network after the other, by their places: none of them needs a copy.
+
+    Raises ExpertError as `share_networks` does.
+    """
+    networks: list[_Network] = []
+    for expert in experts:
+        _place(expert, networks)
+    places = {id(expert): place for place, expert in enumerate(experts)}
+    return [
+        {places[id(expert)]: built for expert, built in zip(network.members, _built(network), strict=True)}
+        for network in networks
+    ]
+
+
 def _place(expert: Expert, networks: list[_Network]) -> str | None:
     """Adds the expert to the first network that can take it, else a network of its own; why it needs a copy, if so."""
     reason = None
@@ -90,7 +105,7 @@ def _place(expert: Expert, networks: list[_Network]) -> str | None:
     return reason
 
 
-def _built(network: _Network, is_copy: bool) -> list[Expert]:
+def _built(network: _Network, is_copy: bool = False) -> list[Expert]:
     """The members over one network with the common patches in it, each with its own patches beside it."""
     own = [list(_rest(member.patcher, network.common)) for member in network.members]
     if not is_copy and not any(own):
@@ -107,6 +122,7 @@ def _built(network: _Network, is_copy: bool) -> list[Expert]:
     for member, rest in zip(network.members, own, strict=True):
         on_it = patcher.clone()
         on_it.model_options = member.patcher.model_options
+        on_it.wrappers, on_it.callbacks = member.patcher.wrappers, member.patcher.callbacks
         experts.append(replace(member, patcher=on_it, beside=_beside(on_it, rest, hooks)))
     return experts
 

@@ -25,6 +25,7 @@ class Product(nn.Module):
     def __init__(self, adapter: Any, layer: nn.Module, strength: float, dtype: torch.dtype):
         super().__init__()
         weights = _checked(adapter.weights, layer) if isinstance(adapter, LoKrAdapter) else adapter.weights
+        self.scale = strength
         self.rest: list[float | None] = []
         for place, weight in enumerate(weights):
             self.rest.append(None if isinstance(weight, Tensor) else weight)

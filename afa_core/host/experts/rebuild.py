@@ -91,7 +91,7 @@ def _loaded(name: str, expert: dict[str, Any], base: LoadedExpert, loras: list[P
         model, clip = comfy.sd.load_lora_for_models(model, clip, state, lora["strength"], lora["strength_clip"])
     if expert.get("patches", patches_digest(model)) != patches_digest(model):
         raise AggregatorError(
-            f"{name} was trained with {named(expert)}, and your files of these names hold other LoRAs: load and patch the "
-            "checkpoints as for its training, and connect them to AFA Ensemble Model."
+            f"{name} was trained with {named(expert)}, and your files of these names hold other LoRAs, or a loader in "
+            "bypass mode put them on: load and patch the checkpoints as for its training, and connect them to AFA Ensemble Model."
         )
     return replace(base, patcher=model, clip=clip)

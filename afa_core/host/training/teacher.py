@@ -72,6 +72,7 @@ class Teacher:
         """Of all that its predictions follow from."""
         parts = [patcher_digest(expert.patcher) for expert in self.experts.experts]
         parts += [patcher_digest(patcher) for patcher in self.companions]
+        parts += [str(expert.own_patches.scales) for expert in self.experts.experts if expert.own_patches]
         if not isinstance(self.fusion, SABWFusion):
             parts.append(self._behaviour())
         return hashlib.sha256("".join(parts).encode()).hexdigest()
