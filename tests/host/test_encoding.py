@@ -294,10 +294,8 @@ def test_an_interruption_keeps_what_was_encoded(encoding, checkpoint, pictures, 
 
     with pytest.raises(memory.InterruptProcessingException):
         encoding.prepare_dataset(experts, clip, vae, folder, small(encoding), interrupt_at_second)
-    encoded = []
-    monkeypatch.setattr(
-        encoding, "_latent", lambda e, v, p, n, real=encoding._latent: encoded.append(n) or real(e, v, p, n)
-    )
+    encoded, real = [], vae.encode
+    monkeypatch.setattr(vae, "encode", lambda pixels: encoded.append(pixels) or real(pixels))
     encoding.prepare_dataset(experts, clip, vae, folder, small(encoding))
     assert 0 < len(encoded) < 5
 

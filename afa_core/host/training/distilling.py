@@ -21,11 +21,12 @@ from ..sampling.prediction import converted, speaks_like
 from ..text.captions import TextEncoder
 from .adapters import TARGETS, adapted_weights, put_adapters
 from .cache import Cache
-from .encoding import DatasetSettings, Progress, prepare_dataset
+from .encoding import DatasetSettings, prepare_dataset
 from .frozen_experts import HostExperts
 from .labelling import CachedLabels
 from .memory import trained_bytes
 from .paintings import Painter, joined
+from .pictures import Progress
 from .teacher import Teacher, check_student, check_teacher
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...training.data.dataset import LatentDataset
 from ...training.labels import item_draws
 from .cache import Cache, cache_key
-from .encoding import Progress
+from .pictures import Progress
 from .teacher import Teacher
 
 

@@ -12,7 +12,6 @@ from comfy.model_patcher import ModelPatcher
 
 from ...training.data.prompt_folder import PromptItem
 from ..architectures.frames import latent_in
-from ..experts.experts import Expert
 from ..experts.fingerprint import patcher_digest
 from ..text.captions import TextEncoder
 from .cache import Cache, cache_key
@@ -29,7 +28,6 @@ class Painting:
 
 
 def paint(
-    experts: list[Expert],
     encoder: TextEncoder,
     items: list[PromptItem],
     size: tuple[int, int],
@@ -44,7 +42,7 @@ def paint(
     """
     jobs = []
     entries = []
-    for index, expert in enumerate(experts):
+    for index, expert in enumerate(encoder.experts):
         fixed = [patcher_digest(expert.patcher), encoder.digests[index], size, *astuple(how)]
         for item in items:
             name = cache_key("painting", *fixed, item.caption)
@@ -54,7 +52,7 @@ def paint(
     for number, (name, index, caption) in enumerate(jobs, start=1):
         if name not in cache:  # one prompt may stand in two files
             texts = [encoder.conditioning(index, text) for text in (caption, "")]
-            cache.put(name, {"latent": painted(experts[index].patcher, texts, size, how, picture_seed(caption))})
+            cache.put(name, {"latent": painted(encoder.experts[index].patcher, texts, size, how, picture_seed(caption))})
         progress(number, len(jobs), "painting pictures")
     return entries
 

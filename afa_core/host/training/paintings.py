@@ -18,8 +18,9 @@ from ...training.data.split import held_out, is_listed
 from ..text.captions import Store, TextEncoder
 from ..text.carried_texts import CONDS_KEY
 from .cache import Cache, cache_key
-from .encoding import DatasetSettings, Progress
+from .encoding import DatasetSettings
 from .painting import painted, picture_seed
+from .pictures import Progress
 
 FINEST = 20
 """The most repeats of an item with which a share of the samples is met."""
