@@ -23,6 +23,7 @@ from ..probe.report import Probe, best_fixed_mix
 from ..training.data.dataset import LatentDataset
 from ..training.data.prompt_folder import PromptFolder
 from ..training.data.split import is_listed
+from .architectures.frames import in_format, without_frames
 from .experts.beside import acting
 from .experts.experts import Expert, ExpertError, check_experts
 from .experts.networks import networks_in_turn
@@ -145,7 +146,7 @@ def _errors(
         noise = torch.randn(latent.shape, generator=generator).to(device)
         sigma = first.architecture.noise.sigma(sampling, torch.tensor([level / 1000])).to(device).expand(settings.draws)
         noisy = sampling.noise_scaling(sigma[:, None, None, None], noise, latent.clone())
-        denoised = denoise(expert.patcher, noisy, sigma, text)
+        denoised = denoise(expert, noisy, sigma, text)
         slope = sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
         error = (denoised.float() - latent) / slope
         if not torch.isfinite(error).all():
@@ -157,13 +158,17 @@ def _errors(
     return errors
 
 
-def denoise(patcher: ModelPatcher, noisy: Tensor, sigma: Tensor, text: dict[str, Tensor]) -> Tensor:
+def denoise(expert: Expert, noisy: Tensor, sigma: Tensor, text: dict[str, Tensor]) -> Tensor:
     """The host's own evaluation of a loaded model, with what nodes have put on it: noisy [B, C, h, w] to clean."""
+    patcher = expert.patcher
     options = dict(patcher.model_options.get("transformer_options", {}))
     options["wrappers"] = comfy.patcher_extension.copy_nested_dicts(patcher.wrappers)
     options["callbacks"] = comfy.patcher_extension.copy_nested_dicts(patcher.callbacks)
     options |= {"cond_or_uncond": [0], "sigmas": sigma[:1], "sample_sigmas": sigma[:1]}
-    return patcher.model.apply_model(noisy, sigma, transformer_options=options, **text)
+    conds = {**dict.fromkeys(expert.architecture.own), **text}  # a network may ask for one that it does without
+    return without_frames(
+        patcher.model.apply_model(in_format(patcher.model, noisy), sigma, transformer_options=options, **conds)
+    )
 
 
 def sketch(patcher: ModelPatcher) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from afa_core.training.data.dataset import Batch, BatchPlan, DatasetItem, LatentDataset
 from afa_core.training.data.split import FEWEST, held_out, is_listed, subset
+from afa_core.training.data.texts import of_rows, repeated, rows_alike
 
 
 class Store:
@@ -139,11 +140,20 @@ def test_captions_are_dropped_by_sample_for_all_experts_at_once():
     assert torch.equal(again.float(), dropped[137])
 
 
-def test_texts_of_other_lengths_are_repeated_to_one():
+def test_texts_keep_their_lengths():
+    """Repeated to one they are the same to cross-attention; where repeated tokens count, they go apart."""
     items = make_items(4, length=14)
     dataset = make(items, caption_dropout=0.5, batch_size=8)
     batch = dataset.train_batch(next(s for s in range(9) if 0 < dataset.train_batch(s).dropped.sum() < 8))
-    assert {text["c_crossattn"].shape[1] for text in batch.texts} == {14}
+    texts = [text["c_crossattn"] for text in batch.texts]
+    assert all([part.shape[1] for part in text] == [7 if drop else 14 for drop in batch.dropped] for text in texts)
+    assert {text["c_crossattn"].shape for text in repeated(batch.texts)} == {(8, 14, texts[0][0].shape[2])}
+    groups = rows_alike(batch.texts, 8)
+    assert sorted(groups) == sorted([batch.dropped.nonzero()[:, 0].tolist(), (~batch.dropped).nonzero()[:, 0].tolist()])
+    for rows in groups:
+        part = of_rows(batch.texts[0], rows)
+        assert torch.equal(part["c_crossattn"], torch.cat([texts[0][row] for row in rows]))
+        assert part["y"] is None or len(part["y"]) == len(rows)
 
 
 def test_batches_are_normal_tensors_even_in_inference_mode():

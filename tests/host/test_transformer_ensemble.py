@@ -6,7 +6,7 @@ import torch
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, spy_on, untrained
 from tests.support.transformers import conditioning, load, sample
 
-FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos"]
+FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -5,7 +5,16 @@ import torch
 
 from tests.support.transformers import Case, load
 
-TOYS = ["tiny_flux_a", "tiny_chroma_a", "tiny_lumina_a", "tiny_zimage_a", "tiny_qwen_a", "tiny_cosmos_a"]
+TOYS = [
+    "tiny_flux_a",
+    "tiny_chroma_a",
+    "tiny_lumina_a",
+    "tiny_zimage_a",
+    "tiny_qwen_a",
+    "tiny_cosmos_a",
+    "tiny_anima_a",
+    "tiny_krea2_a",
+]
 
 
 @pytest.fixture(scope="module", params=TOYS)

@@ -17,6 +17,8 @@ TOYS = [
     "tiny_zimage_a",
     "tiny_qwen_a",
     "tiny_cosmos_a",
+    "tiny_anima_a",
+    "tiny_krea2_a",
 ]
 FLUX = ("flux", "schnell", "chroma")
 WITH_SLOTS = (*FLUX, "qwen")

@@ -6,7 +6,7 @@ import torch
 from tests.support.ensembles import random_aggregator
 from tests.support.transformers import conditioning, load
 
-FAMILIES = ["flux", "chroma", "lumina", "qwen", "cosmos"]
+FAMILIES = ["flux", "chroma", "lumina", "qwen", "cosmos", "anima", "krea2"]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -109,3 +109,24 @@ def test_a_network_that_adapts_its_prompt_does_so_for_training(comfy_host, monke
     assert modes == [False, True]
     assert torch.equal(plain["c_crossattn"], adapted["c_crossattn"])
     assert not adapted["c_crossattn"].is_inference()
+
+
+def test_captions_of_other_lengths_change_nothing(cases):
+    """A dropped caption in the batch: every picture is predicted as by itself."""
+    from afa_core.fusion.averages import StaticFusion
+    from afa_core.host.training.frozen_experts import outside_inference
+    from afa_core.training.data.texts import joined, of_rows
+
+    with outside_inference(), torch.no_grad():
+        experts = experts_of(cases, checkpointing=False)
+        texts = texts_of(cases, experts)
+        short = [{name: part[:1, :3] if part.ndim == 3 else part[:1] for name, part in text.items()} for text in texts]
+        rows = zip(texts, short, strict=True)
+        mixed = [joined([of_rows(text, [0]), row, of_rows(text, [0])]) for text, row in rows]
+        fusion = StaticFusion("block average").bind(experts.points, 2)
+        noisy = torch.randn(3, 16, 8, 6, generator=torch.Generator().manual_seed(1))
+        sigma = experts.sigma(torch.tensor([0.3, 0.5, 0.7]))
+        found = experts.predict(fusion, noisy, sigma, mixed)
+        for i in range(3):
+            alone = experts.predict(fusion, noisy[i : i + 1], sigma[i : i + 1], [of_rows(text, [i]) for text in mixed])
+            torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-4, atol=1e-5)

@@ -43,7 +43,7 @@ def make_controlnet(base: Path, model, name: str = "tiny_controlnet") -> str:
     import comfy.ops
     from comfy.cldm.cldm import ControlNet
 
-    from tests.support.comfy.checkpoints import _randomise
+    from tests.support.comfy.checkpoints import randomised
 
     config = {
         k: v
@@ -52,7 +52,7 @@ def make_controlnet(base: Path, model, name: str = "tiny_controlnet") -> str:
     }
     config.pop("transformer_depth_output", None)
     net = ControlNet(**config, hint_channels=3, operations=comfy.ops.disable_weight_init, device="cpu")
-    state = {f"control_model.{key}": tensor.contiguous() for key, tensor in _randomise(net, 9).state_dict().items()}
+    state = {f"control_model.{key}": tensor.contiguous() for key, tensor in randomised(net, 9).state_dict().items()}
     path = base / "models" / "controlnet" / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -47,14 +49,14 @@ class Case:
         def tensor(*shape):
             return torch.randn(shape, generator=generator)
 
-        frames = (1,) if self.family in ("qwen", "cosmos") else ()
+        frames = (1,) if self.architecture.has_frames else ()
         inputs = {
             "x": tensor(batch, 16, *frames, *size),
             "timesteps": torch.tensor([0.13, 0.87])[:batch],
             "context": tensor(batch, tokens, self.architecture.prompt_width(self.model)),
         }
         if self.family in ("flux", "schnell"):
-            inputs["y"] = tensor(batch, 32)
+            inputs["y"] = tensor(batch, 48)
         if self.family in ("flux", "schnell", "chroma"):
             inputs["guidance"] = torch.tensor([3.5, 2.0])[:batch]
         if self.family in ("lumina", "zimage"):
@@ -67,6 +69,9 @@ class Case:
 
 
 def load(host, name: str) -> Case:
+    """A toy; skips the test where the host at hand does not have its family."""
+    if name not in {Path(file).stem for file in host.folder_paths.get_filename_list("diffusion_models")}:
+        pytest.skip(f"this ComfyUI has no {name.split('_')[1]}")
     return Case(name, host.call("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")[0])
 
 
@@ -136,7 +141,7 @@ def conditioning(case: Case, seed: int, tokens: int = 6) -> list:
     text = torch.randn(1, tokens, case.architecture.prompt_width(case.model), generator=generator)
     if case.family not in ("flux", "schnell", "chroma"):
         return [[text, {}]]
-    return [[text, {"pooled_output": torch.randn(1, 32, generator=generator), "guidance": 3.5}]]
+    return [[text, {"pooled_output": torch.randn(1, 48, generator=generator), "guidance": 3.5}]]
 
 
 def sample(host, model, case: Case, positive=None, negative=None, latent=None, **widgets) -> Tensor:

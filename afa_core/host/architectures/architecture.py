@@ -27,6 +27,7 @@ class Architecture(ABC):
     topology:  keys of the host's network configuration that experts must share
     noise:     its noise levels as fractions
     tokens:    whether features are tokens of a transformer
+    joint_text: whether text and picture share one attention, in which a repeated token of the text counts twice
     downscale: pixels that one position of a latent spans, where no VAE is there to be asked
     """
 
@@ -36,6 +37,7 @@ class Architecture(ABC):
     topology: ClassVar[tuple[str, ...]]
     noise: ClassVar[Noise]
     tokens: ClassVar[bool] = False
+    joint_text: ClassVar[bool] = False
     downscale: ClassVar[int] = 8
 
     @abstractmethod

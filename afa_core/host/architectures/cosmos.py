@@ -17,6 +17,7 @@ from .transformer_stream import Block
 class Cosmos(Transformer):
     title = "Cosmos-Predict2 and Anima"
     has_frames = True
+    joint_text = False
     arguments = arguments_of(MiniTrainDIT.forward)
     own = {"c_crossattn": "context"}
     topology = (

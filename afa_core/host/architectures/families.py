@@ -7,11 +7,12 @@ from comfy.model_base import BaseModel
 from .architecture import Architecture
 from .cosmos import Cosmos
 from .flux import Chroma, Flux
+from .krea2 import Krea2
 from .lumina import Lumina
 from .qwen_image import QwenImage
 from .unet import UNet
 
-FAMILIES: tuple[Architecture, ...] = (UNet(), Flux(), Chroma(), Cosmos(), Lumina(), QwenImage())
+FAMILIES: tuple[Architecture, ...] = (UNet(), Flux(), Chroma(), Cosmos(), Lumina(), QwenImage(), Krea2())
 
 
 def architecture_of(model: BaseModel) -> Architecture | None:

@@ -19,13 +19,14 @@ def with_frames(latent: Tensor, like: Tensor) -> Tensor:
 
 def latent_in(model: Any, latent: Tensor) -> Tensor:
     """A VAE's latent as the sampler of a host's model sees it, [B, C, H, W]."""
-    return without_frames(model.process_latent_in(_of_format(model, latent)))
+    return without_frames(model.process_latent_in(in_format(model, latent)))
 
 
 def latent_out(model: Any, latent: Tensor) -> Tensor:
     """The inverse of `latent_in`, as the VAE takes it."""
-    return model.process_latent_out(_of_format(model, latent))
+    return model.process_latent_out(in_format(model, latent))
 
 
-def _of_format(model: Any, latent: Tensor) -> Tensor:
+def in_format(model: Any, latent: Tensor) -> Tensor:
+    """A latent in as many dimensions as a host's model takes."""
     return latent.unsqueeze(2) if latent.ndim == 4 and model.latent_format.latent_dimensions == 3 else latent

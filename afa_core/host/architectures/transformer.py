@@ -38,6 +38,7 @@ class Transformer(Architecture):
 
     noise = FlowNoise()
     tokens = True
+    joint_text = True
     has_frames: ClassVar[bool] = False
     """Whether its latents are [B, C, 1, H, W]."""
 

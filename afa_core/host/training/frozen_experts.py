@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...fusion.fusion import Embeddings, Fusion, FusionState
 from ...fusion.lockstep import BlockStream, lockstep
+from ...training.data.texts import Text, of_rows, picked, repeated, rows_alike
 from ..architectures.noise import signal_to_noise
 from ..experts.experts import Expert, check_experts, compute_dtype
 from ..experts.networks import share_networks
@@ -102,10 +103,25 @@ class HostExperts:
         fusion: Fusion,
         noisy: Tensor,
         sigma: Tensor,
-        texts: list[dict[str, Tensor | None]],
+        texts: list[Text],
         observe: Callable | None = None,
     ) -> Tensor:
         """The fused prediction [B, C, H, W] for a noisy latent, in the first expert's terms."""
+        if not self.experts[0].architecture.joint_text:
+            return self._predict(fusion, noisy, sigma, repeated(texts), observe)
+        groups = rows_alike(texts, len(noisy))
+        if len(groups) == 1:
+            return self._predict(fusion, noisy, sigma, texts, observe)
+        found: dict[int, Tensor] = {}
+        for rows in groups:
+            some = [of_rows(text, rows) for text in texts]
+            prediction = self._predict(fusion, picked(noisy, rows), picked(sigma, rows), some, observe)
+            found |= dict(zip(rows, prediction, strict=True))
+        return torch.stack([found[row] for row in range(len(noisy))])
+
+    def _predict(
+        self, fusion: Fusion, noisy: Tensor, sigma: Tensor, texts: list[Text], observe: Callable | None
+    ) -> Tensor:
         samplings = self._samplings
         streams, embeddings = zip(
             *(self._stream(*each, noisy, sigma) for each in zip(self.experts, samplings, texts, strict=True)),
@@ -115,7 +131,7 @@ class HostExperts:
         return lockstep(streams, self.points, fusion, FusionState(embeddings, observe))
 
     def _stream(
-        self, expert: Expert, sampling: Any, text: dict[str, Tensor | None], noisy: Tensor, sigma: Tensor
+        self, expert: Expert, sampling: Any, text: Text, noisy: Tensor, sigma: Tensor
     ) -> tuple[BlockStream, Embeddings]:
         own = expert.patcher.model_options["transformer_options"]
         inputs = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from comfy.sd import VAE
 from torch import Tensor
 
 from ...fusion.fusion import Fusion
+from ...training.data.texts import Text, changed, joined
 from ...training.draw import GRAIN, generator
 from ..architectures.frames import latent_out
 from .frozen_experts import HostExperts
@@ -22,33 +22,27 @@ GUIDANCE = 7.0
 class Preview:
     """What is painted: from latents of `shape` (C, h, w).
 
-    prompt, negative: one dict of tensors an expert, as in a training batch of one; None where its network takes none.
+    prompt, negative: of each expert, as in a training batch of one
     """
 
     vae: VAE
-    prompt: list[dict[str, Any]]
-    negative: list[dict[str, Any]]
+    prompt: list[Text]
+    negative: list[Text]
     shape: tuple[int, int, int]
     seed: int
 
     @torch.no_grad()
     def paint(self, experts: HostExperts, fusion: Fusion) -> Tensor:
         """A picture [H, W, 3] in 0..1, by Euler's method."""
-        texts: list[dict[str, Tensor | None]] = [
-            {
-                key: torch.cat([tensor, other[key]]).to(experts.device)
-                for key, tensor in own.items()
-                if tensor is not None
-            }
-            for own, other in zip(self.prompt, self.negative, strict=True)
-        ]
+        both = [joined(pair) for pair in zip(self.prompt, self.negative, strict=True)]
+        texts = [changed(text, lambda tensor: tensor.to(experts.device)) for text in both]
         levels = torch.linspace(GRAIN - 1, 0, STEPS, device=experts.device) / GRAIN
         sigmas = torch.cat([experts.sigma(levels), torch.zeros(1, device=experts.device)])
         noise = torch.randn((1, *self.shape), generator=generator(self.seed)).to(experts.device)
         x = experts.noised(torch.zeros_like(noise), noise, sigmas[:1])
         for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-            both, level = torch.cat([x, x]), sigma.expand(2)
-            guided, unguided = experts.denoised(experts.predict(fusion, both, level, texts), both, level).chunk(2)
+            twice, level = torch.cat([x, x]), sigma.expand(2)
+            guided, unguided = experts.denoised(experts.predict(fusion, twice, level, texts), twice, level).chunk(2)
             denoised = unguided + GUIDANCE * (guided - unguided)
             x = x + (x - denoised) / sigma * (following - sigma)
         latent = latent_out(experts.experts[0].patcher.model, x)

@@ -16,6 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .texts import Text, changed, joined
+
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -40,18 +42,18 @@ class DatasetItem:
 
 @dataclass
 class Batch:
-    """latents [B, C, h, w] as the sampler sees them; texts: one dict an expert, with c_crossattn [B, L, D]
-    and y [B, A] (None where its network takes none); dropped [B]: captions that gave way to the empty one.
+    """latents [B, C, h, w] as the sampler sees them; texts: of each expert (texts.py); dropped [B]: captions that gave
+    way to the empty one.
     """
 
     items: list[int]
     latents: Tensor
-    texts: list[dict[str, Tensor | None]]
+    texts: list[Text]
     dropped: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with every tensor changed."""
-        texts = [{name: None if part is None else change(part) for name, part in text.items()} for text in self.texts]
+        texts = [changed(text, change) for text in self.texts]
         return Batch(self.items, change(self.latents), texts, change(self.dropped))
 
     def to(self, device: torch.device | str) -> Batch:
@@ -192,19 +194,10 @@ class LatentDataset:
                 [self.store.text(expert, i, bool(drop)) for i, drop in zip(items, dropped, strict=True)]
                 for expert in range(self.experts)
             ]
-            length = math.lcm(*(text["c_crossattn"].shape[1] for rows in texts for text in rows))
-            return Batch(list(items), latents.float(), [_stacked(rows, length) for rows in texts], dropped)
+            return Batch(list(items), latents.float(), [{"y": None, **joined(rows)} for rows in texts], dropped)
 
     def _generator(self, *parts: object) -> torch.Generator:
         return torch.Generator().manual_seed(_seed(self.plan.seed, *parts))
-
-
-def _stacked(rows: list[dict[str, Tensor]], length: int) -> dict[str, Tensor | None]:
-    """Texts of a batch; a shorter one is repeated, which attention does not notice."""
-    context = [row["c_crossattn"] for row in rows]
-    context = torch.cat([c.repeat(1, length // c.shape[1], 1) for c in context]).float()
-    others = {name: torch.cat([row[name] for row in rows]) for name in rows[0] if name != "c_crossattn"}
-    return {"c_crossattn": context, "y": None, **others}
 
 
 def _seed(*parts: object) -> int:

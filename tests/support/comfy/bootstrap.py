@@ -34,6 +34,7 @@ FOLDERS = [
     "custom_nodes",
     "models/checkpoints",
     "models/diffusion_models",
+    "models/vae",
     "models/afa",
     "models/loras",
     "input",
@@ -41,8 +42,10 @@ FOLDERS = [
     "user",
     "temp",
 ]
-MADE = ["models/checkpoints", "models/diffusion_models"]
-"""Folders of models that the tests make once and keep in the cache."""
+MODELS = CACHE / ("models" + os.environ.get("COMFYUI_PATH", "").replace("/", "_"))
+"""Toys that the tests make once, for each host by itself: a newer one has families that an older one lacks."""
+MADE = ["checkpoints", "diffusion_models", "vae"]
+"""Their folders, beside one another."""
 
 
 def ensure_host() -> Path:
@@ -80,8 +83,8 @@ def make_base(base: Path) -> Path:
         if (target / "__init__.py").is_file():
             _link(base / "custom_nodes" / name, target)
     for folder in MADE:
-        for model in (CACHE / folder).glob("*.safetensors"):
-            _link(base / folder / model.name, model)
+        for model in (MODELS / folder).glob("*.safetensors"):
+            _link(base / "models" / folder / model.name, model)
     return base
 
 

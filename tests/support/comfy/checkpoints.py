@@ -10,9 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .bootstrap import CACHE, REPOSITORY, make_base
+from .bootstrap import MODELS, REPOSITORY, make_base
 
-FOLDER = CACHE / "models" / "checkpoints"
+FOLDER = MODELS / "checkpoints"
 
 # name: (family of tiny_families, seed or number of the golden expert, v-prediction)
 TOYS = {
@@ -68,7 +68,7 @@ def ensure_checkpoints() -> None:
         stamp.write_text(sources)
 
 
-def _randomise(module, seed):
+def randomised(module, seed):
     """Weights of unit gain; norms and biases random too, so that nothing is left out unnoticed."""
     import torch
 
@@ -97,14 +97,14 @@ def _unet_state(family, seed):
     del shape["use_temporal_attention"]
     fixed = {"image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False}
     unet = UNetModel(**fixed, **shape, dtype=torch.float32, operations=ops.disable_weight_init)
-    return _randomise(unet, seed).state_dict()
+    return randomised(unet, seed).state_dict()
 
 
-def _vae_state():
+def vae_state(channels: int = 4):
     """TAESD, which the host recognises by its keys: the widths of the full VAE are fixed. The same for every toy."""
     from comfy.taesd.taesd import TAESD
 
-    vae = _randomise(TAESD(), 1)
+    vae = randomised(TAESD(latent_channels=channels), 1)
     vae.vae_scale.data.fill_(1.0)
     vae.vae_shift.data.fill_(0.0)
     return vae.state_dict()
@@ -116,10 +116,10 @@ def _make(family, seed, v_prediction, path):
     import comfy.utils
 
     config = family({})
-    clip = _randomise(family.text_model(dtype=torch.float32), seed + 1)
+    clip = randomised(family.text_model(dtype=torch.float32), seed + 1)
     state = config.process_unet_state_dict_for_saving(_unet_state(family, seed))
     state |= config.process_clip_state_dict_for_saving(clip.state_dict())
-    state |= config.process_vae_state_dict_for_saving(_vae_state())
+    state |= config.process_vae_state_dict_for_saving(vae_state())
     state = {key: value.half().contiguous() for key, value in state.items()}
     if v_prediction:
         state["v_pred"] = torch.zeros(1)

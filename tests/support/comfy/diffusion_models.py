@@ -1,4 +1,4 @@
-"""Toy transformers with random weights for the host's UNETLoader, made once and cached.
+"""Toy transformers with random weights for the host's UNETLoader, and a VAE for them, made once and cached.
 
 `python -m tests.support.comfy.diffusion_models` makes them all again.
 """
@@ -10,10 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .bootstrap import CACHE, REPOSITORY, make_base
-from .checkpoints import _randomise
+from .bootstrap import MODELS, REPOSITORY, make_base
+from .checkpoints import randomised, vae_state
 
-FOLDER = CACHE / "models" / "diffusion_models"
+FOLDER = MODELS / "diffusion_models"
+VAE = MODELS / "vae" / "tiny_16_channels.safetensors"
 
 # name: (family of tiny_transformers, seed)
 TOYS = {
@@ -32,9 +33,14 @@ TOYS = {
     "tiny_cosmos_a": ("TinyCosmos", 230),
     "tiny_cosmos_b": ("TinyCosmos", 240),
     "tiny_cosmos_c": ("TinyCosmos", 250),
+    "tiny_anima_a": ("TinyAnima", 260),
+    "tiny_anima_b": ("TinyAnima", 270),
+    "tiny_anima_c": ("TinyAnima", 280),
+    "tiny_krea2_a": ("TinyKrea2", 290),
+    "tiny_krea2_b": ("TinyKrea2", 300),
 }
 
-_SOURCES = [Path(__file__), REPOSITORY / "tests" / "support" / "comfy" / "tiny_transformers" / "__init__.py"]
+_SOURCES = [Path(__file__), *sorted((REPOSITORY / "tests" / "support" / "comfy" / "tiny_transformers").glob("*.py"))]
 
 
 def ensure_diffusion_models() -> None:
@@ -50,15 +56,20 @@ def _make(name: str, families) -> Path:
     import torch
 
     import comfy.ops
-    import comfy.utils
 
     kind, seed = TOYS[name]
-    network = families.build(getattr(families, kind), comfy.ops.disable_weight_init, torch.float32)
-    for key, parameter in _randomise(network, seed).named_parameters():
+    network = families.build(families.by_name(kind), comfy.ops.disable_weight_init, torch.float32)
+    for key, parameter in randomised(network, seed).named_parameters():
         if key.endswith(".scale"):  # what norms of Flux call their weight
             parameter.data += 1
     state = {key: value.half().contiguous() for key, value in network.state_dict().items()}
-    path = FOLDER / f"{name}.safetensors"
+    return _save(state, FOLDER / f"{name}.safetensors")
+
+
+def _save(state, path: Path) -> Path:
+    import comfy.utils
+
+    path.parent.mkdir(parents=True, exist_ok=True)
     half_made = path.with_suffix(f".{os.getpid()}")
     comfy.utils.save_torch_file(state, str(half_made))
     return half_made.rename(path)
@@ -70,9 +81,8 @@ def main():
 
         host = Host(make_base(Path(base)))  # for the families
         families = sys.modules[_module_name(host.base / "custom_nodes" / "tiny_transformers")]
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        for name in TOYS:
-            path = _make(name, families)
+        names = [name for name, (kind, _) in TOYS.items() if families.by_name(kind)]
+        for path in (_save(vae_state(channels=16), VAE), *(_make(name, families) for name in names)):
             print(f"{path} {path.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -1,6 +1,7 @@
 """Test-only custom node package: teaches the host's UNETLoader toy transformers, a few narrow blocks deep.
 
-They are the host's own networks of Flux, Chroma, Lumina 2, Z-Image, Qwen-Image and Cosmos-Predict2.
+They are the host's own networks of Flux, Chroma, Lumina 2, Z-Image, Qwen-Image and Cosmos-Predict2; newer.py has those
+of Anima and Krea 2, where the host has them.
 """
 
 import importlib
@@ -14,7 +15,7 @@ class TinyFlux(host.Flux):
     unet_extra_config: ClassVar = {"num_heads": 2, "axes_dim": [8, 12, 12], "mlp_ratio": 2.0}
     network = "comfy.ldm.flux.model.Flux"
     shape: ClassVar = {
-        "in_channels": 16, "out_channels": 16, "vec_in_dim": 32, "context_in_dim": 48, "depth": 3,
+        "in_channels": 16, "out_channels": 16, "vec_in_dim": 48, "context_in_dim": 48, "depth": 3,
         "depth_single_blocks": 4, "theta": 10000, "patch_size": 2, "qkv_bias": True,
     }  # fmt: skip
 
@@ -80,13 +81,29 @@ class TinyCosmos(host.CosmosT2IPredict2):
 
 
 FAMILIES = [TinyFlux, TinySchnell, TinyChroma, TinyLumina, TinyZImage, TinyQwen, TinyCosmos]
+if hasattr(host, "Krea2"):
+    from .newer import TinyAnima, TinyKrea2
+
+    FAMILIES += [TinyAnima, TinyKrea2]
 # First, because the host's own families do not look at the width.
 host.models[:0] = FAMILIES
 NODE_CLASS_MAPPINGS = {}
+
+
+NEWER = {"txt_ids_dims": [], "vec_in_dim": None}
+"""What newer hosts read from the checkpoint of a Flux or a Chroma, too."""
+
+
+def by_name(name):
+    """A toy family; None where this host does not have it."""
+    return next((family for family in FAMILIES if family.__name__ == name), None)
 
 
 def build(family, operations, dtype):
     """The network of a toy family, with weights that are not set."""
     module, name = family.network.rsplit(".", 1)
     config = {**family.shape, **family.unet_config, **family.unet_extra_config}
-    return getattr(importlib.import_module(module), name)(**config, dtype=dtype, device="cpu", operations=operations)
+    place = importlib.import_module(module)
+    fields = getattr(getattr(place, f"{name}Params", None), "__annotations__", ())
+    config = {**{field: value for field, value in NEWER.items() if field in fields}, **config}
+    return getattr(place, name)(**config, dtype=dtype, device="cpu", operations=operations)

@@ -1,0 +1,55 @@
+"""Krea 2: prompt and picture go through every block as one sequence. Hosts before 0.26 do not have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.model_base import BaseModel
+from torch import Tensor
+
+from .architecture import Inputs
+from .transformer import TIME_WIDTH, Transformer, network_of, sinusoid
+from .transformer_stream import Block
+
+
+class Krea2(Transformer):
+    title = "Krea 2"
+    has_frames = True
+    arguments = ("x", "timesteps", "context", "attention_mask", "ref_latents", "transformer_options")
+    own = {"c_crossattn": "context", "attention_mask": "attention_mask"}
+    topology = ("features", "channels", "layers", "heads", "kvheads", "txtlayers", "txtdim")
+
+    def matches(self, model: BaseModel) -> bool:
+        return type(model).__name__ == "Krea2"  # by its name: older hosts have no such class
+
+    def name(self, model: BaseModel) -> str:
+        return "Krea 2"
+
+    def blocks(self, network: Any) -> list[Block]:
+        return [Block(f"block {i}", module, joint=True) for i, module in enumerate(network.blocks)]
+
+    def embed(self, network: Any, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
+        text, _ = call["transformer_options"]["img_slice"]  # where the picture begins
+        return sinusoid(inputs), call["x"][:, :text]
+
+    def width(self, network: Any) -> int:
+        return network.first.out_features
+
+    def patch_size(self, network: Any) -> int:
+        return network.patch
+
+    def latent_channels(self, network: Any) -> int:
+        return network.channels
+
+    def text_width(self, model: BaseModel) -> int:
+        return self.width(network_of(model))
+
+    def time_width(self, model: BaseModel) -> int:
+        return TIME_WIDTH
+
+    def prompt_width(self, model: BaseModel) -> int:
+        network = network_of(model)
+        return network.txtlayers * network.txtdim
+
+    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
+        return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(network_of(model).blocks))}
