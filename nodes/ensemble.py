@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..afa_core.aggregator.file import load_aggregator
@@ -12,9 +14,17 @@ from ..afa_core.host.sampling.ensemble import ensemble_record, make_ensemble
 from ..afa_core.host.text.clip import ensemble_clip
 from ..afa_core.routing.record import RoutingRecord
 from .live import routing_listener
-from .sockets import AggregatorType, RoutingType, connected, experts, label, numbered, schema
+from .sockets import MAX_EXPERTS, AggregatorType, RoutingType, connected, experts, label, numbered, schema
 
 NAME_TOOLTIP = "An aggregator in models/afa: a .safetensors file, or a folder in the layout of the AFA authors."
+
+
+def _top_k() -> io.Input:
+    return io.Int.Input(
+        "top_k", default=0, min=0, max=MAX_EXPERTS, optional=True,
+        tooltip="At every position follow only so many models, those that the aggregator follows most there, in its "
+        "proportions. 0 follows all. No faster.",
+    )  # fmt: skip
 
 
 def _economies() -> list[io.Input]:
@@ -40,17 +50,17 @@ class LoadAFAAggregator(io.ComfyNode):
             display_name="Load AFA Aggregator",
             description="Loads a trained aggregator: the small network that decides, block by block, which expert to follow.",
             search_aliases=["sabw", "adaptive feature aggregation", "ensemble weights"],
-            inputs=[io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP)],
+            inputs=[io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP), _top_k()],
             outputs=[AggregatorType.Output(display_name="aggregator")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, aggregator_name: str) -> str:
+    def fingerprint_inputs(cls, aggregator_name: str, **choice) -> str:
         return stamp(aggregator_path(aggregator_name))
 
     @classmethod
-    def execute(cls, aggregator_name: str) -> io.NodeOutput:
-        return io.NodeOutput(load_aggregator(aggregator_path(aggregator_name)))
+    def execute(cls, aggregator_name: str, top_k: int = 0) -> io.NodeOutput:
+        return io.NodeOutput(replace(load_aggregator(aggregator_path(aggregator_name)), top_k=top_k))
 
 
 class AFAEnsembleModel(io.ComfyNode):
@@ -123,6 +133,7 @@ class LoadAFAEnsemble(io.ComfyNode):
             inputs=[
                 io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP),
                 *_economies(),
+                _top_k(),
             ],
             outputs=[
                 io.Model.Output(display_name="model"),
@@ -140,8 +151,10 @@ class LoadAFAEnsemble(io.ComfyNode):
         return stamp(aggregator_path(aggregator_name))
 
     @classmethod
-    def execute(cls, aggregator_name: str, skip_below: float = 0.0, decide_every: int = 1) -> io.NodeOutput:
-        aggregator = load_aggregator(aggregator_path(aggregator_name))
+    def execute(
+        cls, aggregator_name: str, skip_below: float = 0.0, decide_every: int = 1, top_k: int = 0
+    ) -> io.NodeOutput:
+        aggregator = replace(load_aggregator(aggregator_path(aggregator_name)), top_k=top_k)
         loaded = load_experts(aggregator)
         names = [f"model_{i} ({expert.file})" for i, expert in enumerate(loaded, start=1)]
         models = [Expert(expert.patcher, name) for expert, name in zip(loaded, names, strict=True)]

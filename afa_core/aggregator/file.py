@@ -42,6 +42,7 @@ class AggregatorFile:
               without any), "loras" [{"file", "strength", "strength_clip"}] as far as they are known
     training: how it was trained; empty where the file does not say
     routing:  mean shares that training measured; empty where the file does not say
+    top_k:    how many experts are followed at a position; 0 for all. The user's choice, not the file's
     """
 
     name: str
@@ -50,6 +51,7 @@ class AggregatorFile:
     experts: list[dict[str, Any]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     routing: dict[str, Any] = field(default_factory=dict)
+    top_k: int = 0
 
 
 def load_aggregator(path: Path) -> AggregatorFile:

@@ -1,5 +1,7 @@
 """Ensembles of transformers, as artists wire them: equal to plain models where they must be, and refused by name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -122,9 +124,15 @@ def test_loras_of_one_expert_and_of_the_ensemble(flux, comfy_host):
     assert torch.equal(sample(comfy_host, b.patcher, a), plain)
 
 
-def test_three_experts(flux, comfy_host):
-    model = ensemble(comfy_host, random_aggregator(flux[0].patcher, 3), *(case.patcher for case in flux))
-    assert torch.isfinite(sample(comfy_host, model, flux[0])).all()
+def test_three_experts_and_fewer_of_them_at_a_position(flux, comfy_host):
+    file, models = random_aggregator(flux[0].patcher, 3), [case.patcher for case in flux]
+    seen = []
+    for k in (0, 1, 2, 3):
+        model = ensemble(comfy_host, replace(file, top_k=k), *models)
+        seen.append(sample(comfy_host, model, flux[0]))
+    assert all(torch.isfinite(latent).all() for latent in seen)
+    assert torch.equal(seen[0], seen[3])
+    assert all(mean_difference(seen[0], latent) > 1e-4 for latent in seen[1:3])
 
 
 def test_a_replacement_on_the_ensemble_acts_on_every_expert(flux, comfy_host):
