@@ -10,7 +10,7 @@ from ..afa_core.aggregator.file import load_aggregator
 from ..afa_core.host.experts.experts import Expert
 from ..afa_core.host.experts.rebuild import load_experts
 from ..afa_core.host.files import aggregator_names, aggregator_path, stamp
-from ..afa_core.host.sampling.ensemble import ensemble_record, make_ensemble
+from ..afa_core.host.sampling.ensemble import compile_aggregator, ensemble_record, make_ensemble
 from ..afa_core.host.text.clip import ensemble_clip
 from ..afa_core.routing.record import RoutingRecord
 from .live import routing_listener
@@ -83,6 +83,11 @@ class AFAEnsembleModel(io.ComfyNode):
                     tooltip="Up to this part of sampling the models are fused; after it model_1 runs alone.",
                 ),
                 *_economies(),
+                io.Boolean.Input(
+                    "compile", default=False, optional=True,
+                    tooltip="Compiles a trained aggregator with PyTorch: the first step takes minutes, those after it "
+                    "start fewer kernels. Needs a compiler: on NVIDIA Triton.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model"), RoutingType.Output(display_name="routing")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -90,16 +95,11 @@ class AFAEnsembleModel(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(
-        cls,
-        aggregator,
-        start_percent: float = 0.0,
-        end_percent: float = 1.0,
-        skip_below: float = 0.0,
-        decide_every: int = 1,
-        **models,
-    ) -> io.NodeOutput:
-        ensemble = make_ensemble(aggregator, experts(cls, models), start_percent, end_percent, skip_below, decide_every)
+    def execute(cls, aggregator, compile: bool = False, **inputs) -> io.NodeOutput:
+        widgets = {name: value for name, value in inputs.items() if not name.startswith("model_")}
+        ensemble = make_ensemble(aggregator, experts(cls, inputs), **widgets)
+        if compile:
+            compile_aggregator(ensemble)
         return io.NodeOutput(ensemble, live_record(cls, ensemble))
 
 

@@ -215,13 +215,17 @@ class Aggregator(nn.Module):
         )  # fmt: skip
         return {i: Inputs(times[n], tuple(texts[n].unbind())) for n, i in enumerate(fused)}
 
+    def point(self, index: int) -> SABW:
+        """The aggregator of fusion point `index`."""
+        return cast(SABW, self.aggregators[str(index)])
+
     def logits(self, index: int, features: Sequence[Tensor | None], inputs: Inputs, stride: int) -> Tensor:
         """Of fusion point `index`, [B, N, H, W]; as of SABW."""
-        return cast(SABW, self.aggregators[str(index)])(features, inputs, stride)
+        return self.point(index)(features, inputs, stride)
 
     def identity_bias(self, index: int) -> Tensor | None:
         """Of fusion point `index`, a scalar."""
-        return cast(SABW, self.aggregators[str(index)]).identity_bias
+        return self.point(index).identity_bias
 
     def initialise(self, generator: torch.Generator | None = None) -> Aggregator:
         """Random weights for training; a zero `conv_out` makes an untrained aggregator average."""

@@ -18,6 +18,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
+from ...fusion.compiled import CompiledAttend, check_compiler
 from ...fusion.fusion import FusionError
 from ...fusion.levels import LevelFusion
 from ...fusion.magic import MagicFusion
@@ -108,6 +109,14 @@ def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher
     module.load_state_dict(file.state)
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     return patcher(module, comfy.model_management.get_torch_device(), offload)
+
+
+def compile_aggregator(main: ModelPatcher) -> None:
+    """Lets a trained aggregator run compiled. Raises FusionError where PyTorch cannot compile."""
+    fusion = ensemble_of(main).fusion
+    if isinstance(fusion, SABWFusion):
+        check_compiler(main.load_device)
+        fusion.attend = CompiledAttend()
 
 
 def ensemble_record(main: ModelPatcher) -> RoutingRecord:

@@ -1,0 +1,72 @@
+"""An aggregator's fusion points, compiled by PyTorch: fewer kernels for the same arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import FunctionType
+
+import torch
+from torch import Tensor
+
+from ..aggregator.precision import CastAggregator
+from ..aggregator.sabw import SABW, Aggregator, Inputs
+from .fusion import Feature, FusionError, blend
+from .sabw_fusion import attend
+
+Graph = Callable[[SABW, Sequence[Tensor], Inputs], tuple[Tensor, Tensor]]
+
+
+class CompiledAttend:
+    """As `attend` of a SABWFusion.
+
+    Points of one shape share a graph, which serves latents of every size and texts of every length. Where an expert is
+    left out a point is computed as it is: every set of those who are there would be a graph of its own.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: dict[tuple[int, int], Graph] = {}
+
+    def __call__(
+        self,
+        aggregator: Aggregator | CastAggregator,
+        index: int,
+        stride: int,
+        features: Sequence[Feature],
+        inputs: Inputs,
+    ) -> tuple[Tensor, Tensor]:
+        there = [feature for feature in features if feature is not None]
+        if len(there) < len(features) or isinstance(aggregator, CastAggregator):
+            return attend(aggregator, index, stride, features, inputs)
+        shape = there[0].shape[1], stride
+        if shape not in self.graphs:
+            self.graphs[shape] = _graph(stride)
+        for feature in there:
+            torch._dynamo.maybe_mark_dynamic(feature, [0, 2, 3])
+        torch._dynamo.maybe_mark_dynamic(inputs.time, [0])
+        for keys_values in inputs.text:
+            torch._dynamo.maybe_mark_dynamic(keys_values, [1, 3])
+        return self.graphs[shape](aggregator.point(index), there, inputs)
+
+
+def _graph(stride: int) -> Graph:
+    def at_point(sabw: SABW, features: Sequence[Tensor], inputs: Inputs) -> tuple[Tensor, Tensor]:
+        return blend(features, sabw(features, inputs, stride))
+
+    # PyTorch compiles one code object a few times only, and points have more shapes than that: each has its own copy.
+    code = at_point.__code__.replace()
+    own = FunctionType(code, at_point.__globals__, at_point.__name__, None, at_point.__closure__)
+    return torch.compile(own, fullgraph=True)
+
+
+@cache
+def check_compiler(device: torch.device) -> None:
+    """Raises FusionError where PyTorch cannot compile for this device."""
+    try:
+        torch.compile(torch.nn.functional.silu)(torch.zeros(8, device=device))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FusionError(
+            f"PyTorch cannot compile the aggregator on this machine ({reason}): install what it needs (on NVIDIA Triton, on "
+            "a CPU a C++ compiler), or set compile to false."
+        ) from error
