@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from typing import NamedTuple
@@ -105,16 +105,22 @@ def kernels(counts: Counts) -> int:
 
 
 @contextmanager
-def fake_ensembles(family: Family, kinds: dict[str, dict]) -> Iterator[tuple[list, dict]]:
-    """The experts, and an ensemble of them for each kind: widgets and sizes of the aggregator. All on the fake GPU."""
+def fake_ensembles(
+    family: Family, kinds: dict[str, dict], devices: Sequence[str] = ("cuda",) * EXPERTS
+) -> Iterator[tuple[list, dict]]:
+    """The experts, and an ensemble of them for each kind: widgets and sizes of the aggregator. All on fake GPUs.
+
+    devices: of the experts
+    """
     import comfy.model_management
     from comfy.ldm.modules import attention
     from comfy.model_patcher import ModelPatcher
 
     from afa_core.host.experts.experts import Expert
 
-    gpu, meta = torch.device("cuda"), torch.device("meta")
-    experts = [Expert(ModelPatcher(network(family, "meta"), gpu, gpu), f"model_{i + 1}") for i in range(EXPERTS)]
+    gpu, meta = torch.device(devices[0]), torch.device("meta")
+    loaded = [ModelPatcher(network(family, "meta"), torch.device(device), gpu) for device in devices]
+    experts = [Expert(patcher, f"model_{i + 1}") for i, patcher in enumerate(loaded)]
     with (
         patch.object(comfy.model_management, "unet_offload_device", lambda: meta),
         patch.object(comfy.model_management, "get_torch_device", lambda: gpu),
@@ -123,7 +129,8 @@ def fake_ensembles(family: Family, kinds: dict[str, dict]) -> Iterator[tuple[lis
         ensembles = {name: _ensemble(experts, **kind) for name, kind in kinds.items()}
         with fake_gpu():
             for model in (*experts, *(e.get_additional_models()[-1] for e in ensembles.values())):
-                to_fake_gpu(getattr(model, "patcher", model).model)
+                patcher = getattr(model, "patcher", model)
+                to_fake_gpu(patcher.model, str(patcher.load_device))
         yield experts, ensembles
 
 

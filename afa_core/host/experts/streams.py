@@ -1,8 +1,13 @@
-"""One evaluation of one expert, alike for sampling and training."""
+"""One evaluation of one expert, alike for sampling and training.
+
+An expert runs on the device that its loader chose for it. Where that is another one than the first expert's, features cross
+at the fusion points, and nowhere else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -27,19 +32,41 @@ def expert_stream(
     inputs: the network's arguments; `transformer_options` is this stream's own
     own:    conditionings of this expert by the host's names; None where it has none of that name
     """
-    dtype, device = compute_dtype(expert.patcher.model), inputs["x"].device
-    control = inputs["control"] and {name: list(residuals) for name, residuals in inputs["control"].items()}
+    dtype, device, home = compute_dtype(expert.patcher.model), expert.patcher.load_device, inputs["x"].device
+    control = inputs["control"] and {
+        name: [residual if residual is None else residual.to(device) for residual in residuals]
+        for name, residuals in inputs["control"].items()
+    }
     theirs = {argument: own.get(name) for name, argument in expert.architecture.own.items()}
     inputs = {**inputs, **{name: value for name, value in theirs.items() if value is not None}}
     inputs = {
         name: value if name in ("timesteps", "transformer_options") else _cast(value, device, dtype)
         for name, value in inputs.items()
     }
+    inputs["timesteps"] = inputs["timesteps"].to(device)
     with acting(expert.own_patches):
         stream, embeddings = expert.architecture.stream(
             expert.patcher.model, {**inputs, "control": control}, left_out=left_out, checkpointing=checkpointing
         )
-    return stream_with(expert.own_patches, stream), embeddings
+    stream = stream_with(expert.own_patches, stream)
+    return stream if device == home else _abroad(stream, embeddings, device, home), embeddings
+
+
+def _abroad(stream: BlockStream, embeddings: Embeddings, device: torch.device, home: torch.device) -> BlockStream:
+    """The stream of an expert on `device`, which gives and takes features on `home`."""
+    with closing(stream):
+        feature = next(stream)
+        embeddings.time, embeddings.text = _to(home, embeddings.time), _to(home, embeddings.text)
+        while True:
+            sent = _to(device, (yield _to(home, feature)))
+            try:
+                feature = stream.send(sent)
+            except StopIteration:
+                return
+
+
+def _to(device: torch.device, tensor: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None else tensor.to(device)
 
 
 def _cast(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
