@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -62,16 +63,32 @@ def train(of: world.World, name: str, seed: int, steps: int) -> Path:
     return kept.with_stem(kept.stem + "-last")
 
 
+def ship(of: world.World, trained: Path) -> None:
+    """Beside the experts' weights, with what recognises its experts."""
+    from afa_core.aggregator.file import load_aggregator, save_aggregator
+    from afa_core.host.experts.identity import described
+
+    named = [described(expert, f"{expert.label}.safetensors", []) for expert in of.experts.experts]
+    save_aggregator(replace(load_aggregator(trained), experts=named), models.WEIGHTS / "aggregator.safetensors")
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("variants", nargs="*", metavar="variant", help=f"any of {', '.join(VARIANTS)}; default: all")
     ask.add_argument("--kind", default="near", choices=models.KINDS)
     ask.add_argument("--steps", type=int, default=STEPS)
     ask.add_argument("--seed", type=int, default=1)
+    ask.add_argument(
+        "--ship", action="store_true", help="commit the last weights of the one variant named, as far as it is trained"
+    )
     args = ask.parse_args()
     of = world.start(args.kind)
     for name in args.variants or VARIANTS:
-        train(of, name, args.seed, args.steps)
+        if args.ship:
+            kept = path(of, name, args.seed, args.steps)
+            ship(of, kept.with_stem(kept.stem + "-last"))
+        else:
+            train(of, name, args.seed, args.steps)
 
 
 if __name__ == "__main__":
