@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.nn.utils.parametrize import is_parametrized
 
-from tests.pocket import data, hostrun
-from tests.pocket.scenes import checkpoints, models, pairs, pictures, rows, statistics
+from tests.pocket import common, data, hostrun
+from tests.pocket.scenes import checkpoints, low_rank, models, pairs, pictures, rows, statistics
 
 HELD_OUT, WATCHED = ("known", "experts_only", "held_out"), ("watched_known", "watched_experts_only", "watched_unseen")
 
@@ -53,10 +54,43 @@ def test_a_scenes_caption_is_read_as_the_host_reads_it(comfy_host, tmp_path):
         torch.testing.assert_close(models.base().context(models.tokenize([parts])), theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_near_experts_are_moved_from_the_scenes_base_and_small():
-    moved = models.moves("near")
+@pytest.mark.parametrize("kind", ["near", "lora"])
+def test_experts_are_moved_from_the_scenes_base_and_small(kind):
+    moved = models.moves(kind)
     assert 0.02 < moved["length"] < 0.5 and moved["cosine"] < 0.9
-    assert sum(path.stat().st_size for path in models.WEIGHTS.glob("*.safetensors")) <= 14e6
+    assert all(models.expert_path("lora", domain).stat().st_size < 2e6 for domain in common.DOMAINS)
+    assert sum(path.stat().st_size for path in models.WEIGHTS.glob("*.safetensors")) <= 19e6
+
+
+def test_a_lora_is_trained_stored_and_loaded_as_one_change(comfy_host, tmp_path):
+    """The network with it beside its frozen weights, with it merged, and the host's with the file on the checkpoint."""
+    import comfy.sd
+
+    random, (trained, merged) = torch.Generator().manual_seed(0), (models.base() for _ in range(2))
+    before = {name: weight.clone() for name, weight in merged.unet.named_parameters()}
+    added = low_rank.attach(trained.unet)
+    assert all(torch.equal(weight, before[name]) for name, weight in _weights(trained.unet))
+    for layer in added.values():
+        layer.up.data = (0.1 * torch.randn(layer.up.shape, generator=random)).half().float()
+        layer.down.data = layer.down.data.half().float()
+    lora = low_rank.state(trained.unet)
+    low_rank.merge(merged.unet, lora)
+    nodes = hostrun.start(tmp_path)
+    checkpoints.ensure(tmp_path, [checkpoints.BASE])
+    model = comfy.sd.load_lora_for_models(hostrun.load(nodes, checkpoints.BASE)[0], None, lora, 1.0, 0.0)[0]
+    model.patch_model()
+    hosts = dict(model.model.diffusion_model.named_parameters())
+    expected = _weights(trained.unet)
+    assert len(model.patches) == len(expected) == len(added)
+    for name, weight in expected:
+        assert (weight - before[name]).norm() > 1e-3 * weight.norm()
+        torch.testing.assert_close(merged.unet.get_parameter(name), weight)
+        torch.testing.assert_close(hosts[name].float(), weight, atol=2e-3, rtol=2e-3)  # the checkpoint's float16
+
+
+def _weights(unet):
+    """Those that carry a LoRA, with it, by their names in an ordinary network."""
+    return [(f"{name}.weight", m.weight.detach()) for name, m in unet.named_modules() if is_parametrized(m)]
 
 
 def test_the_weight_of_the_right_expert_is_read_in_its_half():

@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import load_file
 
 from .. import common, data, diffusion, others, packing, text
-from . import pictures
+from . import low_rank, pictures
 
 WEIGHTS = common.WEIGHTS / "scenes"
-KINDS = ("near", "far")
+KINDS = ("near", "far", "lora")
 
 
 class Both(torch.nn.Module):
@@ -66,6 +66,9 @@ def base() -> Both:
 def expert(kind: str, domain: str) -> Both:
     both = base()
     packed = load_file(expert_path(kind, domain))
+    if kind == "lora":
+        low_rank.merge(both.unet, packed)
+        return both
     both.unet.load_state_dict(
         {k: v.float() for k, v in packing.unpack(packed, load_file(WEIGHTS / "base.safetensors")).items()}
     )

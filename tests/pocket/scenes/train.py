@@ -1,7 +1,7 @@
 """Trains the scenes' base and its experts: python tests/pocket scenes.train [stages ...] [--minutes M]
 
 Stages: base (with the text encoder, from the base of single pictures), near_people, far_things and so on (from the base,
-the text encoder frozen). Each can be interrupted and resumed (state in .pocket/), starts from a fixed seed, and writes
+the text encoder frozen), lora_people and so on (LoRAs of the base, from the pictures of the near experts). Each can be interrupted and resumed (state in .pocket/), starts from a fixed seed, and writes
 its weights to weights/scenes/ when it ends; a stage whose weights are there is skipped.
 """
 
@@ -14,15 +14,15 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from .. import clock, common, diffusion, packing, unet  # noqa: E402
-from . import models, pictures  # noqa: E402
+from . import low_rank, models, pictures  # noqa: E402
 
 STAGES = ("base", *(f"{kind}_{domain}" for kind in models.KINDS for domain in common.DOMAINS))
-MINUTES = {"base": 22.0, "near": 6.0, "far": 5.0}
+MINUTES = {"base": 22.0, "near": 6.0, "far": 5.0, "lora": 5.0}
 BATCH = {"pairs": 32, "singles": 64}
 SINGLES_EVERY = 4
 """Every so manieth step shows single pictures."""
-PEAK = {"base": 1.2e-3, "near": 8e-4, "far": 8e-4}
-DECAY = {"base": 0.998, "near": 0.995, "far": 0.995}
+PEAK = {"base": 1.2e-3, "near": 8e-4, "far": 8e-4, "lora": 3e-3}
+DECAY = {"base": 0.998, "near": 0.995, "far": 0.995, "lora": 0.995}
 """Of the average of the weights."""
 
 
@@ -48,12 +48,12 @@ def train(stage: str, minutes: float) -> None:
     kind = stage.partition("_")[0]
     base = kind == "base"
     both = models.first() if base else models.base()
-    sources = [Source(pool, batch) for pool, batch in zip(pictures.pools(stage), BATCH.values(), strict=True)]
-    both.train().unet.requires_grad_(True)
+    sources = [Source(pool, batch) for pool, batch in zip(pictures.pools(_shown(stage)), BATCH.values(), strict=True)]
+    both.train().unet.requires_grad_(kind != "lora")
     for module in both.unet.modules():
         if not base and isinstance(module, torch.nn.Dropout):
             module.p = diffusion.EXPERT_DROPOUT
-    trained = both if base else both.unet
+    trained = both if base else low_rank.attach(both.unet) if kind == "lora" else both.unet
     params = [p for p in trained.parameters() if p.requires_grad]
     opt = torch.optim.AdamW(params, lr=PEAK[kind], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = clock.Ema(trained, DECAY[kind])
@@ -80,14 +80,21 @@ def train(stage: str, minutes: float) -> None:
     run.say(f"done after {run.step} steps")
 
 
+def _shown(stage: str) -> str:
+    """The pool of a stage."""
+    return stage.replace("lora", "near")
+
+
 def write(stage: str, both: models.Both) -> None:
-    """The averaged weights as they are committed: float16, an expert as 8-bit differences from the base."""
+    """The averaged weights as they are committed: float16, an expert as 8-bit differences from the base, a LoRA as itself."""
     models.WEIGHTS.mkdir(exist_ok=True)
     weights = both.unet.state_dict()
     if stage == "base":
         words = {k: v.detach() if k == "vocabulary" else v.detach().half() for k, v in both.text.state_dict().items()}
         save_file({k: v.contiguous() for k, v in words.items()}, models.WEIGHTS / "text_encoder.safetensors")
         packed = {k: v.half() for k, v in weights.items()}
+    elif stage.startswith("lora"):
+        packed = low_rank.state(both.unet)
     else:
         packed = packing.pack(weights, load_file(models.WEIGHTS / "base.safetensors"))
     save_file({k: v.contiguous() for k, v in packed.items()}, models.WEIGHTS / f"{stage}.safetensors")

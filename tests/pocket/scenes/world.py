@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afa_core.aggregator.config import AggregatorConfig
 from tests.support.comfy.inprocess import Host
 
-from .. import aggregator
-from . import checkpoints
+from .. import aggregator, common
+from . import checkpoints, models
 
 if TYPE_CHECKING:
     from afa_core.host.training.frozen_experts import HostExperts
@@ -48,23 +50,59 @@ class World:
 
 
 def start(kind: str) -> World:
-    """kind: "near" or "far"."""
+    """kind: of models.KINDS."""
     running = aggregator.host()
     from afa_core.host.experts.experts import Expert
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
 
+    alone, experts = _loras(running) if kind == "lora" else _checkpoints(running, kind)
+    with outside_inference():
+        world = World(
+            running,
+            kind,
+            {name: HostExperts([Expert(model, name)]) for name, model in alone.items()},
+            HostExperts([Expert(model, name) for name, model in experts.items()]),
+        )
+        for frozen in (*world.alone.values(), world.experts):
+            frozen.load(SHAPE)
+    return world
+
+
+def _checkpoints(running: Host, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(models that are evaluated alone, experts), by name."""
     names = checkpoints.expert_names(kind)
-    checkpoints.ensure(Path(running.base, "models", "checkpoints"), [checkpoints.BASE, *names])
+    base = _base(running, *names)
     loaded = {name: model for name, (model, *_) in zip(names, aggregator.load_experts(running, names), strict=True)}
-    ((base, *_),) = aggregator.load_experts(running, [checkpoints.BASE])
     # A merge patches its first model's network in place, so it gets models of its own.
     apart = [model for model, *_ in aggregator.load_experts(running, names)]
     (merged,) = running.call("AFAMergeModels", **{f"model_{i}": model for i, model in enumerate(apart, start=1)})
-    with outside_inference():
-        alone = {
-            name: HostExperts([Expert(model, name)]) for name, model in (("base", base), ("weighted merge", merged))
-        }
-        experts = HostExperts([Expert(model, name) for name, model in loaded.items()])
-        for frozen in (*alone.values(), experts):
-            frozen.load(SHAPE)
-    return World(running, kind, alone, experts)
+    return {"base": base, "weighted merge": merged}, loaded
+
+
+def _loras(running: Host) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of LoRAs, which share the base as experts. All of them stacked is what they are put together by without an ensemble.
+
+    At equal strengths of sum 1 a stack is the weighted merge.
+    """
+    for domain in common.DOMAINS:
+        path = models.expert_path("lora", domain)
+        shutil.copy(path, Path(running.base, "models", "loras", path.name))
+
+    def patched(model: Any, strength: float, domains: Sequence[str]) -> Any:
+        for domain in domains:
+            name = models.expert_path("lora", domain).name
+            (model,) = running.call("LoraLoaderModelOnly", model=model, lora_name=name, strength_model=strength)
+        return model
+
+    stacks = {f"all stacked at {name}": strength for name, strength in (("1/3", 1 / 3), ("1", 1.0))}
+    stacked = {name: patched(_base(running), strength, common.DOMAINS) for name, strength in stacks.items()}
+    base = _base(running)
+    experts = {f"lora_{domain}": patched(base, 1.0, [domain]) for domain in common.DOMAINS}
+    return {"base": _base(running), **stacked}, experts
+
+
+def _base(running: Host, *beside: str) -> Any:
+    """The base from its file, with weights of its own, and the files of these experts."""
+    checkpoints.ensure(Path(running.base, "models", "checkpoints"), [checkpoints.BASE, *beside])
+    ((base, *_),) = aggregator.load_experts(running, [checkpoints.BASE])
+    return base
