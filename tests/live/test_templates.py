@@ -10,6 +10,7 @@ from tests.support.stand_ins import stand_ins
 
 SHORT = {
     "EmptyLatentImage": {"width": 64, "height": 64},
+    "EmptySD3LatentImage": {"width": 64, "height": 64},
     "KSampler": {"steps": 2},
     "AFACompare": {"width": 64, "height": 64, "steps": 2, "seeds": "1"},
     "AFAProbe": {"pictures": 4, "noises": 2, "resolution": 64},

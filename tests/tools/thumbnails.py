@@ -41,6 +41,7 @@ COMMON = {
     "Prompt": {"text": PROMPT},
     "Negative prompt": {"text": ""},
     "EmptyLatentImage": {"width": 64, "height": 64},
+    "EmptySD3LatentImage": {"width": 64, "height": 64},
     "KSampler": {**SAMPLING, "steps": STEPS, "seed": 1},
     "AFATrainer": {
         "steps": 60, "batch_size": 8, "resolution": 64, "hidden_size": 64, "num_layers": 1, "num_heads": 4, "warmup_steps": 10,
@@ -129,6 +130,11 @@ def three_loras(run: Runner) -> Image.Image:
     return stacked([(run.saved(), "one checkpoint, three LoRAs")], own)
 
 
+def three_loras_dit(run: Runner) -> Image.Image:
+    own = [(picture, f"LoRA {i}") for i, picture in enumerate(run.alone("LoraLoaderModelOnly"), start=1)]
+    return stacked([(run.saved(), "one DiT, three LoRAs")], own)
+
+
 def control_and_high_res(run: Runner) -> Image.Image:
     return stacked([(run.saved(), "ControlNet, then high-res fix")])
 
@@ -183,7 +189,7 @@ def auto_block_merge(run: Runner) -> Image.Image:
 THUMBNAILS: dict[str, Callable[[Runner], Image.Image]] = {
     draw.__name__: draw
     for draw in (
-        quick_start, sd15_ensemble, sdxl_with_loras, three_loras, control_and_high_res, probe_experts, train_aggregator,
+        quick_start, sd15_ensemble, sdxl_with_loras, three_loras, three_loras_dit, control_and_high_res, probe_experts, train_aggregator,
         train_from_prompts, distil_to_lora, compare_methods, ensemble_from_file, auto_block_merge,
     )
 }  # fmt: skip
@@ -240,7 +246,8 @@ def pocket_files(base: Path) -> None:
     (models / "afa" / "your_aggregator_1_2_3.safetensors").write_bytes(TRAINED.read_bytes())
     for number, expert in enumerate(EXPERTS, start=1):
         state = extracted_lora(checkpoints / f"{expert}.safetensors", checkpoints / "pocket_base.safetensors")
-        save_file(state, models / "loras" / f"your_lora_{number}.safetensors")
+        for kind in ("lora", "dit_lora"):
+            save_file(state, models / "loras" / f"your_{kind}_{number}.safetensors")
     (base / "input" / "my_prompts" / "prompts.txt").write_text("\n".join(SUBJECTS))
     (base / "input" / "my_prompts" / "held_out.txt").write_text(SUBJECTS[0])
     pictures = base / "input" / "my_pictures"
@@ -260,7 +267,7 @@ def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         base = make_base(Path(scratch))
         assemble.ensure(base / "models" / "checkpoints")
-        with stand_ins(base, EXPERTS, ["pocket_base", "pocket_base"]), LiveServer(base) as server:
+        with stand_ins(base, EXPERTS, ["pocket_base", "pocket_base"], "pocket_base"), LiveServer(base) as server:
             pocket_files(base)
             known_pictures(base / "input" / KNOWN["prompt_folder"])
             for name in names or THUMBNAILS:
