@@ -359,9 +359,17 @@ def test_gradients_of_a_transformer_computed_again(comfy_host, pack):
     assert kept.abs().max() > 0 and torch.equal(kept, again)
 
 
-@pytest.mark.parametrize("name", ["tiny_flux_a", "tiny_qwen_a"])
-def test_experts_of_a_transformer(comfy_host, pack, name):
-    """Each in a thread of its own, all on one network, in lockstep."""
+@settings(
+    max_examples=8, deadline=None, database=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    name=st.sampled_from(["tiny_flux_a", "tiny_lumina_a", "tiny_zimage_a", "tiny_qwen_a"]),
+    stacks=st.lists(STACKS, min_size=2, max_size=4),
+    common=STACKS,
+)
+def test_every_expert_of_a_transformer_is_its_stack_alone(comfy_host, pack, name, stacks, common):
+    """Each in a thread of its own, all on one network, in lockstep, following each expert in turn."""
     import comfy.model_management as memory
 
     from afa_core.fusion.fusion import FusionState
@@ -373,34 +381,40 @@ def test_experts_of_a_transformer(comfy_host, pack, name):
 
     case = load(comfy_host, name)
     loras = [
-        make_lora(comfy_host.base, case.patcher, name=f"{name}_{seed}", seed=seed, everywhere=True) for seed in range(2)
+        make_lora(comfy_host.base, case.patcher, name=f"{name}_{seed}", seed=seed, everywhere=True) for seed in range(3)
     ]
-    models = [case.patcher] + [
-        comfy_host.call("LoraLoaderModelOnly", model=case.patcher, lora_name=lora, strength_model=0.5)[0]
-        for lora in loras
-    ]
+
+    def patched(model, stack):
+        for number, strength in stack:
+            inputs = {"model": model, "lora_name": loras[number], "strength_model": strength}
+            model = comfy_host.call("LoraLoaderModelOnly", **inputs)[0]
+        return model
+
+    trunk = patched(case.patcher, common)
+    models = [patched(trunk, stack) for stack in stacks]
     inputs = case.inputs()
     expected = []
-    for model in models:
+    for model in (case.patcher, *models):
         memory.load_models_gpu([model])
         expected.append(by_host(case, inputs))
+    plain = expected.pop(0)
     experts = share_networks([Expert(model, f"model_{i}") for i, model in enumerate(models)])
     assert len({id(expert.patcher.model) for expert in experts}) == 1
-    found = []
-
-    def fusion(point, features, state):
-        found[:] = features
-        return features
-
     memory.load_models_gpu([experts[0].patcher, *(expert.beside for expert in experts if expert.beside)])
-    with torch.inference_mode():
-        streams, embeddings = zip(
-            *(expert_stream(expert, case.named(inputs, None, {}), {}) for expert in experts), strict=True
-        )
-        lockstep(streams, case.points, fusion, FusionState(embeddings))
-    for mine, theirs in zip(found, expected, strict=True):
-        assert close(mine.reshape(theirs.shape), theirs)
-    assert not close(expected[1], expected[2], 1e-2)
+    for chosen, alone in enumerate(expected):
+
+        def one_hot(point, features, state, chosen=chosen):
+            return [features[chosen].clone()] * len(features)
+
+        with torch.inference_mode():
+            streams, embeddings = zip(
+                *(expert_stream(expert, case.named(inputs, None, {}), {}) for expert in experts), strict=True
+            )
+            found = lockstep(streams, case.points, one_hot, FusionState(embeddings))
+        assert close(found.reshape(alone.shape), alone)
+        moved = [sum(s for n, s in (*common, *stacks[chosen]) if n == number) for number in range(len(loras))]
+        assert close(alone, plain, 1e-2) == (not any(moved))
+    comfy_host.release()
 
 
 # ------------------------------------------------------------------ documents
