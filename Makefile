@@ -2,7 +2,7 @@
 #   make demo     the quick start, through a live ComfyUI server, on the pocket experts
 #   make test     linter, type checker, unit tests of the front end, and all tests against a real ComfyUI
 #   make bench    speed and memory
-#   make tables   the paper's tables on the pocket experts; a second run goes on where the first was stopped
+#   make tables   the paper's tables on scenes, watched lists; TABLES=--final looks at the held-out ones; a second run goes on where the first was stopped
 #   make pocket   trains the pocket experts again
 # COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements go into an environment beside .venv.
 

@@ -1,26 +1,42 @@
-"""make tables: every system of the paper on the pocket experts. python -m tests.tables [--budget full|short|quick]
+"""make tables: every row of the paper on scenes. python -m tests.tables [lists ...] [--budget quick] [--final]
 
-Goes on where a stopped run was: every finished row is on disk, under a fingerprint of the weights and settings that
-it depends on. `quick` writes beside docs/results/tables.md.
+By default on the watched lists. `--final` looks at the held-out lists and writes docs/results/tables.md: once, at the end
+(tests/pocket/PROTOCOL.md). Everything else writes to .pocket/tables/. Goes on where a stopped run was: every finished row is
+on disk, under a fingerprint of the weights and settings that it depends on. Aggregators come from models/afa of .pocket/base,
+where `python -m tests.pocket.scenes.aggregators` leaves them; those that are absent are named.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 
-from tests.support.comfy.bootstrap import REPOSITORY
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from .budget import BUDGETS, QUICK
-from .document import document
-from .world import FOLDER, start
+from tests.pocket.scenes import aggregators, datasets  # noqa: E402
+from tests.support.comfy.bootstrap import REPOSITORY  # noqa: E402
+
+from .budget import BUDGETS, FULL  # noqa: E402
+from .document import document  # noqa: E402
+from .questions import FINAL  # noqa: E402
+from .world import FOLDER, start  # noqa: E402
 
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--budget", choices=BUDGETS, default="full")
-    budget = BUDGETS[ask.parse_args().budget]
-    text = document(start(budget))
-    path = FOLDER / "quick.md" if budget is QUICK else REPOSITORY / "docs" / "results" / "tables.md"
+    ask.add_argument("lists", nargs="*", default=datasets.WATCHED, help="of pairs.tsv; default: the watched ones")
+    ask.add_argument(
+        "--final", action="store_true", help="known, experts_only and held_out, into docs/results/tables.md"
+    )
+    ask.add_argument("--budget", choices=BUDGETS, default=FULL.name)
+    ask.add_argument("--steps", type=int, default=aggregators.STEPS, help="of the aggregators' trainings")
+    args = ask.parse_args()
+    names = list(FINAL if args.final else args.lists)
+    text = document(start(BUDGETS[args.budget]), names, args.steps, " ".join(sys.argv[1:]))
+    path = FOLDER / f"{args.budget}_{'_'.join(names)}.md"
+    if args.final and args.budget == FULL.name:
+        path = REPOSITORY / "docs" / "results" / "tables.md"
     path.write_text(text)
     print(f"{text}\nwritten to {path.relative_to(REPOSITORY)}")
 

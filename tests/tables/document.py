@@ -2,69 +2,97 @@
 
 from __future__ import annotations
 
-from . import trainings, words
+from collections.abc import Iterator
+
+from tests.pocket.scenes.aggregators import SETTINGS
+
+from . import words
 from .fewer_steps import contenders, fewer_steps
+from .limits import limits
 from .loss_tables import loss_table
-from .measure import Rows, loss_rows, picture_rows
+from .measure import Rows, by_variant, loss_rows, picture_rows
 from .numbers_of_experts import numbers_of_experts
-from .paper import beside_ours
-from .picture_tables import EACH, picture_table
-from .questions import PictureSet, picture_sets
-from .search import METHODS, searched, subjects
-from .systems import AFA, System, systems
-from .trainings import ABLATIONS, CHANGES, FULL
-from .world import World
+from .paper import beside_ours, claims
+from .picture_scores import SHOWN
+from .picture_tables import picture_table, routing_table
+from .questions import PAINTED, PairList, painted_list, pair_lists
+from .search import METHODS, searched
+from .systems import AVERAGES, System, systems
+from .trained import ABLATIONS, FULL, OURS, SEEDS, missing, trained
+from .world import World, trained_kinds
+
+Sections = Iterator[tuple[str, str, str]]
+"""(title, words, table)"""
+UNPAINTED = (
+    "MBW GRAD_V",
+    "MBW SMOOTHSTEP",
+    "autoMBW (CMA-ES)",
+    "MagicFusion, people and animals",
+    "last block average",
+)
+"""Noise loss alone: painting takes most of the time, and each has a relative that is painted."""
 
 
-def document(world: World) -> str:
-    """Measures what is not on disk yet, what needs no training first, and writes it all down."""
-    sets, rows = picture_sets(world), systems(world)
-    for pictures in sets:
-        loss_rows(world, [s for s in rows if not s.trained or s.name == AFA], pictures)
-    trainings.train_all(world)
-    losses = [loss_rows(world, rows, pictures) for pictures in sets]
-    painted = [picture_rows(world, rows, sets[0], world.budget.steps)]
-    racing = contenders(rows, losses[0], sets[0])
-    last = [
-        ("Fewer steps, held-out names", words.FEWER, fewer_steps(world, racing, sets[0])),
-        ("Number of experts", words.NUMBERS, numbers_of_experts(world, sets)),
-        ("What autoMBW found", _about_searches(world), _searches(world)),
-    ]
-    painted += [picture_rows(world, rows, s, world.budget.steps) for s in sets[1 : world.budget.painted_sets]]
-    parts = [words.head(world, rows, sets)]
-    parts += [_section(*section) for section in _by_set(world, rows, losses, painted, sets)]
-    parts += [_section(*section) for section in last]
-    return "\n".join(parts)
+def document(world: World, names: list[str], steps: int, arguments: str) -> str:
+    """Measures what is not on disk yet, and writes it all down. steps: of the aggregators' trainings."""
+    lists = pair_lists(world, names)
+    worlds = {kind: world.of_kind(kind) for kind in trained_kinds()}
+    rows = {kind: systems(w, trained(w, steps)) for kind, w in worlds.items()}
+    near = rows[world.kind]
+    losses = {
+        pairs.name: {kind: by_variant(loss_rows(w, rows[kind], pairs)) for kind, w in worlds.items()} for pairs in lists
+    }
+    ours = reference([system.name for system in near])
+    sections = [*_losses(near, lists, losses, ours, steps)]
+    shown = painted_list(world, names)
+    if shown:
+        (asked,) = [pairs for pairs in lists if pairs.name.endswith(PAINTED)]
+        drawn = [s for s in near if s.name not in UNPAINTED and not any(s.name.endswith(f", seed {n}") for n in SEEDS)]
+        painted = picture_rows(world, drawn, shown, world.budget.steps)
+        held = limits(drawn, losses[asked.name], asked, painted, shown, ours)
+        about = words.LIMITS.format(losses=asked.title, painted=shown.title)
+        racing = contenders(drawn, losses[asked.name][world.kind], ours)
+        sections = [("What must hold", about, held), *sections, *_pictures(drawn, painted, shown, ours)]
+        sections.append(("Fewer steps", words.FEWER.format(ours=ours), fewer_steps(world, racing, shown)))
+    sections.append(("Number of experts", words.NUMBERS, numbers_of_experts(world, lists)))
+    budget = world.budget
+    about = words.SEARCH.format(merges=budget.merges, pairs=budget.merge_pairs)
+    sections.append(("What autoMBW found", about, _searches(world)))
+    absent = [name for w in worlds.values() for name in missing(w, steps)]
+    head = words.head(world, near, shown, absent, arguments)
+    return "\n".join([head, *(f"## {title}\n\n{text}\n\n{table}\n" for title, text, table in sections)])
 
 
-def _by_set(world: World, rows: list[System], losses: list[Rows], painted: list[Rows], sets: list[PictureSet]):
-    """(title, words, table) of the paper's claims, the systems and the ablations, on each set."""
-    brief = words.ABLATIONS.format(steps=world.budget.training_steps, batch=CHANGES["batch_size"])
-    for number, (s, by_loss) in enumerate(zip(sets, losses, strict=True)):
-        claims = [f"By noise loss:\n\n{beside_ours(by_loss, 'losses', True, [p.subject for p in s.pictures])}"]
-        for metric in EACH if number < len(painted) else ():
-            verdicts = beside_ours(painted[number], metric, False, [p.subject for p in s.painted])
-            claims.append(f"By {metric}:\n\n{verdicts}")
-        yield f"The paper beside ours: {s.title}", words.PAPER, "\n\n".join(claims)
-    for s, found in zip(sets, losses, strict=True):
-        yield f"Noise loss: {s.title}", words.LOSS, loss_table(found, s, AFA)
-    for s, found in zip(sets, losses, strict=True):
-        parts = {name: found[name] for name in (*ABLATIONS, "block average", "noise average")}
-        yield f"Ablations: {s.title}", brief, loss_table(parts, s, FULL)
-    for s, found in zip(sets, painted, strict=False):
-        yield f"Pictures: {s.title}", words.PICTURES, picture_table(rows, found, s)
+def reference(names: list[str]) -> str:
+    """What the others are compared with: the default aggregator, or what stands in for it while it is not trained."""
+    return next(name for name in (OURS, FULL, AVERAGES[0]) if name in names)
 
 
-def _section(title: str, text: str, table: str) -> str:
-    return f"## {title}\n\n{text}\n\n{table}\n"
+def _losses(
+    near: list[System], lists: list[PairList], losses: dict[str, dict[str, Rows]], ours: str, steps: int
+) -> Sections:
+    for pairs in lists:
+        found = losses[pairs.name]
+        for kind, rows in found.items():
+            verdicts = beside_ours(rows, claims(near, ours), "losses", pairs)
+            yield f"The paper beside ours by noise loss, {kind} experts: {pairs.title}", words.PAPER, verdicts
+    for pairs in lists:
+        yield f"Noise loss: {pairs.title}", words.LOSS.format(ours=ours), loss_table(losses[pairs.name], pairs, ours)
+    about = words.ABLATIONS.format(steps=steps, batch=SETTINGS["batch_size"])
+    kept = {FULL, *ABLATIONS, *AVERAGES}
+    for pairs in lists:
+        parts = {kind: {n: r for n, r in rows.items() if n in kept} for kind, rows in losses[pairs.name].items()}
+        yield f"Ablations: {pairs.title}", about, loss_table(parts, pairs, FULL)
+
+
+def _pictures(drawn: list[System], painted: Rows, shown: PairList, ours: str) -> Sections:
+    verdicts = beside_ours(painted, claims(drawn, ours), SHOWN[-1], shown)
+    yield f"The paper beside ours by both subjects right: {shown.title}", words.PAPER, verdicts
+    yield f"Pictures: {shown.title}", words.PICTURES, picture_table(drawn, painted, shown, ours)
+    yield f"Routing: {shown.title}", words.ROUTING, routing_table(painted, shown)
 
 
 def _searches(world: World) -> str:
     """The first line of each node's report: its best score and that of equal shares."""
-    reports = {name: searched(world, method)[1].splitlines()[:2] for name, method in METHODS.items()}
+    reports = {name: searched(world, method)[1].splitlines()[:1] for name, method in METHODS.items()}
     return "\n".join(f"- {name}: {'; '.join(lines)}." for name, lines in reports.items())
-
-
-def _about_searches(world: World) -> str:
-    budget = world.budget
-    return words.SEARCH.format(merges=budget.merges, names=len(subjects(budget.merge_subjects)))

@@ -1,38 +1,46 @@
-"""Quality against steps, and against network evaluations, of AFA, the best expert and the best baseline."""
+"""Quality against steps, and against network evaluations, of ours, the best expert and the best baseline."""
 
 from __future__ import annotations
 
 from .markdown import table
 from .measure import Rows, picture_rows
-from .picture_tables import EACH, SETS, numbers
-from .questions import PictureSet
-from .statistics import by_domain
-from .systems import AFA, System
-from .world import EXPERTS, World
+from .picture_scores import SHOWN
+from .picture_tables import FORMATS, HEAD, numbers
+from .questions import PairList
+from .statistics import difference, mean
+from .systems import System
+from .world import World
 
 
-def contenders(systems: list[System], losses: Rows, pictures: PictureSet) -> list[System]:
-    """AFA, the expert with the lowest noise loss, and of the other rows without training the one with the lowest."""
-    free = [s for s in systems if s.name != AFA and not s.trained and s.name not in EXPERTS]
+def contenders(systems: list[System], losses: Rows, ours: str) -> list[System]:
+    """Ours, the baseline with the lowest noise loss, and the expert with the lowest."""
 
-    def best(rows: list[System]) -> System:
-        return min(rows, key=lambda s: by_domain(losses[s.name]["losses"], pictures)[0])
+    def best(kind: str) -> System:
+        rows = [s for s in systems if s.kind == kind and s.name not in (ours, "base")]
+        return min(rows, key=lambda s: mean(losses[s.name]["losses"]))
 
-    of_name = {s.name: s for s in systems}
-    return [of_name[AFA], best([of_name[name] for name in EXPERTS]), best(free)]
+    (own,) = [s for s in systems if s.name == ours]
+    return [own, best("free"), best("base")]
 
 
-def fewer_steps(world: World, systems: list[System], pictures: PictureSet) -> str:
-    """Each at the same numbers of steps; and, where it is cheaper than AFA, at as many evaluations as AFA has."""
-    counts = world.budget.step_counts
+def fewer_steps(world: World, racing: list[System], pairs: PairList) -> str:
+    found = {
+        (s.name, steps): picture_rows(world, [s], pairs, steps)[s.name]
+        for s in racing
+        for steps in world.budget.step_counts
+    }
     lines = []
-    for system in systems:
-        equal = {steps * systems[0].networks // system.networks for steps in counts[:-1]}
-        for steps in sorted({*counts, *equal}):
-            row = picture_rows(world, [system], pictures, steps)[system.name]
-            texts = [f"{v:.{digits}f}" for v, digits in zip(numbers(row), (1, 2, 4, 4), strict=True)]
-            lines.append(
-                (2 * steps * system.networks, [system.name, str(steps), *texts, f"{row['paint_seconds']:.2f}"])
-            )
-    head = ["evaluations", "system", "steps", *SETS, *EACH, "seconds a picture"]
-    return table(head, [[str(evaluations), *rest] for evaluations, rest in sorted(lines, key=lambda line: line[0])])
+    for system in racing:
+        for steps in world.budget.step_counts:
+            row = found[system.name, steps]
+            texts = [f"{value:{f}}" for value, f in zip(numbers(row), FORMATS, strict=True)]
+            evaluations = 2 * steps * system.networks
+            lines.append((evaluations, [system.name, str(steps), *texts, f"{row['paint_seconds']:.2f}"]))
+    rows = [[str(evaluations), *rest] for evaluations, rest in sorted(lines, key=lambda line: line[0])]
+    ours, baseline, _ = racing
+    half, full = world.budget.step_counts[-2:]
+    won = difference(found[ours.name, half][SHOWN[-1]], found[baseline.name, full][SHOWN[-1]], pairs)
+    return (
+        f"{table(['evaluations', 'row', 'steps', *HEAD, 'seconds a picture'], rows)}\n\nBoth right, {ours.name} with {half} steps minus "
+        f"{baseline.name} with {full} steps: {won}. Surely more often: {'yes' if won.sign > 0 else '**no**'}."
+    )

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from .markdown import columns, table
 from .measure import Rows
-from .questions import PictureSet
-from .statistics import by_domain, difference
-
-HEAD = ["system", "all", "people", "animals", "things"]
+from .questions import PairList
+from .statistics import difference, mean
 
 
-def loss_table(rows: Rows, pictures: PictureSet, reference: str) -> str:
-    """Every system's loss by domain, and how much lower the reference's is, paired."""
-    subjects = [picture.subject for picture in pictures.pictures]
-    cells = columns([by_domain(row["losses"], pictures) for row in rows.values()], [".4f"] * 4, [True] * 4)
-    lines = []
-    for (name, row), numbers in zip(rows.items(), cells, strict=True):
-        against = "" if name == reference else str(difference(rows[reference]["losses"], row["losses"], subjects))
-        lines.append([name, *numbers, against])
-    return table([*HEAD, f"{reference} minus it (95 %)"], lines)
+def loss_table(found: dict[str, Rows], pairs: PairList, reference: str) -> str:
+    """Every row's loss with each set of experts, and how much lower the reference's is, paired."""
+    names = list(dict.fromkeys(name for rows in found.values() for name in rows))
+    cells: dict[str, list[str]] = {name: [label(name, found)] for name in names}
+    for rows in found.values():
+        numbers = columns([[mean(row["losses"])] for row in rows.values()], [".4f"], [True])
+        means = dict(zip(rows, (text for (text,) in numbers), strict=True))
+        for name in names:
+            against = name in rows and reference in rows and name != reference
+            cells[name] += [
+                means.get(name, "-"),
+                str(difference(rows[reference]["losses"], rows[name]["losses"], pairs)) if against else "",
+            ]
+    head = [cell for kind in found for cell in (f"{kind} experts", f"{reference} minus it (95 %)")]
+    return table(["row", *head], list(cells.values()))
+
+
+def label(name: str, found: dict[str, Rows]) -> str:
+    seeds = max(rows[name].get("seeds", 1) for rows in found.values() if name in rows)
+    return name if seeds == 1 else f"{name} ({seeds} seeds)"

@@ -8,17 +8,22 @@ import torch
 from torch import Tensor
 
 from .questions import Question
+from .world import World
 
 TIMESTEPS = 1000
 
 
 @torch.inference_mode()
-def noise_losses(models: Sequence, questions: list[Question]) -> list[float]:
-    """Mean squared error of the prediction for the prompt, without guidance: one a picture and look.
+def noise_losses(world: World, models: Sequence, questions: list[Question]) -> Tensor:
+    """Mean squared error of the prediction for the prompt, without guidance: one a pair and look.
 
     models: one MODEL, or several that share the sampling in equal parts, the first from the most noise on.
     """
-    return torch.cat([_shared_out(models, question) for question in questions]).tolist()
+    found = []
+    for question in questions:
+        world.oracle.domains = question.domains
+        found.append(_shared_out(models, question))
+    return torch.cat(found)
 
 
 def _shared_out(models: Sequence, question: Question) -> Tensor:

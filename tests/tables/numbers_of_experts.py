@@ -1,44 +1,43 @@
-"""Two, three and four experts: loss, time and memory, each aggregator trained alike."""
+"""Two, three and four experts under the noise average: loss, time and memory, with no training in between."""
 
 from __future__ import annotations
 
-from . import trainings
 from .markdown import table
 from .measure import loss_rows
 from .noise_loss import noise_losses
-from .questions import PictureSet
-from .statistics import by_domain
-from .systems import System, ensemble
-from .world import World
+from .questions import PairList
+from .statistics import mean
+from .systems import AVERAGES, System, static
+from .world import BASE, World
 
 ROUNDS = 5
+NUMBERS = (2, 3, 4)
 
 
-def numbers_of_experts(world: World, sets: list[PictureSet]) -> str:
-    rows = {
-        number: ensemble(f"{number} experts", t.file, t.digest, t.experts)
-        for number, t in trainings.by_number(world).items()
-    }
-    losses = [loss_rows(world, list(rows.values()), pictures) for pictures in sets]
-    costs = world.store.row("cost of experts", [r.depends for r in rows.values()], lambda: _costs(world, rows, sets[0]))
+def numbers_of_experts(world: World, lists: list[PairList]) -> str:
+    everyone, method = (*world.experts, BASE), AVERAGES[0]
+    rows = {n: static(f"{method} of {n}", method, everyone[:n]) for n in NUMBERS}
+    losses = [loss_rows(world, list(rows.values()), pairs) for pairs in lists]
+    costs = world.store.row(
+        f"{world.kind} cost of experts", [world.digest, world.budget.name], lambda: _costs(world, rows, lists[0])
+    )
     lines = []
     for number, system in rows.items():
-        means = [f"{by_domain(found[system.name]['losses'], s)[0]:.4f}" for found, s in zip(losses, sets, strict=True)]
-        names = ", ".join(name.removeprefix("pocket_") for name in trainings.ALL[:number])
+        names = ", ".join(name.removeprefix("scenes_") for name in everyone[:number])
+        means = [f"{mean(found[system.name]['losses']):.4f}" for found in losses]
         milliseconds, megabytes = costs[str(number)]
         lines.append([str(number), names, *means, f"{milliseconds:.1f}", f"{megabytes:.1f}"])
-    return table(
-        ["experts", "which", *(f"loss, {s.short}" for s in sets), "ms a picture and evaluation", "weights, MB"], lines
-    )
+    head = [f"loss, {pairs.name}" for pairs in lists]
+    return table(["experts", "which", *head, "ms a picture and evaluation", "weights, MB"], lines)
 
 
-def _costs(world: World, rows: dict[int, System], pictures: PictureSet) -> dict[str, tuple[float, float]]:
+def _costs(world: World, rows: dict[int, System], pairs: PairList) -> dict[str, tuple[float, float]]:
     """By number of experts: the median over interleaved rounds, and what the host's memory manager has to hold."""
     from tests.bench.measure import interleaved
 
     models = {str(number): system.make(world)[0] for number, system in rows.items()}
-    question = pictures.questions[:1]
-    calls = {name: lambda m=model: noise_losses([m], question) for name, model in models.items()}
+    question = pairs.questions[:1]
+    calls = {name: lambda m=model: noise_losses(world, [m], question) for name, model in models.items()}
     seconds = interleaved(calls, ROUNDS)
     count = len(question[0].latents)
     return {

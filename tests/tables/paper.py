@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 from .markdown import table
 from .measure import Rows
+from .questions import PairList
 from .statistics import difference
-from .systems import AFA
-from .trainings import ABLATIONS, ECONOMICAL, FULL
-from .world import BASE, EXPERTS
-
-AVERAGES = ("noise average", "block average")
+from .systems import AVERAGES, System
+from .trained import ABLATIONS, FULL
 
 
 @dataclass(frozen=True)
@@ -27,27 +25,51 @@ class Claim:
     rows: tuple[str, ...]
 
 
-def claims(names: list[str]) -> list[Claim]:
-    base = (BASE, *EXPERTS)
-    ablations = tuple(name for name in ABLATIONS if name not in (FULL, ECONOMICAL))
-    baselines = tuple(name for name in names if name not in (*base, *AVERAGES, *ABLATIONS, AFA))
-    return [
-        Claim("AFA is better than every base model", AFA, base),
-        Claim("AFA is better than every baseline", AFA, baselines),
-        Claim("averaging noise or blocks is worse than AFA", AFA, AVERAGES),
-        Claim("AFA without one of its parts is worse, trained alike", FULL, ablations),
+@dataclass(frozen=True)
+class Verdict:
+    """Names of rows that a row is surely better than, not surely apart from, and surely worse than."""
+
+    better: list[str]
+    unsure: list[str]
+    worse: list[str]
+
+    @property
+    def word(self) -> str:
+        return "disagrees" if self.worse else "undecided" if self.unsure else "holds"
+
+    @property
+    def cells(self) -> list[str]:
+        return [self.word, *("; ".join(names) or "-" for names in (self.better, self.unsure, self.worse))]
+
+
+def claims(systems: list[System], ours: str) -> list[Claim]:
+    """Those of which any row is there."""
+    of_kind = {kind: [s.name for s in systems if s.kind == kind] for kind in ("base", "free", "trained")}
+    baselines = tuple(name for name in of_kind["free"] if name not in AVERAGES)
+    found = [
+        Claim(f"{ours} is better than every base model", ours, tuple(of_kind["base"])),
+        Claim(f"{ours} is better than every baseline", ours, baselines),
+        Claim(f"averaging noise or blocks is worse than {ours}", ours, AVERAGES),
+        Claim("AFA without one of its parts is worse", FULL, tuple(n for n in of_kind["trained"] if n in ABLATIONS)),
     ]
+    there = {system.name for system in systems}
+    return [claim for claim in found if claim.ours in there and claim.rows]
 
 
-def beside_ours(rows: Rows, metric: str, lower: bool, subjects: list[str]) -> str:
-    """Each claim by one metric: where it holds, and by interval where it does not."""
-    lines = []
-    for claim in claims(list(rows)):
-        found = {name: difference(rows[claim.ours][metric], rows[name][metric], subjects) for name in claim.rows}
-        signs = {name: -d.sign if lower else d.sign for name, d in found.items()}
-        kinds = [[name for name, sign in signs.items() if sign == kind] for kind in (1, 0, -1)]
-        verdict = "holds" if not kinds[1] + kinds[2] else "disagrees" if kinds[2] else "undecided"
-        lines.append([claim.text, verdict, *("; ".join(kind) or "-" for kind in kinds)])
-    return table(
-        ["the paper says", "ours", "surely better than", "no sure difference from", "surely worse than"], lines
-    )
+def judged(rows: Rows, ours: str, others: tuple[str, ...], metric: str, pairs: PairList) -> Verdict:
+    """By the intervals of paired differences; of losses less is better, of everything else more."""
+    lower, names = metric == "losses", {-1: [], 0: [], 1: []}
+    for name in others:
+        sign = difference(rows[ours][metric], rows[name][metric], pairs).sign
+        names[-sign if lower else sign].append(name)
+    return Verdict(names[1], names[0], names[-1])
+
+
+def beside_ours(rows: Rows, found: list[Claim], metric: str, pairs: PairList) -> str:
+    """Each claim by one metric."""
+    lines = [
+        [claim.text, *judged(rows, claim.ours, claim.rows, metric, pairs).cells]
+        for claim in found
+        if {claim.ours, *claim.rows} <= set(rows)
+    ]
+    return table(["the paper says", "ours", "surely better than", "no sure difference", "surely worse than"], lines)

@@ -1,39 +1,36 @@
-"""How good painted pictures are: of the right distribution, clear, like the real one, and of what the prompt says."""
+"""How good painted pairs are: which subjects they show, how like the real pair they are, and of the right distribution."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .features import features, likeness, logits
-from .questions import Picture
+from tests.pocket.scenes import judge
+
+from .features import features, likeness
+from .questions import PairList, halves
+
+SHOWN = ("left right", "right right", "both right")
+LIKENESS = "likeness (EfficientNet-lite0)"
+DISTANCE = "distance (EfficientNet-lite0)"
 
 
-def picture_scores(painted: Tensor, pictures: list[Picture], real: Tensor) -> dict[str, Any]:
-    """Scores of painted pictures [n, H, W, 3] whose real ones have the features `real` [n, 1280].
+def picture_scores(painted: Tensor, pairs: PairList) -> dict[str, Any]:
+    """Scores of pictures [n, 64, 128, 3] of the list's pairs.
 
-    FID*:    Frechet distance of the features to those of the real pictures
-    IS*:     exp of the mean KL divergence of each picture's ImageNet classes from their mean
-    CLIP-I*: by picture, the cosine of its features with those of the real picture of its prompt
-    CLIP-T*: by picture, the reciprocal rank of its prompt's real picture among all of that hand, nearest first
+    left right, right right, both right: by pair, 1 where the judge finds the subject in its half, else 0
+    likeness: by pair, mean cosine of both halves' features with those of the real ones
+    distance: Frechet distance of all halves' features to those of the real ones
     """
-    from afa_core.scoring.distribution import frechet_distance, inception_score
+    from afa_core.scoring.distribution import frechet_distance
 
-    found = features(painted)
+    shown = judge.judged(painted.movedim(-1, 1), pairs.pairs)
+    found = features(halves(painted))
+    alike = likeness(found, pairs.real_features)
+    verdicts = zip(SHOWN, (shown.left, shown.right, shown.both), strict=True)
     return {
-        "FID*": frechet_distance(found, real),
-        "IS*": inception_score(logits(found), splits=1)[0],
-        "CLIP-I*": likeness(found, real).tolist(),
-        "CLIP-T*": reciprocal_ranks(found, real, [picture.hand for picture in pictures]).tolist(),
+        **{name: found.float().tolist() for name, found in verdicts},
+        LIKENESS: alike.view(2, -1).mean(0).tolist(),
+        DISTANCE: frechet_distance(found, pairs.real_features),
     }
-
-
-def reciprocal_ranks(found: Tensor, real: Tensor, hands: list[str]) -> Tensor:
-    """1 / (1 + number of real pictures of the same hand that are nearer than the right one), [n]."""
-    alike = F.normalize(found, dim=1) @ F.normalize(real, dim=1).T
-    same = torch.tensor([[a == b for b in hands] for a in hands])
-    nearer = (alike > alike.diagonal()[:, None]) & same
-    return 1 / (1 + nearer.sum(1))

@@ -1,115 +1,102 @@
-"""What every system is asked: pictures under fixed noise, and names to paint from fixed noise."""
+"""What every system is asked: pairs of a list under fixed noise, and their captions to paint from fixed noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tests.pocket import common, folder
+from tests.pocket.scenes import datasets, pairs, pictures
 
 from .features import features
-from .world import EXPERTS, World
+from .world import World
 
-BATCH = 60
-
-
-@dataclass(frozen=True)
-class Picture:
-    caption: str
-    domain: str
-    path: Path
-
-    @property
-    def hand(self) -> str:
-        return self.caption.split(", ", 1)[0]
-
-    @property
-    def subject(self) -> str:
-        return self.caption.split(", ", 1)[1]
+BATCH = 34
+"""A sixth of what is painted; nothing depends on it but the noise, which is the same for every system."""
+TITLES = {
+    "known": "known: subjects that the base and the experts know",
+    "experts_only": "experts only: subjects that their expert learnt and the base did not",
+    "held_out": "held-out: subjects that nothing was trained on",
+    "watched_known": "watched, known to the base and the experts",
+    "watched_experts_only": "watched, subjects that their expert learnt and the base did not",
+    "watched_unseen": "watched, subjects that nothing but the autoencoder was trained on",
+}
+FINAL = ("known", "experts_only", "held_out")
+PAINTED = "experts_only"
+"""How the name of the list ends that is painted: the one on which claims are judged (PROTOCOL.md)."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """latents [B, 4, 8, 8] as the sampler sees them, noise of that shape, timesteps [B]; text and empty text [B, L, D]."""
+    """latents [B, 4, 8, 16] as the sampler sees them, noise of that shape, timesteps [B]; text and empty text [B, L, D];
+    domains: of the left and the right subject of each pair."""
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     text: Tensor
     empty: Tensor
+    domains: list[tuple[str, ...]]
 
 
-class PictureSet:
-    """Captioned pictures of one folder, and in which hands their captions are painted."""
+class PairList:
+    """Pairs of one list: all whose noise loss is measured, or those that are painted."""
 
-    def __init__(self, world: World, short: str, title: str, source: Path, hands: tuple[str, ...]):
-        self.short, self.title, self.hands, self.budget = short, title, hands, world.budget
-        self.dataset = _dataset(world, source)
-        items = self.dataset.items
-        pictures = [Picture(item.caption, item.domain, source / item.name) for item in items]
-        self.places = world.budget.of_each_domain([p.domain for p in pictures], [p.subject for p in pictures])
-        self.pictures = [pictures[place] for place in self.places]
+    def __init__(self, name: str, count: int, looks: int):
+        self.name, self.title, self.looks = name, TITLES[name], looks
+        self._scenes = datasets.listed(name)
+        total = len(self._scenes.drawn)
+        count = min(count, total) or total
+        self._places = [i * total // count for i in range(count)]
+        everything = pairs.load(name)
+        self.pairs = [everything[place] for place in self._places]
+        self.codes = [(pair.left.code, pair.right.code) for pair in self.pairs]
+        self.captions = [datasets.scenes_caption(self._scenes.drawn[place]) for place in self._places]
+        self.domains = [self._scenes.domains[place] for place in self._places]
 
     @cached_property
     def questions(self) -> list[Question]:
-        """All pictures, once for every look."""
+        """All pairs, once for every look; noise and timestep of a pair are those of tests/pocket/scenes/rows.py."""
         from afa_core.training.draw import held_out_draw
 
-        empty = self.dataset.store.text(0, self.places[0], True)["c_crossattn"]
-        found = []
-        for look in range(self.budget.looks):
-            for start in range(0, len(self.places), BATCH):
-                batch = self.dataset.batch_of(self.places[start : start + BATCH])
+        empty, found = datasets.contexts([("",)]), []
+        for look in range(self.looks):
+            for start in range(0, len(self._places), BATCH):
+                batch = self._scenes.batch(self._places[start : start + BATCH])
                 draw = held_out_draw(batch, look)
                 timesteps = (draw.levels * 1000).round().long()
-                found.append(Question(batch.latents, draw.noise, timesteps, batch.texts[0]["c_crossattn"], empty))
+                text, domains = batch.texts[0]["c_crossattn"], self.domains[start : start + BATCH]
+                found.append(Question(batch.latents, draw.noise, timesteps, text, empty, domains))
         return found
 
-    @property
-    def painted(self) -> list[Picture]:
-        """The pictures whose captions are painted."""
-        return self.of_hands(self.hands)
-
-    def of_hands(self, hands: tuple[str, ...]) -> list[Picture]:
-        return [picture for picture in self.pictures if picture.hand in hands]
+    @cached_property
+    def real(self) -> Tensor:
+        """The pairs as they really are: [n, 64, 128, 3] in 0..1."""
+        shown = [pictures.scene(self._scenes.drawn[place]) for place in self._places]
+        return torch.stack(shown).movedim(1, -1).float() / 255
 
     @cached_property
     def real_features(self) -> Tensor:
-        """Those of the real pictures of what is painted, [n, 1280]."""
-        return features(real(self.painted))
+        """Of their halves, [2n, 1280], all left ones first."""
+        return features(halves(self.real))
 
     @property
-    def identity(self) -> list[str]:
-        return [self.dataset.digest, *(picture.caption for picture in self.pictures)]
+    def identity(self) -> list:
+        return [self.name, self.codes]
 
 
-def real(pictures: list[Picture]) -> Tensor:
-    """The pictures as they really are: [n, 64, 64, 3] in 0..1."""
-    import numpy as np
-    from PIL import Image
-
-    return torch.stack([torch.from_numpy(np.array(Image.open(p.path))).float() / 255 for p in pictures])
+def halves(scenes: Tensor) -> Tensor:
+    """Pictures [n, 64, 128, 3] -> [2n, 64, 64, 3], all left halves first."""
+    return torch.cat(scenes.chunk(2, dim=2))
 
 
-def picture_sets(world: World) -> list[PictureSet]:
-    hands = world.budget.hands
-    return [
-        PictureSet(world, "held-out", "Held-out subjects, which nothing was trained on", folder.held_out(), hands),
-        PictureSet(
-            world, "known", "Subjects that the experts know, and the aggregator does not", folder.known(), hands
-        ),
-    ]
+def pair_lists(world: World, names: list[str]) -> list[PairList]:
+    return [PairList(name, world.budget.pairs, world.budget.looks) for name in names]
 
 
-def _dataset(world: World, source: Path):
-    from afa_core.host.experts.experts import Expert
-    from afa_core.host.training.encoding import DatasetSettings, prepare_dataset
-    from afa_core.training.data.prompt_folder import read_prompt_folder
-
-    expert = Expert(world.load(EXPERTS[0])[0], EXPERTS[0])
-    settings = DatasetSettings(resolution=common.SIZE, batch_size=BATCH, held_out=0.0)
-    return prepare_dataset([expert], world.clip, world.vae, read_prompt_folder(source), settings)
+def painted_list(world: World, names: list[str]) -> PairList | None:
+    """None where no list on which claims are judged is among the names."""
+    name = next((name for name in names if name.endswith(PAINTED)), None)
+    return PairList(name, world.budget.painted, world.budget.looks) if name else None

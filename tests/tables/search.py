@@ -1,6 +1,6 @@
-"""autoMBW on the pocket experts, by its own node, with a scorer that is real here: likeness to the real picture.
+"""What baselines find out before they paint: autoMBW's block weights and the probe's weights by noise level, by their nodes.
 
-The names it is judged on are ones that the experts were trained on and no table is measured on.
+Both on pairs that the aggregators learn from. autoMBW's scorer is real here: likeness to the real picture.
 """
 
 from __future__ import annotations
@@ -9,43 +9,38 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.pocket import common, data, folder
-
-from . import features
+from . import features, learners
+from .questions import halves
 from .world import World
 
 METHODS = {"autoMBW (binary mid)": "binary mid (autoMBW)", "autoMBW (CMA-ES)": "CMA-ES"}
 SCORER = "likeness"
-HAND = "twemoji"
-
-
-def subjects(each: int) -> list[data.Subject]:
-    """`each` training subjects a domain that `folder.known` has left alone."""
-    known = {path.stem.split("_", 1)[1] for path in folder.known().rglob("*.png")}
-    found = []
-    for domain in common.DOMAINS:
-        rows = [s for s in data.subjects("train", domain) if s.code not in known]
-        found += rows[:: len(rows) // each][:each]
-    return found
+RESOLUTION = 91
+"""The side of a square as large as a pair, rounded up: 64 x 128."""
 
 
 class LikenessScorer:
-    """In the form of the pack's scorers: cosine of EfficientNet features with the real picture of the prompt."""
+    """In the form of the pack's scorers: mean cosine of both halves' EfficientNet features with those of the real ones."""
 
-    def __init__(self, rows: list[data.Subject]):
-        real = data.pictures(rows, (HAND,)).permute(0, 2, 3, 1).float() / 255
-        self.real = dict(zip(data.captions(rows, (HAND,)), features.features(real), strict=True))
+    def __init__(self, count: int):
+        from tests.pocket.scenes import pictures
+
+        self.real = {}
+        for pair in learners.learnt(count):
+            real = pictures.scene(learners.drawn(pair)).permute(1, 2, 0)[None].float() / 255
+            self.real[learners.caption(pair)] = features.features(halves(real))
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
         import torch
 
-        return features.likeness(features.features(pictures), torch.stack([self.real[prompt] for prompt in prompts]))
+        found = features.features(halves(pictures))
+        real = torch.stack([self.real[prompt] for prompt in prompts], dim=1).flatten(0, 1)
+        return features.likeness(found, real).view(2, -1).mean(0)
 
 
 def depends(world: World, method: str) -> list[Any]:
     budget = world.budget
-    rows = subjects(budget.merge_subjects)
-    return [method, budget.merges, budget.merge_steps, budget.cfg, data.captions(rows, (HAND,))]
+    return [method, budget.merges, budget.merge_steps, budget.cfg, _prompts(world)]
 
 
 def searched(world: World, method: str) -> tuple:
@@ -53,11 +48,30 @@ def searched(world: World, method: str) -> tuple:
     from afa_core.host.scoring.scorers import SCORERS
 
     budget = world.budget
-    rows = subjects(budget.merge_subjects)
-    SCORERS[SCORER] = lambda: LikenessScorer(rows)
-    latent = world.call("EmptyLatentImage", width=common.SIZE, height=common.SIZE, batch_size=1)[0]
+    SCORERS[SCORER] = lambda: LikenessScorer(budget.merge_pairs)
     return world.call(
-        "AFAAutoMerge", **world.sockets(), clip=world.clip, vae=world.vae, latent_image=latent, scorer=SCORER, method=method,
-        prompts="\n".join(data.captions(rows, (HAND,))), budget=budget.merges, steps=budget.merge_steps,
-        cfg=budget.cfg, save_as="tables",
+        "AFAAutoMerge", **world.sockets(), clip=world.clip, vae=world.vae, latent_image=world.empty_latent(1), scorer=SCORER,
+        method=method, prompts="\n".join(_prompts(world)), budget=budget.merges, steps=budget.merge_steps,
+        cfg=budget.cfg, save_as=f"tables_{world.kind}",
     )  # fmt: skip
+
+
+def probed(world: World):
+    """The probe's fusion: weights by noise level, found once."""
+    from afa_core.fusion.levels import LevelFusion
+
+    budget = world.budget
+
+    def measure() -> dict[str, Any]:
+        fusion = world.call(
+            "AFAProbe", **world.sockets(), clip=world.clip, vae=world.vae, prompt_folder=str(learners.folder(budget.probed)),
+            resolution=RESOLUTION, pictures=budget.probed, noises=max(2, budget.looks), seed=0,
+        )[3]  # fmt: skip
+        return {"levels": fusion.levels, "weights": fusion.weights}
+
+    found = world.store.row(f"{world.kind} probe", [world.digest, budget.probed, budget.looks], measure)
+    return LevelFusion(tuple(found["levels"]), tuple(map(tuple, found["weights"])))
+
+
+def _prompts(world: World) -> list[str]:
+    return [learners.caption(pair) for pair in learners.learnt(world.budget.merge_pairs)]

@@ -1,45 +1,22 @@
-"""Two systems on the same pictures: their difference, with an interval over subjects."""
+"""Two systems on the same pairs, and intervals over their subjects."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from tests.pocket import common
-from tests.pocket.results import interval
+from tests.pocket.scenes import statistics
+from tests.pocket.scenes.statistics import Interval
 
-from .questions import PictureSet
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One system's mean minus another's, and its 95 % bootstrap interval over subjects."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def sign(self) -> int:
-        """-1 or 1 where the interval leaves out 0, else 0."""
-        return (self.low > 0) - (self.high < 0)
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+from .questions import PairList
 
 
-def difference(ours: list[float], theirs: list[float], subjects: list[str]) -> Difference:
-    """Paired: the same pictures in the same order, and under the same looks one after the other."""
-    looks = len(ours) // len(subjects)
-    return Difference(*interval(torch.tensor(ours) - torch.tensor(theirs), subjects * looks))
+def difference(ours: list[float], theirs: list[float], pairs: PairList) -> Interval:
+    """One system's mean minus another's on the same pairs, with a 95 % bootstrap interval over subjects."""
+    return over_subjects([a - b for a, b in zip(ours, theirs, strict=True)], pairs.codes)
 
 
-def by_domain(losses: list[float], pictures: PictureSet) -> list[float]:
-    """The mean over all, and over each domain."""
-    values = torch.tensor(losses).view(-1, len(pictures.pictures)).mean(0)
-    masks = [torch.tensor([p.domain == domain for p in pictures.pictures]) for domain in common.DOMAINS]
-    return [values.mean().item(), *(values[mask].mean().item() for mask in masks)]
+def over_subjects(values: list[float], codes: list[tuple[str, str]]) -> Interval:
+    return statistics.over_subjects(torch.tensor(values), codes)
 
 
 def mean(values: list[float]) -> float:

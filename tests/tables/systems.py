@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
-from . import search, trainings
-from .world import BASE, EXPERTS, SHIPPED, World, shipped_digest
+from tests.pocket import common
+from tests.pocket.scenes import gate
+
+from . import search
+from .oracle import ORACLE
+from .trained import Trained
+from .world import BASE, World
 
 Make = Callable[[World], list]
 """The MODEL of a row; or several that share the sampling steps in equal parts."""
@@ -18,94 +25,108 @@ class System:
     """networks: U-Nets evaluated at every step for the prompt, and as many again for the negative prompt
     depends:  what its rows depend on beside the experts
     unguided: made so that at a guidance of 1 it fuses as `make` does at the guidance of the table
+    within:   what holds while it is evaluated
+    kind:     "base", "free" (a baseline without a trained aggregator), "trained" or "oracle"
     """
 
     name: str
     node: str
     networks: int
     make: Make
+    kind: str
     depends: Any = None
     unguided: Make | None = None
-    trained: bool = False
+    within: Callable[[], AbstractContextManager] = nullcontext
 
     @property
     def for_noise_loss(self) -> Make:
         return self.unguided or self.make
 
 
-AFA = "AFA"
+AVERAGES = ("noise average", "block average")
 
 
-def systems(world: World) -> list[System]:
+def systems(world: World, trained: list[Trained]) -> list[System]:
     """In the paper's order."""
-    return [*_experts(), *_merges(world), *_fusions(world), *_switches(), *_trained(world)]
+    rows = [*_bases(world), *_merges(world), *_fusions(world), *_switches(world)]
+    return [*rows, *(ensemble(found, world.experts) for found in trained)]
 
 
-def _experts() -> list[System]:
-    return [System(name, "plain", 1, lambda w, n=name: [w.load(n)[0]]) for name in (BASE, *EXPERTS)]
+def expert_name(domain: str) -> str:
+    return f"expert of {domain}"
+
+
+def _bases(world: World) -> list[System]:
+    named = {"base": BASE} | {expert_name(d): e for d, e in zip(common.DOMAINS, world.experts, strict=True)}
+    return [System(name, "plain", 1, lambda w, c=c: [w.load(c)[0]], "base") for name, c in named.items()]
 
 
 def _merges(world: World) -> list[System]:
-    def merge(**widgets) -> Make:
-        return lambda w: [w.call("AFAMergeModels", **w.sockets(), **widgets)[0]]
+    def merge(name: str, **widgets) -> System:
+        return System(name, node, 1, lambda w: [w.call("AFAMergeModels", **w.sockets(), **widgets)[0]], "free")
 
     node = "AFA Merge Models"
-    rows = [System("weighted merging", node, 1, merge())]
-    rows += [System(f"MBW {preset}", node, 1, merge(preset=preset)) for preset in ("GRAD_V", "SMOOTHSTEP")]
+    rows = [merge("weighted merge"), *(merge(f"MBW {preset}", preset=preset) for preset in ("GRAD_V", "SMOOTHSTEP"))]
     for name, method in search.METHODS.items():
         make = lambda w, m=method: [search.searched(w, m)[0]]  # noqa: E731
-        rows.append(System(name, "AFA Auto Block Merge", 1, make, search.depends(world, method)))
+        rows.append(System(name, "AFA Auto Block Merge", 1, make, "free", search.depends(world, method)))
     return rows
 
 
+def fused(name: str, node: str, fusion: Callable[[World], Any], names: tuple[str, ...], **changes) -> System:
+    """An ensemble of these checkpoints under a fusion."""
+
+    def make(w: World) -> list:
+        return [w.call("AFAEnsembleModel", aggregator=fusion(w), **w.sockets(names))[0]]
+
+    return System(**{"name": name, "node": node, "networks": len(names), "make": make, "kind": "free"} | changes)
+
+
+def static(name: str, method: str, names: tuple[str, ...], **widgets) -> System:
+    return fused(
+        name, "AFA Training-Free Fusion", lambda w: w.call("AFATrainingFreeFusion", method=method, **widgets)[0], names
+    )
+
+
 def _fusions(world: World) -> list[System]:
-    def fuse(names: tuple[str, ...] = EXPERTS, **widgets) -> Make:
-        def make(w: World) -> list:
-            (fusion,) = w.call("AFATrainingFreeFusion", **widgets)
-            return [w.call("AFAEnsembleModel", aggregator=fusion, **w.sockets(names))[0]]
-
-        return make
-
     def magic(title: str, names: tuple[str, ...]) -> System:
         # Temperatures and guidance multiply, so the temperature stands in where there is no guidance.
         sharp = ", ".join([str(world.budget.cfg)] * len(names))
-        plain, unguided = (fuse(names, method="magic fusion", temperatures=t) for t in ("", sharp))
-        return System(title, node, len(names), plain, unguided=unguided)
+        unguided = static(title, "magic fusion", names, temperatures=sharp)
+        plain = static(title, "magic fusion", names)
+        return System(title, plain.node, len(names), plain.make, "free", unguided=unguided.make)
 
-    node = "AFA Training-Free Fusion"
-    pair = " and ".join(_short(name) for name in EXPERTS[:2])
-    averages = ("noise average", "block average", "last block average")
+    experts, budget = world.experts, world.budget
+    asked = [budget.probed, budget.looks]
     return [
-        magic(f"MagicFusion, {pair}", EXPERTS[:2]),
-        magic("MagicFusion, all three", EXPERTS),
-        *(System(name, node, len(EXPERTS), fuse(method=name)) for name in averages),
+        magic("MagicFusion, people and animals", experts[:2]),
+        magic("MagicFusion, all three", experts),
+        static("MaxFusion", "max fusion", experts),
+        *(static(name, name, experts) for name in (*AVERAGES, "last block average")),
+        fused("probe's weights by noise level", "AFA Probe's fusion", search.probed, experts, depends=asked),
+        fused(ORACLE, "no node: told the place", lambda w: w.oracle, experts, kind="oracle"),
     ]
 
 
-def _switches() -> list[System]:
+def _switches(world: World) -> list[System]:
     """Stock nodes: two KSamplerAdvanced, one after the other."""
-
-    def switch(first: str, second: str) -> System:
-        name = f"step switch, {_short(first)} then {_short(second)}"
-        return System(name, "two KSamplerAdvanced", 1, lambda w: [w.load(first)[0], w.load(second)[0]])
-
-    return [switch(EXPERTS[0], EXPERTS[1]), switch(EXPERTS[1], EXPERTS[0])]
-
-
-def _trained(world: World) -> list[System]:
-    rows = [ensemble(title, training.file, training.digest) for title, training in trainings.ablations(world).items()]
-    return [*rows, ensemble(AFA, SHIPPED, shipped_digest())]
+    pairs = [(0, 1), (1, 0)]
+    return [
+        System(
+            f"step switch, {common.DOMAINS[a]} then {common.DOMAINS[b]}", "two KSamplerAdvanced", 1,
+            lambda w, a=a, b=b: [w.load(w.experts[a])[0], w.load(w.experts[b])[0]], "free",
+        )
+        for a, b in pairs
+    ]  # fmt: skip
 
 
-def ensemble(title: str, file: str, digest: str, names: tuple[str, ...] = EXPERTS) -> System:
+def ensemble(found: Trained, names: tuple[str, ...]) -> System:
     """With a trained aggregator: a file in models/afa."""
 
-    def make(w: World) -> list:
-        (aggregator,) = w.call("LoadAFAAggregator", aggregator_name=file)
-        return [w.call("AFAEnsembleModel", aggregator=aggregator, **w.sockets(names))[0]]
+    def load(w: World):
+        return w.call("LoadAFAAggregator", aggregator_name=found.path.name)[0]
 
-    return System(title, "AFA Ensemble Model", len(names), make, digest, trained=True)
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("pocket_")
+    within = nullcontext
+    if found.variant == "gate":
+        within = lambda: patch("afa_core.fusion.fusion.own_blends", gate.gated_blends)  # noqa: E731
+    return fused(found.name, "AFA Ensemble Model", load, names, kind="trained", depends=found.digest, within=within)

