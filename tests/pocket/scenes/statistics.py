@@ -36,5 +36,6 @@ def over_subjects(values: Tensor, pairs: list[tuple[str, str]]) -> Interval:
     times = torch.zeros(DRAWS, len(names)).scatter_add_(1, picks, torch.ones(DRAWS, len(names)))
     weights = times[:, left] * times[:, right]
     means = (weights * values).sum(1) / weights.sum(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
+    # Of few pairs a draw may leave none.
+    low, high = means.nanquantile(torch.tensor([0.025, 0.975])).tolist()
     return Interval(values.mean().item(), low, high)
