@@ -19,7 +19,7 @@ class Budget:
     painted: int = 204
     steps: int = 20
     cfg: float = 3.0
-    step_counts: tuple[int, ...] = (5, 10, 20)
+    step_counts: tuple[int, ...] = (10, 20)
     merges: int = 30
     merge_pairs: int = 6
     merge_steps: int = 10

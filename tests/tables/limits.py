@@ -25,15 +25,17 @@ def limits(
     """losses: by kind of experts, near first, of the pairs; painted: of the pairs `shown`."""
     lines = []
     untrained = [s.name for s in systems if s.kind in ("base", "free")]
-    lesser = (*untrained, *(s.name for s in systems if s.name in ABLATIONS))
+    lesser = [*untrained, *(s.name for s in systems if s.name in ABLATIONS)]
     for kind, rows in losses.items():
-        verdict = judged(rows, ours, tuple(n for n in lesser if n in rows), "losses", pairs)
+        if ours not in rows:
+            continue
+        verdict = judged(rows, ours, tuple(n for n in lesser if n in rows and n != ours), "losses", pairs)
         far = kind == "far"
         text = f"{kind} experts: loss {'surely above no' if far else 'surely below every'} base, baseline, average and ablation"
         holds = not verdict.worse if far else verdict.word == "holds"
         lines.append([text, f"worse than: {_list(verdict.worse)}; no sure difference: {_list(verdict.unsure)}", holds])
         lines.append(_gap(kind, rows, untrained, pairs, ours))
-    verdict = judged(painted, ours, tuple(n for n in RIVALS if n in painted), SHOWN[-1], shown)
+    verdict = judged(painted, ours, tuple(n for n in RIVALS if n in painted and n != ours), SHOWN[-1], shown)
     text = f"both subjects right surely more often than {_list(RIVALS)}"
     lines.append([text, f"not than: {_list([*verdict.unsure, *verdict.worse])}", verdict.word == "holds"])
     if "right weight" in painted[ours]:
@@ -45,7 +47,7 @@ def limits(
 
 def gap_share(rows: Rows, untrained: list[str], ours: str) -> tuple[str, float]:
     """(the best row without training, which share of its distance to the oracle by place `ours` closes)"""
-    best = min(untrained, key=lambda name: mean(rows[name]["losses"]))
+    best = min((name for name in untrained if name in rows), key=lambda name: mean(rows[name]["losses"]))
     start, end = (mean(rows[name]["losses"]) for name in (best, ORACLE))
     return best, (start - mean(rows[ours]["losses"])) / (start - end)
 

@@ -36,12 +36,24 @@ class Trained:
 
 
 def trained(world: World, steps: int) -> list[Trained]:
-    """Of all variants and seeds, the ones that are there."""
-    return [found for found in _all(world, steps) if found.path.exists()]
+    """Of all variants and seeds, those that have been trained for so many steps."""
+    return [found for found in _all(world, steps) if _has_ended(found.path, steps)]
 
 
 def missing(world: World, steps: int) -> list[str]:
-    return [found.path.name for found in _all(world, steps) if not found.path.exists()]
+    """The others: each variant with its seeds."""
+    absent: dict[str, list[str]] = {}
+    for found in _all(world, steps):
+        if not _has_ended(found.path, steps):
+            absent.setdefault(found.variant, []).append(str(found.seed))
+    return [f"{variant} of {world.kind} experts (seed {', '.join(seeds)})" for variant, seeds in absent.items()]
+
+
+def _has_ended(path: Path, steps: int) -> bool:
+    """A training saves its file from time to time."""
+    from afa_core.aggregator.file import load_aggregator
+
+    return path.exists() and load_aggregator(path).training["steps"] == steps
 
 
 def _all(world: World, steps: int) -> list[Trained]:
