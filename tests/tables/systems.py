@@ -13,7 +13,7 @@ from tests.pocket.scenes import gate
 
 from . import search
 from .oracle import ORACLE
-from .trained import Trained
+from .trained import OURS, Trained
 from .world import BASE, World
 
 Make = Callable[[World], list]
@@ -43,13 +43,17 @@ class System:
         return self.unguided or self.make
 
 
+TOP_K = (1, 2)
+"""Of the experts at every position, those that the default aggregator follows most."""
 AVERAGES = ("noise average", "block average")
 
 
 def systems(world: World, trained: list[Trained]) -> list[System]:
     """In the paper's order."""
     rows = [*_bases(world), *_merges(world), *_fusions(world), *_switches(world)]
-    return [*rows, *(ensemble(found, world.experts) for found in trained)]
+    ours = [found for found in trained if found.name == OURS]
+    few = [ensemble(found, world.experts, k) for found in ours for k in TOP_K]
+    return [*rows, *few, *(ensemble(found, world.experts) for found in trained)]
 
 
 def expert_name(domain: str) -> str:
@@ -120,13 +124,15 @@ def _switches(world: World) -> list[System]:
     ]  # fmt: skip
 
 
-def ensemble(found: Trained, names: tuple[str, ...]) -> System:
-    """With a trained aggregator: a file in models/afa."""
+def ensemble(found: Trained, names: tuple[str, ...], top_k: int = 0) -> System:
+    """With a trained aggregator: a file in models/afa. top_k: as the node has it."""
 
     def load(w: World):
-        return w.call("LoadAFAAggregator", aggregator_name=found.path.name)[0]
+        return w.call("LoadAFAAggregator", aggregator_name=found.path.name, top_k=top_k)[0]
 
     within = nullcontext
     if found.variant == "gate":
         within = lambda: patch("afa_core.fusion.fusion.own_blends", gate.gated_blends)  # noqa: E731
-    return fused(found.name, "AFA Ensemble Model", load, names, kind="trained", depends=found.digest, within=within)
+    name = f"{found.name}, top {top_k}" if top_k else found.name
+    depends = [found.digest, top_k]
+    return fused(name, "AFA Ensemble Model", load, names, kind="trained", depends=depends, within=within)
