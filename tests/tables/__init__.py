@@ -1,1 +1,1 @@
-"""The paper's tables on the pocket experts: `make tables` measures every system, and writes docs/results/tables.md."""
+"""The paper's tables on scenes: `make tables` measures every row, and with TABLES=--final writes docs/results/tables.md."""
