@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, training_free
 from tests.support.graphs import hooked_lora, sample
@@ -159,6 +160,39 @@ def test_a_full_difference_needs_a_copy(shop, caplog):
         assert networks(model) == 2
         assert close(run(shop, model), expected[chosen], 1e-4)
     assert "model_2" in caplog.text and "a merge with another model cannot act beside weights" in caplog.text
+
+
+def make_products(base, model, name: str, seed: int, kind: str) -> str:
+    """A LoHa or a LoKr on the attentions."""
+    random, state = torch.Generator().manual_seed(seed), {}
+    for key, module in model.model.diffusion_model.named_modules():
+        if key.endswith(("to_q", "to_v")):
+            rows, columns = module.weight.shape
+            shapes = {
+                "loha": {"hada_w1_a": (rows, 2), "hada_w1_b": (2, columns), "hada_w2_a": (rows, 2), "hada_w2_b": (2, columns)},
+                "lokr": {"lokr_w1": (2, 2), "lokr_w2_a": (rows // 2, 3), "lokr_w2_b": (3, columns // 2)},
+            }  # fmt: skip
+            for part, shape in shapes[kind].items():
+                state[f"diffusion_model.{key}.{part}"] = 0.3 * torch.randn(shape, generator=random)
+    save_file(state, base / "models" / "loras" / f"{name}.safetensors")
+    return f"{name}.safetensors"
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_products_share_the_network_where_the_host_has_their_arithmetic(shop, caplog, kind):
+    import comfy.weight_adapter
+
+    files = [make_products(shop.host.base, shop.plain, f"{kind}_{seed}", seed, kind) for seed in range(2)]
+    products = [shop.with_lora(shop.plain, 0.8, files[0]), shop.with_lora(shop.plain, -1.0, files[1])]
+    models = [shop.with_lora(model, 0.5) for model in products]
+    expected = [run(shop, model, steps=1, cfg=1.0) for model in models]
+    assert not close(*expected, 1e-3)
+    shared = hasattr(comfy.weight_adapter, "BypassForwardHook")
+    for chosen in range(2):
+        model = only(shop, chosen, models)
+        assert networks(model) == (1 if shared else 2)
+        assert close(run(shop, model, steps=1, cfg=1.0), expected[chosen])
+    assert ("on a ComfyUI without bypass mode, cannot act beside weights" in caplog.text) != shared
 
 
 def test_a_dora_needs_a_copy(shop, caplog):
