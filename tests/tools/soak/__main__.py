@@ -1,4 +1,4 @@
-"""python -m tests.tools.soak [--prompts 200]: prints what the server holds after every ten prompts.
+"""python -m tests.tools.soak [--prompts 200]: prints what the server holds after every round of all the ensembles.
 
 Fails where, after a warm-up of a quarter, resident memory moves by more than 2 %, or anything that is counted grows.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.checkpoints import ensure_checkpoints
+from tests.support.comfy.diffusion_models import ensure_diffusion_models
 from tests.support.comfy.server import LiveServer
 
 from .graphs import ENSEMBLES, prompt, put_aggregators
@@ -62,6 +63,7 @@ def main() -> int:
     ask.add_argument("--prompts", type=int, default=200)
     args = ask.parse_args()
     ensure_checkpoints()
+    ensure_diffusion_models()
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(Path(folder))
         (base / "custom_nodes" / "soak_probe").symlink_to(Path(__file__).with_name("probe"))

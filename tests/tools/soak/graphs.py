@@ -1,4 +1,4 @@
-"""Ten prompts with ten different ensembles, in API format."""
+"""Eleven prompts with as many different ensembles, in API format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from afa_core.aggregator.file import save_aggregator
 from tests.support.aggregators import random_aggregator
 
 A, B, C, V = (f"tiny_sd15_{name}.safetensors" for name in "abcv")
+FLUX = [f"tiny_flux_{name}.safetensors" for name in "ab"]
 CONFIG = {"text_width": 32, "time_width": 256, "hidden_size": 64, "num_layers": 1}
+
+SAMPLING = {
+    "steps": 2, "cfg": 5.0, "sampler_name": "euler", "denoise": 1.0, "model": ["e", 0], "positive": ["p", 0],
+    "negative": ["n", 0], "latent_image": ["l", 0],
+}  # fmt: skip
 
 # (experts, method or aggregator, start_percent, width of the picture)
 ENSEMBLES = [
@@ -23,6 +29,7 @@ ENSEMBLES = [
     ([A, C], "other.safetensors", 0.0, 64),
     ([B, C, V], "last block average", 0.0, 64),
     ([C, A, B], "three.safetensors", 0.0, 64),
+    (FLUX, "block average", 0.0, 64),
 ]
 
 
@@ -35,6 +42,8 @@ def put_aggregators(base: Path) -> None:
 def prompt(number: int) -> dict:
     """The number-th prompt of a soak; each has a seed of its own."""
     experts, fusion, start, width = ENSEMBLES[number % len(ENSEMBLES)]
+    if experts is FLUX:
+        return transformers_prompt(number, fusion, width)
     loaders = {f"c{i}": node("CheckpointLoaderSimple", ckpt_name=name) for i, name in enumerate(experts, start=1)}
     models = {f"model_{i}": [f"c{i}", 0] for i in range(1, len(experts) + 1)}
     clips = {f"clip_{i}": [f"c{i}", 1] for i in range(1, len(experts) + 1)}
@@ -42,8 +51,6 @@ def prompt(number: int) -> dict:
         aggregator = node("LoadAFAAggregator", aggregator_name=fusion)
     else:
         aggregator = node("AFATrainingFreeFusion", method=fusion)
-    sampling = {"steps": 2, "seed": number, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    wires = {"model": ["e", 0], "positive": ["p", 0], "negative": ["n", 0], "latent_image": ["l", 0]}
     return {
         **loaders,
         "a": aggregator,
@@ -52,8 +59,28 @@ def prompt(number: int) -> dict:
         "p": node("CLIPTextEncode", clip=["t", 0], text=f"cat {number}"),
         "n": node("CLIPTextEncode", clip=["t", 0], text=""),
         "l": node("EmptyLatentImage", width=width, height=64, batch_size=1),
-        "k": node("KSampler", **sampling, **wires),
+        "k": node("KSampler", seed=number, scheduler="normal", **SAMPLING),
         "d": node("VAEDecode", samples=["k", 0], vae=["c1", 2]),
+        "m": node("AFARoutingMaps", routing=["e", 1], samples=["k", 0], image=["d", 0]),
+        "s": node("PreviewImage", images=["d", 0]),
+        "q": node("PreviewImage", images=["m", 0]),
+    }
+
+
+def transformers_prompt(number: int, fusion: str, width: int) -> dict:
+    """Networks in files of their own, with the text encoder of a checkpoint and a VAE."""
+    loaders = {f"c{i}": node("UNETLoader", unet_name=name, weight_dtype="default") for i, name in enumerate(FLUX, start=1)}
+    return {
+        **loaders,
+        "t": node("CheckpointLoaderSimple", ckpt_name="tiny_sd2_a.safetensors"),
+        "v": node("VAELoader", vae_name="tiny_16_channels.safetensors"),
+        "a": node("AFATrainingFreeFusion", method=fusion),
+        "e": node("AFAEnsembleModel", aggregator=["a", 0], model_1=["c1", 0], model_2=["c2", 0]),
+        "p": node("CLIPTextEncode", clip=["t", 1], text=f"cat {number}"),
+        "n": node("CLIPTextEncode", clip=["t", 1], text=""),
+        "l": node("EmptySD3LatentImage", width=width, height=64, batch_size=1),
+        "k": node("KSampler", seed=number, scheduler="simple", **SAMPLING),
+        "d": node("VAEDecode", samples=["k", 0], vae=["v", 0]),
         "m": node("AFARoutingMaps", routing=["e", 1], samples=["k", 0], image=["d", 0]),
         "s": node("PreviewImage", images=["d", 0]),
         "q": node("PreviewImage", images=["m", 0]),
