@@ -15,6 +15,7 @@ import torch
 from tests.support.comfy.bootstrap import REPOSITORY, make_base
 from tests.support.comfy.inprocess import Host
 
+from .dits import bench_dits
 from .economical import bench_economical
 from .gpu_habits import MISSED, bench_gpu_habits
 from .kernels import bench_kernels
@@ -56,10 +57,11 @@ PARTS = {
         "Doing less at SD1.5 size, latent 32x32, bf16, batch 2, 3 experts",
         bench_selective_step,
     ),
+    "dits": ("A step of an ensemble of transformers, a quarter of the width", bench_dits),
     "gpu_habits": ("Habits on a GPU", bench_gpu_habits),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
-IN_PROCESS = ("gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "selective_step")
+IN_PROCESS = ("dits", "gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "selective_step")
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 

@@ -182,7 +182,34 @@ def test_merges_by_block(twins, comfy_host):
     assert torch.isfinite(sample(comfy_host, merged, a)).all()
 
 
-# ------------------------------------------------------------------ refused by name
+# ------------------------------------------------------------------ warned of, and refused by name
+def test_distilled_and_plain_models_are_warned_of(flux, comfy_host, caplog):
+    """By what a network reads, and by its name where that says it; alike ones are mixed without a word."""
+    from afa_core.host.experts.distilled import warn_of_distilled
+    from afa_core.host.experts.experts import Expert
+
+    schnell = load(comfy_host, "tiny_schnell_a")
+    model = ensemble(comfy_host, "block average", flux[0].patcher, schnell.patcher)
+    (said,) = [record.getMessage() for record in caplog.records if "guidance" in record.getMessage()]
+    assert "model_1 takes guidance" in said
+    assert "model_2 takes none" in said
+    assert torch.isfinite(sample(comfy_host, model, flux[0])).all()
+    caplog.clear()
+    ensemble(comfy_host, "block average", flux[0].patcher, flux[1].patcher)
+    assert not caplog.records
+    base, turbo = (Expert(flux[i].patcher, f"model_{i} (z_image_{kind})") for i, kind in enumerate(("base", "turbo")))
+    warn_of_distilled([base, turbo])
+    assert "z_image_turbo" in caplog.text
+
+
+def test_a_model_compiled_as_a_whole(flux, comfy_host):
+    from afa_core.host.experts.experts import ExpertError
+
+    compiled = comfy_host.call("TorchCompileModel", model=flux[1].patcher, backend="inductor")[0]
+    with pytest.raises(ExpertError, match="model_2 is compiled as a whole"):
+        ensemble(comfy_host, "block average", flux[0].patcher, compiled)
+
+
 def refused(comfy_host, match, *models, aggregator="block average", latent=None):
     from afa_core.host.experts.experts import ExpertError
 

@@ -54,7 +54,9 @@ def moves_of(case: Case, scale=0.0) -> dict:
 
 
 def gradients(case: Case, checkpointing=False):
-    with torch.inference_mode(False), torch.enable_grad():
+    from afa_core.host.training.frozen_experts import outside_inference
+
+    with outside_inference():  # a block that is computed again must be the one of the forward pass
         moves = {i: move.clone().requires_grad_() for i, move in moves_of(case).items()}
         loss = prediction(case, moves, checkpointing).square().sum()
         return loss, torch.autograd.grad(loss, list(moves.values()))

@@ -198,7 +198,9 @@ def test_a_lora(case, comfy_host):
 
     patcher = case.patcher.clone()
     name, weight = next(
-        (n, w) for n, w in case.network.named_parameters() if n.endswith(("qkv.weight", "q_proj.weight", "to_q.weight"))
+        (n, w)
+        for n, w in case.network.named_parameters()
+        if n.endswith(("qkv.weight", "q_proj.weight", "to_q.weight", "wq.weight"))
     )
     plain = by_host(case, case.inputs())
     patcher.add_patches({f"diffusion_model.{name}": (torch.randn_like(weight),)}, 0.7)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.support.comfy.templates import FOLDER, find, template, with_values
-from tests.support.stand_ins import stand_ins
+from tests.support.stand_ins import can_run, stand_ins
 
 SHORT = {
     "EmptyLatentImage": {"width": 64, "height": 64},
@@ -36,6 +36,8 @@ def files(live_server):
 def test_a_template_runs_to_the_end(live_server, files, name):
     info = live_server.get("/object_info")
     prompt = with_values(template(name, info), SHORT)
+    if not can_run(live_server.base, prompt):
+        pytest.skip("this ComfyUI does not know its models")
     history = live_server.run(prompt)
     outputs = {node for node, entry in prompt.items() if info[entry["class_type"]]["output_node"]}
     assert outputs <= history["outputs"].keys() | {

@@ -34,6 +34,6 @@ RUNTIME = [path for path in files("*.py") if not path.startswith("tests/")]
 """The sources that an artist's ComfyUI runs."""
 
 HOST_MODULES = {
-    "comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "execution", "folder_paths",
+    "comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "comfy_kitchen", "execution", "folder_paths",
     "latent_preview", "node_helpers", "nodes", "protocol", "server", "utils",
 }  # fmt: skip

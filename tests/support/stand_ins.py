@@ -25,7 +25,26 @@ SDXL_TOYS = ["tiny_sdxl_a", "tiny_sdxl_b"]
 NET = "model.diffusion_model."
 DIT = {"model.diffusion_model.": "diffusion_models/tiny_lumina_a", "vae.": "vae/tiny_16_channels"}
 """Parts of the toy DiT's checkpoint; its text encoder is that of a toy of SD2."""
+FILES = {
+    "diffusion_models/your_flux_1": "tiny_flux_a",
+    "diffusion_models/your_flux_2": "tiny_flux_b",
+    "diffusion_models/your_anima_1": "tiny_anima_a",
+    "diffusion_models/your_anima_2": "tiny_anima_b",
+    "diffusion_models/your_anima_3": "tiny_anima_c",
+    "text_encoders/clip_l": "tiny_clip_l",
+    "text_encoders/t5xxl_fp16": "tiny_t5xxl",
+    "text_encoders/qwen_3_06b_base": "tiny_qwen3_06b",
+    "vae/ae": "tiny_16_channels",
+    "vae/qwen_image_vae": "tiny_16_channels",
+}
+"""Parts of transformers by the names in the templates, and the toys that take their places."""
 SUBJECTS = ["a fox", "a lighthouse", "a red bicycle"]
+
+
+def can_run(base: Path, prompt: dict) -> bool:
+    """Whether the host at hand knows the transformers of a template: it has toys of those that it knows."""
+    names = [node["inputs"]["unet_name"] for node in prompt.values() if "unet_name" in node["inputs"]]
+    return all((base / "models" / "diffusion_models" / name).exists() for name in names)
 
 
 @contextmanager
@@ -46,6 +65,10 @@ def stand_ins(
             for number, name in enumerate(names, start=1):
                 link = place(checkpoints / f"your_{kind}_{number}.safetensors")
                 link.symlink_to((checkpoints / f"{name}.safetensors").resolve())
+        for name, toy in FILES.items():
+            path = models / f"{name}.safetensors"
+            if (real := path.with_stem(toy)).exists():  # an older host has no Anima
+                place(path).symlink_to(real.resolve())
         path = place(models / "afa" / "your_aggregator_1_2_3.safetensors")
         named = [f"your_checkpoint_{i}.safetensors" for i in (1, 2, 3)]
         put_aggregator(base, path.name, named, digests=digests(base, named))

@@ -77,9 +77,9 @@ def load(host, name: str) -> Case:
 
 def by_host(case: Case, inputs: dict[str, Any], control: Any = None, options: dict[str, Any] | None = None) -> Tensor:
     own = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    args, kwargs = case.architecture.positional(case.named(own, control, options or {}))
+    named = case.named(own, control, options or {})
     with torch.inference_mode():
-        return case.network(*args, **kwargs)
+        return case.network(named.pop("x"), named.pop("timesteps"), **named)  # as the host's `apply_model` calls it
 
 
 def alone(point, features, state):

@@ -135,6 +135,14 @@ def three_loras_dit(run: Runner) -> Image.Image:
     return stacked([(run.saved(), "one DiT, three LoRAs")], own)
 
 
+def flux_ensemble(run: Runner) -> Image.Image:
+    return diagram(["Flux.1 model 1", "Flux.1 model 2"], "block by block, one picture")
+
+
+def anima_ensemble(run: Runner) -> Image.Image:
+    return diagram(["Anima 1", "Anima 2", "Anima 3"], "block by block, one picture")
+
+
 def control_and_high_res(run: Runner) -> Image.Image:
     return stacked([(run.saved(), "ControlNet, then high-res fix")])
 
@@ -189,13 +197,33 @@ def auto_block_merge(run: Runner) -> Image.Image:
 THUMBNAILS: dict[str, Callable[[Runner], Image.Image]] = {
     draw.__name__: draw
     for draw in (
-        quick_start, sd15_ensemble, sdxl_with_loras, three_loras, three_loras_dit, control_and_high_res, probe_experts, train_aggregator,
+        quick_start, sd15_ensemble, sdxl_with_loras, three_loras, three_loras_dit, flux_ensemble, anima_ensemble,
+        control_and_high_res, probe_experts, train_aggregator,
         train_from_prompts, distil_to_lora, compare_methods, ensemble_from_file, auto_block_merge,
     )
 }  # fmt: skip
 
 
 # ------------------------------------------------------------------ drawing
+def diagram(experts: list[str], result: str) -> Image.Image:
+    """Experts whose features meet, where no small ones were trained that could paint."""
+    sheet = Image.new("RGB", (SIDE, SIDE), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(22)
+    colours = ("#4e79a7", "#f28e2b", "#59a14f")
+    step = SIDE // len(experts)
+    for number, (name, colour) in enumerate(zip(experts, colours, strict=False)):
+        middle = step * number + step // 2
+        pen.text((middle, 40), name, fill=colour, font=font, anchor="mm")
+        for block in range(5):
+            top = 70 + 62 * block
+            pen.rounded_rectangle((middle - step * 0.3, top, middle + step * 0.3, top + 40), 8, fill=colour)
+            pen.line((middle, top + 40, middle, top + 62), fill=colour, width=4)
+            pen.line((step // 2, top + 51, SIDE - step // 2, top + 51), fill="#999", width=3)
+        pen.line((middle, 380, SIDE // 2, 430), fill=colour, width=4)
+    pen.text((SIDE // 2, 460), result, fill="#333", font=font, anchor="mm")
+    return sheet
+
+
 def stacked(*rows: list[Tile]) -> Image.Image:
     """Rows of labelled pictures on a square, as the list of templates shows it; further rows are small below the first."""
     sheet = Image.new("RGB", (SIDE, SIDE), "white")

@@ -10,8 +10,11 @@ from einops import rearrange
 from torch import Tensor
 
 from .architecture import Inputs
+from .fused_rope import make_differentiable
 from .transformer import Transformer, arguments_of, network_of
 from .transformer_stream import Block
+
+make_differentiable()
 
 
 class Cosmos(Transformer):

@@ -27,6 +27,7 @@ from ...fusion.selection import Selection, routing_table
 from ...fusion.top_k import TopKFusion
 from ...fusion.variance import MaxFusion
 from ...routing.record import RoutingRecord
+from ..experts.distilled import warn_of_distilled
 from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype
 from ..experts.identity import check_identity
 from ..experts.networks import share_networks
@@ -48,6 +49,7 @@ def make_ensemble(
     Raises ExpertError or FusionError, before any weight is moved, where the parts do not fit.
     """
     check_experts(experts)
+    warn_of_distilled(experts)
     points = experts[0].points
     if isinstance(aggregator, AggregatorFile):
         check_config(aggregator.name, aggregator.config, experts)

@@ -158,6 +158,7 @@ def make_trainable(model: torch.nn.Module) -> None:
 def outside_inference():
     """The host runs nodes in inference mode; training needs gradients, and the host's flag where it has one."""
     flagged = hasattr(comfy.model_management, "in_training")
+    before = flagged and comfy.model_management.in_training
     with torch.inference_mode(False), torch.enable_grad():
         if flagged:
             comfy.model_management.in_training = True
@@ -165,7 +166,7 @@ def outside_inference():
             yield
         finally:
             if flagged:
-                comfy.model_management.in_training = False
+                comfy.model_management.in_training = before
 
 
 def _differentiable_attention(attention, *args, **kwargs) -> Tensor:

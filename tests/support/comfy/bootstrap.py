@@ -34,6 +34,7 @@ FOLDERS = [
     "custom_nodes",
     "models/checkpoints",
     "models/diffusion_models",
+    "models/text_encoders",
     "models/vae",
     "models/afa",
     "models/loras",
@@ -44,7 +45,7 @@ FOLDERS = [
 ]
 MODELS = CACHE / ("models" + os.environ.get("COMFYUI_PATH", "").replace("/", "_"))
 """Toys that the tests make once, for each host by itself: a newer one has families that an older one lacks."""
-MADE = ["checkpoints", "diffusion_models", "vae"]
+MADE = ["checkpoints", "diffusion_models", "text_encoders", "vae"]
 """Their folders, beside one another."""
 
 

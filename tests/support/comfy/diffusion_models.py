@@ -1,4 +1,4 @@
-"""Toy transformers with random weights for the host's UNETLoader, and a VAE for them, made once and cached.
+"""Toy transformers with random weights for the host's UNETLoader, and text encoders and a VAE for them, made once and cached.
 
 `python -m tests.support.comfy.diffusion_models` makes them all again.
 """
@@ -14,6 +14,7 @@ from .bootstrap import MODELS, REPOSITORY, make_base
 from .checkpoints import randomised, vae_state
 
 FOLDER = MODELS / "diffusion_models"
+TEXT = MODELS / "text_encoders"
 VAE = MODELS / "vae" / "tiny_16_channels.safetensors"
 
 # name: (family of tiny_transformers, seed)
@@ -66,6 +67,11 @@ def _make(name: str, families) -> Path:
     return _save(state, FOLDER / f"{name}.safetensors")
 
 
+def _make_text_encoder(name: str, network) -> Path:
+    state = {key: tensor.half() for key, tensor in randomised(network, 1).state_dict().items() if tensor.is_floating_point()}
+    return _save(state, TEXT / f"{name}.safetensors")
+
+
 def _save(state, path: Path) -> Path:
     import comfy.utils
 
@@ -82,7 +88,9 @@ def main():
         host = Host(make_base(Path(base)))  # for the families
         families = sys.modules[_module_name(host.base / "custom_nodes" / "tiny_transformers")]
         names = [name for name, (kind, _) in TOYS.items() if families.by_name(kind)]
-        for path in (_save(vae_state(channels=16), VAE), *(_make(name, families) for name in names)):
+        made = [_save(vae_state(channels=16), VAE), *(_make(name, families) for name in names)]
+        made += [_make_text_encoder(name, network) for name, network in families.text.states().items()]
+        for path in made:
             print(f"{path} {path.stat().st_size / 2**20:.1f} MiB")
 
 

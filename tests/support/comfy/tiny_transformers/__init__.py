@@ -9,6 +9,8 @@ from typing import ClassVar
 
 import comfy.supported_models as host
 
+from . import text
+
 
 class TinyFlux(host.Flux):
     unet_config: ClassVar = {"image_model": "flux", "hidden_size": 64, "guidance_embed": True}
@@ -96,6 +98,7 @@ if hasattr(host, "Krea2"):
     from .newer import TinyAnima, TinyKrea2
 
     FAMILIES += [TinyAnima, TinyKrea2]
+text.install(newer=hasattr(host, "Krea2"))
 # First, because the host's own families do not look at the width.
 host.models[:0] = FAMILIES
 NODE_CLASS_MAPPINGS = {}

@@ -1,0 +1,223 @@
+"""What an ensemble of transformers costs beside its experts: networks of a quarter of the width of Flux.1, Anima and Z-Image.
+
+Their blocks, heads and feed-forwards keep their proportions, and so does the aggregator: of 32 channels in place of 128.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .measure import interleaved, ratios, spread
+
+EXPERTS = 2
+SIDE = 32
+TOKENS = 64
+PAUSES = 20_000
+LIMITS = {"cost": 1.03, "switch": 50.0, "memory": 1.1}
+ANIMA = {
+    "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16, "out_channels": 16, "patch_spatial": 2,
+    "patch_temporal": 1, "concat_padding_mask": True, "pos_emb_cls": "rope3d", "model_channels": 512, "num_blocks": 8,
+    "num_heads": 4, "crossattn_emb_channels": 256, "adaln_lora_dim": 64, "use_adaln_lora": True, "mlp_ratio": 4.0,
+}  # fmt: skip
+FLUX = {
+    "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": 192, "context_in_dim": 1024, "hidden_size": 768,
+    "mlp_ratio": 4.0, "num_heads": 6, "depth": 4, "depth_single_blocks": 8, "axes_dim": [16, 56, 56], "theta": 10000,
+    "patch_size": 2, "qkv_bias": True, "guidance_embed": True,
+}  # fmt: skip
+Z_IMAGE = {
+    "patch_size": 2, "in_channels": 16, "dim": 960, "n_layers": 8, "n_refiner_layers": 2, "n_heads": 30, "n_kv_heads": 30,
+    "axes_dims": [8, 12, 12], "axes_lens": [1536, 512, 512], "rope_theta": 256.0, "ffn_dim_multiplier": 8 / 3,
+    "multiple_of": 64, "cap_feat_dim": 640, "qk_norm": True, "z_image_modulation": True, "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}  # fmt: skip
+
+
+def bench_dits(rounds: int = 5) -> list[str]:
+    lines = ["| | a step / the sum of its experts' own | kernels of fusion at a fused point | reads that wait |", "|---|---|---|---|"]
+    missed = []
+    for name in ("Flux.1", "Anima", "Z-Image"):
+        cost, kernels, waits = _step(name, rounds)
+        lines.append(f"| {name} | {spread(cost)} | {kernels:.1f} | {waits} |")
+        missed += [f"{name}'s cost"] if sorted(cost)[len(cost) // 2] > LIMITS["cost"] else []
+    switch = 1e6 * _switch()
+    memory = _memory()
+    missed += ["a thread's switch"] if switch > LIMITS["switch"] else []
+    missed += ["memory"] if memory > LIMITS["memory"] else []
+    return [
+        f"{EXPERTS} experts of random weights, float32, latent {SIDE}x{SIDE}, {TOKENS} tokens of text, an aggregator at every fourth block.",
+        "",
+        *lines,
+        "",
+        f"From one thread to another and back: {switch:.1f} microseconds. Peak memory of an evaluation / weights and activations of "
+        f"one expert: {memory:.3f}.",
+        "",
+        f"Limits: a step {LIMITS['cost']}, a switch {LIMITS['switch']:.0f} microseconds, memory {LIMITS['memory']}: "
+        + (f"missed by {', '.join(missed)}." if missed else "held."),
+    ]
+
+
+class Experts:
+    """Networks of one family, with an aggregator of random weights."""
+
+    def __init__(self, name: str, count: int = EXPERTS):
+        self.family, make, self.inputs = _families()[name]
+        self.models = [SimpleNamespace(diffusion_model=_randomised(make(), seed)) for seed in range(count)]
+        self.points = self.family.points(self.models[0])
+
+    def own(self) -> list[Tensor]:
+        return [self._host(model) for model in self.models]
+
+    def _host(self, model: Any) -> Tensor:
+        given = self._named()
+        return model.diffusion_model(given.pop("x"), given.pop("timesteps"), **given)
+
+    def _named(self) -> dict[str, Any]:
+        given = {**self.inputs, "x": self.inputs["x"].clone()}
+        return {**dict.fromkeys(self.family.arguments), **given, "control": None, "transformer_options": {}}
+
+    def together(self, fusion: Callable) -> Tensor:
+        from afa_core.fusion.fusion import FusionState
+        from afa_core.fusion.lockstep import lockstep
+
+        both = [self.family.stream(model, self._named()) for model in self.models]
+        streams, embeddings = zip(*both, strict=True)
+        return lockstep(streams, self.points, fusion, FusionState(embeddings))
+
+    def fusion(self) -> Callable:
+        from afa_core.aggregator.config import AggregatorConfig
+        from afa_core.aggregator.sabw import Aggregator
+        from afa_core.fusion.sabw_fusion import SABWFusion
+
+        config = AggregatorConfig(
+            self.family.title, tuple(point.channels for point in self.points), len(self.models),
+            text_width=self.family.text_width(self.models[0]), time_width=self.family.time_width(self.models[0]),
+            fused=self.family.fused(self.points), tokens=True, hidden_size=32, num_layers=2, num_heads=2,
+        )  # fmt: skip
+        return SABWFusion(Aggregator(config).initialise(torch.Generator().manual_seed(0)))
+
+
+def _families() -> dict[str, tuple]:
+    """By name: the family, a maker of its network, and the network's inputs."""
+    import comfy.ops
+    from comfy.ldm.cosmos.predict2 import MiniTrainDIT
+    from comfy.ldm.flux.model import Flux as FluxNetwork
+    from comfy.ldm.lumina.model import NextDiT
+
+    from afa_core.host.architectures.cosmos import Cosmos
+    from afa_core.host.architectures.flux import Flux
+    from afa_core.host.architectures.lumina import Lumina
+
+    shared = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+    random = torch.Generator().manual_seed(0)
+
+    def inputs(width: int, *frames: int, **others: Any) -> dict[str, Any]:
+        text = torch.randn(1, TOKENS, width, generator=random)
+        latent = torch.randn(1, 16, *frames, SIDE, SIDE, generator=random)
+        return {"x": latent, "timesteps": torch.tensor([0.5]), "context": text, **others}
+
+    return {
+        "Flux.1": (
+            Flux(),
+            lambda: FluxNetwork(**FLUX, **shared),
+            inputs(1024, y=torch.zeros(1, 192), guidance=torch.tensor([3.5])),
+        ),
+        "Anima": (Cosmos(), lambda: MiniTrainDIT(**ANIMA, **shared), inputs(256, 1)),
+        "Z-Image": (Lumina(), lambda: NextDiT(**Z_IMAGE, **shared), inputs(640, num_tokens=TOKENS)),
+    }
+
+
+def _randomised(network: torch.nn.Module, seed: int) -> torch.nn.Module:
+    from tests.support.comfy.checkpoints import randomised
+
+    return randomised(network, seed).requires_grad_(False)
+
+
+class Counted(TorchDispatchMode):
+    """Counts, in the thread of the fusion, what a GPU would run, and reads that the CPU would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = self.waits = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.waits += 1
+        elif not function.is_view:
+            self.kernels += 1
+        return function(*args, **(kwargs or {}))
+
+
+@torch.inference_mode()
+def _step(name: str, rounds: int) -> tuple[list[float], float, int]:
+    experts = Experts(name)
+    fusion = experts.fusion()
+    with Counted() as counted:
+        experts.together(fusion)
+    experts.own()
+    seconds = interleaved({"together": lambda: experts.together(fusion), "own": experts.own}, rounds)
+    points = len(experts.family.fused(experts.points))
+    return ratios(seconds["together"], seconds["own"]), counted.kernels / points, counted.waits
+
+
+def _switch() -> float:
+    """Seconds for a call in another thread to pause and go on."""
+    from afa_core.host.architectures.block_thread import paused
+
+    def call(pause: Callable) -> None:
+        for _ in range(PAUSES):
+            pause(None)
+
+    stream = paused(call, torch.device("cpu"))
+    started = time.process_time()
+    for _ in stream:
+        pass
+    return (time.process_time() - started) / PAUSES
+
+
+def _memory() -> float:
+    """Of Flux.1's shape, each figure from a process of its own."""
+    one, several = (_child(count) for count in (1, EXPERTS))
+    activations = one["peak"] - one["before"]
+    return (several["peak"] - several["empty"]) / (several["before"] - several["empty"] + activations)
+
+
+def _child(count: int) -> dict[str, int]:
+    command = [sys.executable, "-m", "tests.bench.dits", str(count)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+@torch.inference_mode()
+def main(count: int, base: Path) -> dict[str, int]:
+    """Bytes that one evaluation takes in this process."""
+    from tests.support.comfy.inprocess import Host
+
+    from .child import peak, resident
+
+    Host(base).load_pack()
+    empty = resident()
+    experts = Experts("Flux.1", count)
+    run = (lambda: experts.together(experts.fusion())) if count > 1 else experts.own
+    before = resident()
+    run()
+    return {"empty": empty, "before": before, "peak": peak()}
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    from tests.support.comfy.bootstrap import make_base
+
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(main(int(sys.argv[1]), make_base(Path(folder)))))
