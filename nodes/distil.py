@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 from safetensors.torch import load_file
 
 from ..afa_core.atomic_file import check_writable
+from ..afa_core.host.merging.saving import save_network
 from ..afa_core.host.out_of_memory import TRAINING, naming_what_ran
 from ..afa_core.host.training.adapters import with_lora
 from ..afa_core.host.training.distilling import Distillation, LoraSettings, Sources
@@ -20,7 +22,8 @@ from ..afa_core.host.training.frozen_experts import outside_inference
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
 from ..afa_core.training.data.dataset import LatentDataset
 from ..afa_core.training.data.prompt_folder import PromptFolder
-from ..afa_core.training.labels import LabelledDataset
+from ..afa_core.training.labels import HeldOutLabels, LabelledDataset
+from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import Keeping, TrainingError, fit
 from ..afa_core.training.state import TrainingSettings
@@ -61,27 +64,37 @@ class AFADistill(io.ComfyNode):
         sources = _sources(widgets)
         path = Path(folder_paths.get_folder_paths("loras")[0], f"{file_name(widgets['save_as'])}.safetensors")
         check_writable(path.parent)
-        settings = of_widgets(TrainingSettings, widgets)
+        settings, lora = of_widgets(TrainingSettings, widgets), of_widgets(LoraSettings, widgets)
         workflow = workflow_id(cls.hidden.extra_pnginfo)
         labels = {"best_single": START, "block_average": TEACHER}
         feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow, labels)
         progress = _progress(feed)
         try:
             data = distillation.dataset(clip, vae, sources, of_widgets(DatasetSettings, widgets), progress)
-            data = replace(data, plan=replace(data.plan, variants=widgets["labels_per_item"]))
+            if not lora.online:
+                data = replace(data, plan=replace(data.plan, variants=widgets["labels_per_item"]))
             _check_held_out(data)
             with outside_inference(), naming_what_ran("Training", TRAINING):
-                kept = distillation.label(data, progress)
-                task = distillation.task(data, of_widgets(LoraSettings, widgets), widgets["gradient_checkpointing"])
+                kept = distillation.label(data, lora.online, progress)
+                task = distillation.task(data, lora)
                 keeping = Keeping(path, widgets["resume"], widgets["save_every"])
+                labelled = HeldOutLabels(data, kept) if lora.online else LabelledDataset(replace(data, experts=1), kept)
                 listen = listener(feed, task, widgets, paint=None)
-                lora, state = fit(task, LabelledDataset(replace(data, experts=1), kept), settings, keeping, listen)
+                file, state = fit(task, labelled, settings, keeping, listen)
+                notes = [_found(file), _cost(len(distillation.experts), kept.size)]
+                if widgets.get("control") and not feed.stop_requested:
+                    comfy.model_management.unload_all_models()
+                    task_of_control = distillation.task(data, lora, control=True)
+                    beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
+                    found, its_state = fit(task_of_control, labelled, settings, beside, _quietly(feed, settings.steps))
+                    notes.insert(1, _of_control(found, its_state.best_loss("held_out")))
+            student_file = save_network(distillation.student, f"{path.stem}_student") if widgets.get("save_student") else None
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:
             feed.finish()
         model = with_lora(distillation.student, load_file(path))
-        notes = _notes(lora, len(distillation.experts), student is None, kept.size)
-        report = "\n\n".join([report_text(path.name, task, state), notes, data.summary()])
+        notes.append(_how_to_load(path, student_file, is_merge=student is None))
+        report = "\n\n".join([report_text(path.name, task, state), "\n".join(notes), data.summary()])
         return io.NodeOutput(model, loss_plot(task, state), report)
 
 
@@ -116,17 +129,44 @@ def _progress(feed: TrainingFeed):
     return progress
 
 
-def _notes(lora: LoraFile, experts: int, is_merge: bool, label_bytes: int) -> str:
-    """What was closed of the gap, what it costs, and how to load it."""
-    gap = lora.measured["gap"]
-    found = (
-        f"{gap[0]:.0%} of the gap from the student before training to the ensemble is closed (95 %: {gap[1]:.0%} to {gap[2]:.0%})."
-        if gap
-        else "On the held-out items the ensemble is not surely better than the student before training: there is no gap to close."
-    )
-    student = "AFA Merge Models of the same models with equal shares" if is_merge else "the student"
+def _quietly(feed: TrainingFeed, steps: int):
+    """The listener of a control: its losses are not those that the view on the node shows."""
+
+    def listen(report: Report) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        feed.send(step=steps, message=f"control: step {report.state.step} of {steps}")
+        if feed.stop_requested:
+            raise Stop
+
+    return listen
+
+
+def _found(lora: LoraFile) -> str:
+    """What was closed of the gap."""
+    if lora.measured["gap"] is None:
+        return "On the held-out items the ensemble is not surely better than the student before training: there is no gap to close."
+    return f"{_share(lora)} of the gap from the student before training to the ensemble is closed."
+
+
+def _share(lora: LoraFile) -> str:
+    share, low, high = lora.measured["gap"]
+    return f"{share:.0%} (95 %: {low:.0%} to {high:.0%})"
+
+
+def _of_control(lora: LoraFile, loss: float) -> str:
+    gap = f", {_share(lora)} of the gap" if lora.measured["gap"] else ""
+    return f"Control, the same LoRA trained on the data without the ensemble's labels: held-out loss {loss:.5f}{gap}."
+
+
+def _cost(experts: int, label_bytes: int) -> str:
     return (
-        f"{found} A step of sampling evaluates 1 network instead of {experts}.\n"
-        f"To load it: {student}, then Load LoRA (Model) with {lora.path.name} at strength 1.\n"
+        f"A step of sampling evaluates 1 network instead of {experts}.\n"
         f"The labels take {label_bytes / 2**20:.0f} MiB in ComfyUI's user folder."
     )
+
+
+def _how_to_load(lora: Path, student: Path | None, is_merge: bool) -> str:
+    base = "AFA Merge Models of the same models with equal shares" if is_merge else "the student"
+    if student:
+        base = f"Load Diffusion Model with {student.name}"
+    return f"To load it: {base}, then Load LoRA (Model) with {lora.name} at strength 1."

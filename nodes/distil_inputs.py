@@ -68,4 +68,18 @@ def _all_inputs() -> list[io.Input]:
         io.Float.Input("paint_cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance of a painting."),
         io.Model.Input("student", optional=True, tooltip="What learns: a checkpoint or a merge of the ensemble's architecture. Empty: the equal merge of the experts."),
         io.Vae.Input("vae", optional=True, tooltip="Turns the pictures of prompt_folder into latents."),
+        io.Boolean.Input(
+            "online", default=False, optional=True,
+            tooltip="Off: the ensemble labels everything first and leaves memory, and the student trains alone. On: both stay in "
+            "memory, and every step asks the ensemble about fresh noise: more variety, several times slower and larger.",
+        ),
+        io.Boolean.Input(
+            "control", default=False, optional=True,
+            tooltip="Afterwards also trains the same LoRA on the pictures and paintings themselves, without the ensemble's labels, "
+            "for the same steps, and reports it beside: what the labels are worth.",
+        ),
+        io.Boolean.Input(
+            "save_student", default=False, optional=True,
+            tooltip="Also saves the student as it is without the LoRA in models/diffusion_models, so that a merge need not be made again.",
+        ),
     ]  # fmt: skip

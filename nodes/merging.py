@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..afa_core.host.merging.merge import merge_models, recipe_for
+from ..afa_core.host.experts.experts import Expert
+from ..afa_core.host.merging.merge import extrapolated, merge_models, recipe_for
 from ..afa_core.merging.blocks import PRESETS
-from .sockets import experts, numbered, schema
+from .sockets import experts, label, numbered, schema
 
 NO_PRESET = "none"
 
@@ -35,12 +36,25 @@ class AFAMergeModels(io.ComfyNode):
                     tooltip="Lines such as 'IN04-IN08 0.2, 0.8': a block, a range or the beginning of a layer's name, and one "
                     "number a model. They go before the preset. For two models also a row of 25 (SDXL: 19) numbers.",
                 ),
+                io.Model.Input(
+                    "base", optional=True,
+                    tooltip="The model that the others were fine-tuned from. Where it is connected, extrapolation goes beyond the merge, away from it.",
+                ),
+                io.Float.Input(
+                    "extrapolation", default=1.5, min=0.0, max=3.0, step=0.05, optional=True,
+                    tooltip="Only with a base: base + extrapolation * (merge - base). 1 is the merge itself, 0 the base.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, weights: str = "", preset: str = NO_PRESET, block_weights: str = "", **models) -> io.NodeOutput:
+    def execute(
+        cls, weights: str = "", preset: str = NO_PRESET, block_weights: str = "", base=None, extrapolation: float = 1.5, **models
+    ) -> io.NodeOutput:  # fmt: skip
         found = experts(cls, models)
-        return io.NodeOutput(merge_models(found, recipe_for(found, weights, preset, block_weights)))
+        merged = merge_models(found, recipe_for(found, weights, preset, block_weights))
+        if base is not None:
+            merged = extrapolated(merged, found[0], Expert(base, label(cls, "base")), extrapolation)
+        return io.NodeOutput(merged)

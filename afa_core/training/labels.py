@@ -52,7 +52,7 @@ class LabelledDataset:
     def digest(self) -> str:
         return self.data.digest
 
-    def train_batch(self, step: int) -> LabelledBatch:
+    def train_batch(self, step: int) -> Batch:
         items, numbers = self.data.batch_indices(step)
         draws = [label_draw(self.data, item, number) for item, number in zip(items, numbers, strict=True)]
         dropped = torch.tensor([drop for _, drop in draws])
@@ -72,6 +72,13 @@ class LabelledDataset:
         }
         labels = parts.pop("labels")
         return LabelledBatch(**vars(batch), draw=draw, labels=labels, singles=list(parts.values()))
+
+
+class HeldOutLabels(LabelledDataset):
+    """A dataset whose held-out batches alone carry labels: of all others the teacher is asked while the student trains."""
+
+    def train_batch(self, step: int) -> Batch:
+        return self.data.train_batch(step)
 
 
 def label_draw(data: LatentDataset, item: int, number: int) -> tuple[Draw, bool]:

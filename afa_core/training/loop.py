@@ -49,7 +49,7 @@ def train(training: Training, listen: Callable[[Report], None], save: Callable[[
     while state.step < settings.steps:
         if state.step % settings.evaluate_every == 0:
             evaluate(training, listen)
-            if is_flat(state.held_out_losses, settings.patience):
+            if is_flat(state.values(training.task.chosen_by), settings.patience):
                 state.finished = "the held-out loss is flat"
                 return
         started = time.perf_counter()
@@ -152,13 +152,16 @@ def evaluate(training: Training, listen: Callable[[Report], None]) -> None:
         batch = batch.to(task.device)
         for name, value in with_weights(task.module, weights, lambda b=batch: task.evaluate(b)).items():
             found.setdefault(name, []).append(value)
-    held_out = torch.cat(found.pop("held_out")).mean().item()
-    means = {name: torch.stack(values).mean(0).tolist() for name, values in found.items()}
-    row = {"step": state.step, "held_out": held_out, **means}
-    if held_out < state.best_loss:
+    row = {"step": state.step, **{name: _mean(values).tolist() for name, values in found.items()}}
+    if row[task.chosen_by] < min(state.values(task.chosen_by), default=math.inf):
         state.best = {key: tensor.detach().cpu().clone() for key, tensor in weights.items()}
     state.evaluations.append(row)
     listen(Report(state, evaluation=row))
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    """Over all items where there is one value an item, else over the batches."""
+    return torch.cat(values).mean() if values[0].ndim == 1 else torch.stack(values).mean(0)
 
 
 def is_flat(losses: list[float], patience: int) -> bool:

@@ -14,7 +14,7 @@ STYLES = (":", "-.", "--")
 
 def report_text(name: str, task: Task, state: TrainingState) -> str:
     """The held-out loss beside what needs no training, and the task's own values; some front ends show it as Markdown."""
-    best = state.best_loss
+    best = state.best_loss(task.chosen_by)
     rival, level = min(state.baselines.items(), key=lambda row: row[1])
     lines = [
         f"{name}: {state.step} steps, {state.seconds:.0f} s, {state.finished}.",

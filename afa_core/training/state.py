@@ -61,14 +61,14 @@ class TrainingState:
     skipped: int = 0
     torn: bool = False
 
-    @property
-    def held_out_losses(self) -> list[float]:
+    def values(self, name: str) -> list[float]:
         """One of every evaluation; infinite where it is NaN, which would compare as neither better nor worse."""
-        return [math.inf if math.isnan(row["held_out"]) else row["held_out"] for row in self.evaluations]
+        return [math.inf if math.isnan(row[name]) else row[name] for row in self.evaluations]
 
-    @property
-    def best_loss(self) -> float:
-        return min(self.held_out_losses, default=math.inf)
+    def best_loss(self, chosen_by: str) -> float:
+        """The held-out loss of the best weights."""
+        chosen = self.values(chosen_by)
+        return self.values("held_out")[chosen.index(min(chosen))]
 
 
 class Training:

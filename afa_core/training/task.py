@@ -28,12 +28,14 @@ class Task(Protocol):
     """One kind of training: an aggregator (tasks/aggregator.py), a LoRA that predicts what an ensemble does (tasks/distil.py).
 
     name:          of what is trained, as in "this aggregator"
+    chosen_by:     the value of `evaluate` that decides which weights are the best, and whether training still pays
     curves_title:  what the values of `curves` are
     module:        the trained weights, in float32 on `device`
     compute_dtype: of the networks that a loss passes through; with float16 the loss is scaled
     """
 
     name: str
+    chosen_by: str
     curves_title: str
     device: torch.device
     compute_dtype: torch.dtype
@@ -50,7 +52,8 @@ class Task(Protocol):
         ...
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """`held_out`: the loss [B] of every item; whatever else, averaged over the batches."""
+        """`held_out`: the loss [B] of every item; further values [B] are averaged over the items as well, and whatever
+        has another shape over the batches."""
         ...
 
     def baselines(self, batch: Batch) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from tests.support.comfy.bootstrap import REPOSITORY, make_base
 from tests.support.comfy.inprocess import Host
 
+from .distilling import bench_distilling
 from .dits import bench_dits
 from .economical import bench_economical
 from .gpu_habits import MISSED, bench_gpu_habits
@@ -51,6 +52,7 @@ PARTS = {
     "kernels": ("What was weighed against a faithful aggregator's cost, bf16", bench_kernels),
     "loras": ("LoRAs as experts, SD1.5 size, bf16", bench_loras),
     "training": ("A training step, SD1.5 size, 2 experts, bf16, batch 1", bench_training),
+    "distilling": ("Distilling with labels first, SD1.5 size, 2 experts, bf16, latent 32x32, batch 1", bench_distilling),
     "preparation": ("Preparing the trainer's data, on the pocket experts", bench_preparation),
     "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
     "selective_step": (
@@ -61,7 +63,9 @@ PARTS = {
     "gpu_habits": ("Habits on a GPU", bench_gpu_habits),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }
-IN_PROCESS = ("dits", "gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "selective_step")
+IN_PROCESS = (
+    "dits", "gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "distilling", "selective_step",
+)  # fmt: skip
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 
 

@@ -5,6 +5,7 @@ import torch
 
 from afa_core.training.labels import LOOKS, LabelledDataset, item_draws
 from afa_core.training.tasks.distil import gap_closed, lora_tensors, per_item
+from tests.support.toy_distil import kill, run
 from tests.support.training_toys import toy_dataset
 
 
@@ -76,3 +77,17 @@ def test_a_lora_has_the_names_and_layouts_that_loaders_read():
         "diffusion_model.a.b.alpha": (), "diffusion_model.c.lora_up.weight": (6, 2),
         "diffusion_model.c.lora_down.weight": (2, 5), "diffusion_model.c.alpha": (),
     }  # fmt: skip
+
+
+def test_a_killed_distillation_goes_on_to_the_same_weights():
+    """20 kills: python -m tests.support.toy_distil"""
+    kill(3)
+
+
+def test_the_best_weights_are_the_nearest_to_the_teacher(tmp_path):
+    """Not those with the least denoising loss, which a student of these labels moves away from."""
+    _, state = run(tmp_path, 40)
+    distances = state.values("distance")
+    best = min(range(len(distances)), key=distances.__getitem__)
+    assert best > 0 and best != min(range(len(distances)), key=state.values("held_out").__getitem__)
+    assert state.best_loss("distance") == state.values("held_out")[best]

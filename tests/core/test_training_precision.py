@@ -68,8 +68,8 @@ def test_float16_scales_its_loss_and_learns_what_float32_learns(tmp_path):
     _, in_half = trained(tmp_path / "half", half)
     (tmp_path / "full").mkdir()
     _, in_full = run(tmp_path / "full", STEPS, evaluate_every=6)
-    assert in_half.best_loss == pytest.approx(in_full.best_loss, rel=5e-3)
-    assert in_half.best_loss < 0.9 * in_half.evaluations[0]["held_out"]
+    assert in_half.best_loss("held_out") == pytest.approx(in_full.best_loss("held_out"), rel=5e-3)
+    assert in_half.best_loss("held_out") < 0.9 * in_half.evaluations[0]["held_out"]
 
 
 def test_a_step_that_overflows_is_tried_again_and_neither_counted_nor_averaged(tmp_path):

@@ -1,8 +1,12 @@
 """Distilling an ensemble through the node, on toy checkpoints: what is saved, what is refused, what goes on after a stop."""
 
+import sys
+from contextlib import ExitStack
+
 import pytest
 import torch
 
+from tests.support.faults import full_disk
 from tests.support.node_trainer import same, twelve_pictures
 
 NAMES = ("tiny_sd15_a", "tiny_sd15_b")
@@ -84,7 +88,7 @@ def tasks(monkeypatch):
 
     made = []
     real = Distillation.task
-    monkeypatch.setattr(Distillation, "task", lambda self, *args: made.append(real(self, *args)) or made[-1])
+    monkeypatch.setattr(Distillation, "task", lambda *args, **kwargs: made.append(real(*args, **kwargs)) or made[-1])
     return made
 
 
@@ -125,6 +129,7 @@ def test_the_student_comes_nearer_to_the_ensemble(distiller, tasks):
     distiller.run("nearer", steps=30, resume="start anew", learning_rate=3e-3)
     state = torch.tensor(history("nearer", distiller)["losses"])
     assert state[-5:].mean() < 0.8 * state[:5].mean()
+    assert any(tensor.any() for key, tensor in distiller.file("nearer").items() if "lora_up" in key)
     task = tasks[0]
     assert all(adapter.lora_up.weight.abs().max() > 0 for adapter in task.module.values())
     assert all(p.grad is None for p in task.student.experts[0].patcher.model.parameters())
@@ -186,6 +191,94 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(distiller, monkeypa
     assert 0 < history("cut", distiller)["steps"] < 6
     distiller.run("cut")
     assert same(distiller.file("cut-last"), whole)
+
+
+def test_stop_keeps_a_usable_lora(distiller, monkeypatch):
+    from afa_core.training import loop
+
+    (live,) = (module for name, module in sys.modules.items() if name.endswith("afa-ensemble.nodes.live"))
+    real = loop.training_step
+
+    def step(training):
+        if training.state.step == 2:
+            live.TrainingFeed.latest_of_all.stop()
+        return real(training)
+
+    monkeypatch.setattr(loop, "training_step", step)
+    model, _, report = distiller.run("stopped", resume="start anew", steps=50, control=True)
+    assert "3 steps" in report and "stopped, saved" not in report and "Control" not in report
+    found = prediction(stock(distiller, merged(distiller), "stopped"))
+    assert torch.equal(prediction(model), found) and torch.isfinite(found).all()
+    assert history("stopped", distiller)["finished"] == "stopped"
+
+
+def test_online_the_ensemble_labels_fresh_noise_and_stays_as_it_is(distiller, tasks, monkeypatch):
+    from afa_core.host.training import labelling
+
+    made = []
+    real = labelling.CachedLabels._labelled
+    monkeypatch.setattr(labelling.CachedLabels, "_labelled", lambda self, t, item, n: made.append(item) or real(self, t, item, n))
+    before = [prediction(model) for model in distiller.models]
+    distiller.run("online", resume="start anew", online=True, steps=20, seed=11, ema=0.0, learning_rate=3e-3)
+    found = history("online", distiller)
+    assert 0 < len(made) < 6 and found["online"]
+    losses = torch.tensor(found["losses"])
+    assert losses[-5:].mean() < 0.9 * losses[:5].mean()
+    expected = student_prediction(tasks[0])
+    found = prediction(stock(distiller, merged(distiller), "online-last"))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+    for model, was in zip(distiller.models, before, strict=True):
+        assert torch.equal(prediction(model), was)
+
+
+def test_a_control_learns_the_data_alone_and_is_reported_beside(distiller, tasks):
+    report = distiller.run("beside", resume="start anew", control=True)[2]
+    assert "Control, the same LoRA trained on the data without the ensemble's labels: held-out loss " in report
+    assert [task.lessons.data_only for task in tasks] == [False, True]
+    assert not same(distiller.file("beside-last"), distiller.file("beside-control-last"))
+    distiller.run("beside alone", resume="start anew")
+    assert same(distiller.file("beside-last"), distiller.file("beside alone-last"))
+
+
+def test_the_student_is_saved_as_the_host_saves_it(distiller):
+    model, _, report = distiller.run("kept", resume="start anew", steps=2, learning_rate=1e-2, save_student=True)
+    (sentence,) = (line for line in report.splitlines() if line.startswith("To load it"))
+    assert sentence.startswith("To load it: Load Diffusion Model with kept_student.safetensors, then Load LoRA")
+    (student,) = distiller.host.call("UNETLoader", unet_name="kept_student.safetensors", weight_dtype="default")
+    expected = prediction(model)
+    found = prediction(stock(distiller, student, "kept"))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+
+
+def test_a_disk_that_is_full_while_labels_are_written_loses_nothing(distiller, monkeypatch, tmp_path):
+    from afa_core.atomic_file import SavingError
+    from afa_core.host.training import cache, labelling
+
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    made = []
+    real = labelling.CachedLabels._labelled
+
+    def labelled(self, teacher, item, batch_size):
+        made.append(item)
+        return real(self, teacher, item, batch_size)
+
+    def make(self, teacher, batch_size, progress, whole=labelling.CachedLabels.make):
+        def full(done, total, what):
+            progress(done, total, what)
+            if done == 4:
+                disk.enter_context(full_disk(room=100))
+
+        with ExitStack() as disk:
+            whole(self, teacher, batch_size, full)
+
+    monkeypatch.setattr(labelling.CachedLabels, "_labelled", labelled)
+    with monkeypatch.context() as once:
+        once.setattr(labelling.CachedLabels, "make", make)
+        with pytest.raises(SavingError, match="could not be saved in .*: make room there"):
+            distiller.run("full", resume="start anew", steps=1, seed=5)
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    distiller.run("full", steps=1, seed=5)
+    assert sorted(made) == sorted([*range(12), made[4]])
 
 
 def test_an_interrupted_labelling_goes_on_where_it_was(distiller, monkeypatch, tmp_path):

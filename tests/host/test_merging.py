@@ -212,6 +212,18 @@ def test_four_models_as_a_plain_sum_of_state_dicts(pack, comfy_host, checkpoint)
     assert not [key for key in merged.patches if not key.startswith("diffusion_model.")]
 
 
+@pytest.mark.parametrize("extrapolation", [0.0, 1.0, 1.5])
+def test_a_merge_goes_on_away_from_its_base(pack, comfy_host, checkpoint, extrapolation):
+    names = ("golden_0", "golden_1", "golden_2")
+    one, two, base = (weights_of(checkpoint(name)[0]) for name in names)
+    first, second, third = (checkpoint(name)[0] for name in names)
+    model = comfy_host.call(
+        "AFAMergeModels", model_1=first, model_2=second, weights="1, 3", base=third, extrapolation=extrapolation
+    )[0]
+    expected = {key: base[key] + extrapolation * ((one[key] + 3 * two[key]) / 4 - base[key]) for key in base}
+    assert_same(weights_of(model), expected, 1e-5)
+
+
 def test_models_bring_their_loras(pack, comfy_host, checkpoint):
     """One checkpoint with and without a LoRA merges to the checkpoint with half of the LoRA."""
     plain = checkpoint("tiny_sd15_a")[0]

@@ -49,3 +49,11 @@ def merge_models(experts: list[Expert], recipe: Recipe) -> ModelPatcher:
             if ratio < 1:
                 merged.add_patches(group, 1.0 - ratio, ratio)
     return merged
+
+
+def extrapolated(merged: ModelPatcher, first: Expert, base: Expert, strength: float) -> ModelPatcher:
+    """base + strength * (merged - base), as one more of the host's merges of two. first: of those that were merged."""
+    check_mergeable([first, base])
+    result = merged.clone()
+    result.add_patches(base.patcher.get_key_patches(PREFIX), 1.0 - strength, strength)
+    return result

@@ -11,7 +11,7 @@ from comfy.sd import CLIP, VAE
 
 from ...training.data.dataset import LatentDataset
 from ...training.data.prompt_folder import PromptFolder
-from ...training.tasks.distil import DistilTask
+from ...training.tasks.distil import DistilTask, Lessons
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import patcher_digest
 from ..experts.networks import copied
@@ -32,9 +32,13 @@ from .teacher import Teacher, check_student, check_teacher
 
 @dataclass(frozen=True)
 class LoraSettings:
+    """online: the ensemble stays in memory beside the student, and labels fresh noise"""
+
     rank: int = 8
     alpha: float = 8.0
     targets: str = TARGETS[-1]
+    gradient_checkpointing: bool = True
+    online: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,10 @@ class Distillation:
             comfy.model_management.unload_all_models()
         return parts[0] if len(parts) == 1 else joined(parts[0], parts[1], sources.prompt_share)
 
-    def label(self, data: LatentDataset, progress: Progress) -> CachedLabels:
-        """The ensemble's labels of all items, made where they are not on disk; then the ensemble leaves memory."""
-        labels = CachedLabels(data, self.digest, Cache())
+    def label(self, data: LatentDataset, held_out: bool, progress: Progress) -> CachedLabels:
+        """The ensemble's labels of all items, or of the held-out ones alone, made where they are not on disk; then the
+        ensemble leaves memory."""
+        labels = CachedLabels(data, self.digest, Cache(), held_out)
         if labels.missing():
             size = largest_latent(data)
             self.teacher.load([data.plan.batch_size, *size])
@@ -96,22 +101,30 @@ class Distillation:
         comfy.model_management.unload_all_models()
         return labels
 
-    def task(self, data: LatentDataset, lora: LoraSettings, checkpointing: bool) -> DistilTask:
-        """The student in memory, with adapters that change nothing yet."""
-        student = HostExperts([Expert(self.network, "The student")], checkpointing)
+    def task(self, data: LatentDataset, lora: LoraSettings, control: bool = False) -> DistilTask:
+        """The student in memory, with adapters that change nothing yet; where it learns online, the ensemble beside it.
+
+        control: it learns the data themselves, and nothing of the ensemble
+        """
+        student = HostExperts([Expert(self.network, "The student")], lora.gradient_checkpointing)
         patcher = student.experts[0].patcher
         weights = adapted_weights(patcher, lora.targets)
         module = put_adapters(patcher, weights, lora.rank, lora.alpha, data.plan.seed)
         count = sum(weight.numel() for weight in module.parameters())
-        student.load([data.plan.batch_size, *largest_latent(data)], count * trained_bytes(student))
+        shape = [data.plan.batch_size, *largest_latent(data)]
+        if lora.online:
+            self.teacher.load(shape)
+        student.load(shape, count * trained_bytes(student), self.teacher.patchers if lora.online else ())
         first, own = (e.patcher.get_model_object("model_sampling") for e in (self.experts[0], student.experts[0]))
 
         def convert(label: torch.Tensor, sigma: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
             return label if speaks_like(first, own) else converted(label, sigma, noisy, first, own)
 
-        identity = {**asdict(lora), "teacher": self.digest, "student": patcher_digest(self.student)}
+        lessons = Lessons([e.label for e in self.experts], convert, self.teacher if lora.online else None, control)
+        settings = {name: value for name, value in asdict(lora).items() if name != "gradient_checkpointing"}
+        identity = {**settings, "teacher": self.digest, "student": patcher_digest(self.student), "control": control}
         shapes = {key: weight.shape for key, weight in weights.items()}
-        return DistilTask(student, module, shapes, [e.label for e in self.experts], convert, identity)
+        return DistilTask(student, module, shapes, lessons, identity)
 
 
 def equal_merge(experts: list[Expert]) -> ModelPatcher:

@@ -8,7 +8,7 @@ inference mode (host.md section 4).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...fusion.fusion import Embeddings, Fusion, FusionState
@@ -49,17 +50,23 @@ class HostExperts:
         beside = [expert.beside for expert in self.experts if expert.beside]
         set_companions(first, [expert.patcher for expert in self.experts], beside)
 
-    def load(self, latent_shape: list[int], beside: float = 0.0) -> None:
+    @property
+    def patchers(self) -> list[ModelPatcher]:
+        """All that is loaded."""
+        first = self.experts[0].patcher
+        return [first, *first.get_additional_models()]
+
+    def load(self, latent_shape: list[int], beside: float = 0.0, others: Sequence[ModelPatcher] = ()) -> None:
         """Makes the weights fit for gradients, and loads as many of them as leave memory for a batch [B, C, H, W].
 
         beside: bytes that are needed for what is trained (memory.py). That is small and used everywhere, so it goes to
         the device before.
+        others: what stays in memory with them
         """
-        first = self.experts[0].patcher
-        patchers = [first, *first.get_additional_models()]
+        patchers = self.patchers
         for patcher in patchers:
             make_trainable(patcher.model)
-        comfy.model_management.load_models_gpu(patchers, memory_required=self._activations(latent_shape) + beside)
+        comfy.model_management.load_models_gpu([*patchers, *others], memory_required=self._activations(latent_shape) + beside)
         for patcher in patchers:
             patcher.model.requires_grad_(False)
 

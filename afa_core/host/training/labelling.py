@@ -19,10 +19,11 @@ from .teacher import Teacher
 
 
 class CachedLabels:
-    """The labels of a dataset's items, on disk in float16."""
+    """The labels of a dataset's items, on disk in float16; held_out: of its held-out items alone."""
 
-    def __init__(self, data: LatentDataset, teacher: str, cache: Cache):
+    def __init__(self, data: LatentDataset, teacher: str, cache: Cache, held_out: bool = False):
         self.data, self.teacher, self.cache = data, teacher, cache
+        self.items = [i for i, item in enumerate(data.items) if item.held_out or not held_out]
 
     def name(self, item: int) -> str:
         """The entry of an item's labels: it depends on the teacher and on all that its draws follow from."""
@@ -34,7 +35,7 @@ class CachedLabels:
         return self.cache.get(self.name(item))
 
     def missing(self) -> list[int]:
-        return [item for item in range(len(self.data.items)) if not self.cache.sound(self.name(item))]
+        return [item for item in self.items if not self.cache.sound(self.name(item))]
 
     def make(self, teacher: Teacher, batch_size: int, progress: Progress) -> None:
         """Labels what is missing. Raises SavingError on a full disk: what was labelled stays."""
@@ -64,4 +65,4 @@ class CachedLabels:
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(self.cache.path(self.name(item)).stat().st_size for item in range(len(self.data.items)))
+        return sum(self.cache.path(self.name(item)).stat().st_size for item in self.items)

@@ -69,6 +69,10 @@ class Teacher:
         self.experts.load(latent_shape)
 
     @property
+    def patchers(self) -> list[ModelPatcher]:
+        return [*self.companions, *self.experts.patchers]
+
+    @property
     def digest(self) -> str:
         """Of all that its predictions follow from."""
         parts = [patcher_digest(expert.patcher) for expert in self.experts.experts]

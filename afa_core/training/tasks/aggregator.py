@@ -46,6 +46,7 @@ class AggregatorTask:
     """
 
     name = "aggregator"
+    chosen_by = "held_out"
     curves_title = "mean share"
 
     def __init__(

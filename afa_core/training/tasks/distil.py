@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +33,39 @@ class LoraFile:
     measured: dict[str, Any]
 
 
+class Teacher(Protocol):
+    """An ensemble that is asked while the student trains."""
+
+    def predict(self, batch: Batch, draw: Draw) -> Tensor: ...
+
+    def find_not_finite(self, batch: Batch, draw: Draw) -> None: ...
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student learns from.
+
+    singles: the experts' names, in the order of the batches' predictions
+    convert: (label, sigma, noisy latent) to the same prediction in the student's terms
+    teacher: labels what carries no labels
+    data_only: a control, which learns the data themselves under the same noise; nothing of the teacher
+    """
+
+    singles: list[str]
+    convert: Callable[[Tensor, Tensor, Tensor], Tensor]
+    teacher: Teacher | None = None
+    data_only: bool = False
+
+
 class DistilTask:
-    """A student with trainable low-rank adapters, and labels of its teacher in the batches.
+    """A student with trainable low-rank adapters, and what its teacher predicts.
 
     module:  the adapters, in an nn.ModuleDict, by their weights' keys with "/" for "."; `lora_up` of each starts at zero
     shapes:  of the adapted weights, by their keys
-    singles: the experts' names, in the order of the batches' predictions
-    convert: (label, sigma, noisy latent) to the same prediction in the student's terms
     """
 
     name = "LoRA"
+    chosen_by = "distance"
     curves_title = "share of the gap closed"
 
     def __init__(
@@ -50,36 +73,38 @@ class DistilTask:
         student: FrozenExperts,
         module: nn.ModuleDict,
         shapes: dict[str, torch.Size],
-        singles: list[str],
-        convert: Callable[[Tensor, Tensor, Tensor], Tensor],
+        lessons: Lessons,
         identity: dict[str, Any],
     ):
-        self.student, self.module, self.shapes, self.singles = student, module, shapes, singles
-        self.convert, self._identity = convert, identity
+        self.student, self.module, self.shapes, self.lessons = student, module, shapes, lessons
+        self._identity = identity
         self.device, self.compute_dtype = student.device, student.compute_dtype
 
     def identity(self) -> dict[str, Any]:
         return self._identity
 
     def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """Squared distance to the teacher's prediction."""
-        batch = cast(LabelledBatch, batch)
-        sigma, noisy, _ = problem(self.student, batch, batch.draw)
-        error = self._predict(batch, sigma, noisy) - self.convert(batch.labels, sigma, noisy)
-        return {"distance": error.square().mean()}
+        """Squared distance to the teacher's prediction; of a control, to what the data ask for."""
+        batch = self._labelled(batch, draw)
+        sigma, noisy, target = problem(self.student, batch, batch.draw)
+        lesson = target if self.lessons.data_only else self.lessons.convert(batch.labels, sigma, noisy)
+        return {"distance": (self._predict(batch, sigma, noisy) - lesson).square().mean()}
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
-        """`held_out`: the student's own denoising loss, which can be compared with those of the baselines."""
-        sigma, noisy, target = problem(self.student, batch, cast(LabelledBatch, batch).draw)
-        return {"held_out": mean_square(self._predict(batch, sigma, noisy) - target)}
+        """`held_out`: the student's own denoising loss, which can be compared with those of the baselines; `distance`: of
+        its predictions from the teacher's, which is what it learns."""
+        batch = cast(LabelledBatch, batch)
+        sigma, noisy, target = problem(self.student, batch, batch.draw)
+        found, labels = self._predict(batch, sigma, noisy), self.lessons.convert(batch.labels, sigma, noisy)
+        return {"held_out": mean_square(found - target), "distance": mean_square(found - labels)}
 
     def baselines(self, batch: Batch) -> dict[str, Tensor]:
         """The student before training, the ensemble, and each of its experts."""
         batch = cast(LabelledBatch, batch)
         sigma, noisy, target = problem(self.student, batch, batch.draw)
         rows = {START: mean_square(self._predict(batch, sigma, noisy) - target)}
-        for name, labels in zip((TEACHER, *self.singles), (batch.labels, *batch.singles), strict=True):
-            rows[name] = mean_square(self.convert(labels, sigma, noisy) - target)
+        for name, labels in zip((TEACHER, *self.lessons.singles), (batch.labels, *batch.singles), strict=True):
+            rows[name] = mean_square(self.lessons.convert(labels, sigma, noisy) - target)
         if not rows[START].isfinite().all():
             self.find_not_finite(batch, batch.draw, "on a held-out picture")
         return rows
@@ -87,7 +112,9 @@ class DistilTask:
     def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
         fusion = finding_the_culprit(alone, ["The student"], when)
         with torch.no_grad():
-            sample_loss(self.student, fusion, batch, cast(LabelledBatch, batch).draw)
+            sample_loss(self.student, fusion, batch, batch.draw if isinstance(batch, LabelledBatch) else draw)
+        if self.lessons.teacher and not isinstance(batch, LabelledBatch):
+            self.lessons.teacher.find_not_finite(batch, draw)
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> dict[str, Any]:
@@ -114,12 +141,17 @@ class DistilTask:
         return LoraFile(path, measured)
 
     def rivals(self, baselines: dict[str, float]) -> dict[str, float]:
-        single = min(self.singles, key=lambda name: baselines[name])
+        single = min(self.lessons.singles, key=lambda name: baselines[name])
         return {name: baselines[name] for name in (START, single, TEACHER)}
 
     def curves(self, evaluation: dict[str, Any], baselines: dict[str, float]) -> dict[str, float]:
         gap = baselines[START] - baselines[TEACHER]
         return {self.curves_title: (baselines[START] - evaluation["held_out"]) / gap if gap > 0 else 0.0}
+
+    def _labelled(self, batch: Batch, draw: Draw) -> LabelledBatch:
+        if isinstance(batch, LabelledBatch):
+            return batch
+        return LabelledBatch(**vars(batch), draw=draw, labels=cast(Teacher, self.lessons.teacher).predict(batch, draw), singles=[])
 
     def _predict(self, batch: Batch, sigma: Tensor, noisy: Tensor) -> Tensor:
         return self.student.predict(alone, noisy, sigma, batch.texts[:1]).float()
