@@ -89,10 +89,9 @@ def test_a_student_of_any_family_learns_and_is_loaded_by_the_host(comfy_host, pa
     with outside_inference():
         labels = distillation.label(data, False, lambda *_: None)
         task = distillation.task(data, LoraSettings(rank=4, alpha=4.0))
-        silent = {name for name, adapter in task.module.items() if not adapter.lora_up.weight.requires_grad}
         labelled = LabelledDataset(replace(data, experts=1), labels)
         _, state = fit(task, labelled, settings, Keeping(tmp_path / "lora.safetensors"), lambda report: None)
-        silent |= {name for name, adapter in task.module.items() if not adapter.lora_up.weight.any()}
+        silent = {name for name, adapter in task.module.items() if not adapter.lora_up.weight.any()}
         batch = data.batch_of([3, 4])
         expected = predicted(task.student, batch)
         comfy.model_management.unload_all_models()
@@ -104,8 +103,9 @@ def test_a_student_of_any_family_learns_and_is_loaded_by_the_host(comfy_host, pa
             student.load([2, *case.size])
             found.append(predicted(student, batch))
             comfy.model_management.unload_all_models()
-    assert not silent and len(state.losses) == 8
-    scale = expected.abs().max().item()
-    assert (found[0] - expected).abs().max() > 1e-3 * scale
-    tolerance = 1e-3 if kind == HALF else 2e-6
-    torch.testing.assert_close(found[1], expected, rtol=0, atol=tolerance * scale)
+    assert len(state.losses) == 8
+    if kind == "qwen":  # what the last block makes of the text goes nowhere
+        silent = {name for name in silent if "transformer_blocks/4/" not in name}
+    assert not silent
+    start, stock = ((each - expected).norm() / expected.norm() for each in found)
+    assert start > 3e-3 and stock < (1e-3 if kind == HALF else 2e-6)

@@ -1,4 +1,4 @@
-"""What distilling an ensemble is worth: python -m tests.pocket.distil [--steps N] [--minutes M] [--rows WORDS ...]
+"""What distilling an ensemble is worth: python -m tests.pocket.distil [--steps N] [--minutes M] [--rows WORDS ...] [--quick]
 
 Trains students through the node, measures every row's loss on held-out names and on those of the prompt list, and prints
 a table. Finished rows are on disk, and a training that was cut off goes on, so that it can be run in parts.
@@ -10,14 +10,14 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.tables import systems, trainings, world
-from tests.tables.budget import FULL
+from tests.tables.budget import FULL, QUICK
 from tests.tables.markdown import table
 from tests.tables.measure import Rows, loss_rows
 from tests.tables.questions import PictureSet, picture_sets
@@ -30,15 +30,16 @@ SETTINGS = {
     "resolution": common.SIZE, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 25, "ema": 0.99, "evaluate_every": 100,
     "save_every": 100, "gradient_checkpointing": False, "paint_cfg": 3.0, "resume": "continue",
 }  # fmt: skip
+QUICKLY = {"paint_steps": 2, "labels_per_item": 1, "batch_size": 4}
 MERGE, EXTRAPOLATED, AVERAGE = "weighted merging", "base + 1.5 (merge - base)", "noise average"
 MAIN = "LoRA rank 8, pictures and prompts"
 FULL_RANK = 256
-"""At least as many as any of these layers' weights have rows or columns after flattening: nothing of it is low-rank."""
+"""No weight of these networks has a higher one."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """settings: what differs from SETTINGS; control: the LoRA that learns the data alone; teacher: a row of the tables"""
+    """control: the LoRA that learns the data alone; teacher: a row of the tables"""
 
     title: str
     pictures: bool = True
@@ -65,10 +66,12 @@ STUDENTS = (
 class Bench:
     """Students of so many steps, in the world of the paper's tables."""
 
-    def __init__(self, steps: int, seeds: int, looks: int):
-        self.world = world.start(replace(FULL, looks=looks))
+    def __init__(self, steps: int, seeds: int, quick: bool):
+        self.world = world.start(QUICK if quick else FULL)
         self.steps, self.seeds = steps, seeds
         self.sets = picture_sets(self.world)
+        self.prompts = data.captions(folder.known_subjects(), common.HANDS)[: 12 if quick else None]
+        self.settings = {**SETTINGS, **(QUICKLY if quick else {})}
 
     def static(self) -> list[systems.System]:
         """In the order of their cost: those that are searched for come last."""
@@ -80,9 +83,9 @@ class Bench:
 
     def student(self, student: Student, seed: int) -> systems.System:
         """Trains it, where that is not done yet."""
-        settings = {**SETTINGS, "rank": student.rank, "alpha": float(student.rank), "seed": seed, "steps": self.steps}
+        settings = {**self.settings, "rank": student.rank, "alpha": float(student.rank), "seed": seed, "steps": self.steps}
         pictures = trainings._pictures() if student.pictures else None
-        depends = [assemble.digest(), world.shipped_digest(), student.teacher, settings, student.prompts]
+        depends = [assemble.digest(), world.shipped_digest(), student.teacher, settings, self.prompts if student.prompts else []]
         depends.append(trainings._digest(pictures) if pictures else "")
         name = f"distil_{fingerprint(depends)}"
         if student.control:
@@ -105,8 +108,8 @@ class Bench:
 
     def _prompts(self) -> Path:
         """The names of the set "known", whose pictures are not read."""
-        path = world.FOLDER / "known_prompts.txt"
-        path.write_text("\n".join(data.captions(folder.known_subjects(), common.HANDS)) + "\n")
+        path = world.FOLDER / f"known_prompts_{len(self.prompts)}.txt"
+        path.write_text("\n".join(self.prompts) + "\n")
         return path
 
     def _train(self, student: Student, settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -172,11 +175,11 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--steps", type=int, default=500)
     ask.add_argument("--seeds", type=int, default=2)
-    ask.add_argument("--looks", type=int, default=4)
+    ask.add_argument("--quick", action="store_true", help="few pictures and prompts, to see that all of it runs")
     ask.add_argument("--minutes", type=float, default=600.0, help="after these no further student is begun")
     ask.add_argument("--rows", nargs="*", default=[], help="only rows whose title has one of these words")
     args = ask.parse_args()
-    bench = Bench(args.steps, args.seeds, args.looks)
+    bench = Bench(args.steps, args.seeds, args.quick)
     found: list[dict[str, list[list[float]]]] = [{} for _ in bench.sets]
     for title, rows in measured(bench, args.rows, args.minutes):
         for place, each in enumerate(rows):
