@@ -8,6 +8,7 @@ import torch
 from tests.pocket import common
 from tests.pocket.scenes import checkpoints, judge, pairs, pictures
 from tests.tables.budget import QUICK
+from tests.tables.figures import coloured
 from tests.tables.followed import prompt_maps
 from tests.tables.learners import learnt
 from tests.tables.limits import gap_share
@@ -173,6 +174,18 @@ def test_maps_that_are_the_same_everywhere_have_two_halves():
 
     maps = prompt_maps([Step()], 5)
     torch.testing.assert_close(maps, torch.tensor([[[[0.2, 0.2]], [[0.8, 0.8]]]]))
+
+
+def test_a_place_has_the_colour_of_the_expert_that_leads():
+    from matplotlib.colors import to_rgb
+
+    from afa_core.plots import COLOURS
+
+    weights = torch.tensor([[[0.0, 1 / 3]], [[1.0, 1 / 3]], [[0.0, 1 / 3]]])
+    painted = coloured(weights)
+    assert painted.shape == (64, 128, 3)
+    torch.testing.assert_close(painted[0, 0], torch.tensor(to_rgb(COLOURS[1])))
+    torch.testing.assert_close(painted[0, -1], torch.ones(3))
 
 
 # ---- rows ----

@@ -1,7 +1,7 @@
 """The learnt attention maps as pictures, one a claim: python -m tests.tables.figures [--list NAME] [--variant NAME]
 
 Contributions change with the prompt, the noise, the timestep, the block and the place: docs/results/routing-<claim>.png. Every place
-has the colour of the expert that leads there, and is white where none does.
+has the colour of the expert that leads there, and is white where none does; by place, brighter is more weight.
 """
 
 from __future__ import annotations
@@ -70,14 +70,13 @@ def figures(painter: Painter, pairs: PairList) -> dict[str, object]:
     steps, points = range(len(first.run.steps)), first.run.fused_points
     some = sorted({round(i * (len(steps) - 1) / 5) for i in range(6)})
     by_block = [(first.run.points[p].name, coloured(first.map(points=[p]))) for p in points]
-    by_place = [(f"expert of {d}", heat(m)) for d, m in zip(common.DOMAINS, first.map(), strict=True)]
     by_time = [(f"step {i + 1} of {len(steps)}", coloured(first.map(steps=[i]))) for i in some]
     return {
         "prompt": sheet([_both(name, scene) for name, scene in zip(names, scenes, strict=True)]),
         "noise": sheet([_both(f"{names[0]}, noise {n}", scene) for n, scene in enumerate(noises, start=1)]),
         "timestep": sheet([[(names[0], first.picture), *by_time]]),
         "block": sheet([[(names[0], first.picture), *by_block][i : i + 7] for i in range(0, len(by_block) + 1, 7)]),
-        "place": sheet([[(names[0], first.picture), *by_place]]),
+        "place": sheet([_by_expert(name, scene) for name, scene in zip(names, scenes, strict=True)], legend=False),
         "right-weight": matrix(scenes, pairs),
     }
 
@@ -110,8 +109,13 @@ def _both(name: str, scene: Scene) -> list[Panel]:
     return [(name, scene.picture), ("who leads", coloured(scene.map()))]
 
 
-def sheet(rows: list[list[Panel]]):
-    """Panels side by side, a row below the other, and which colour is whose."""
+def _by_expert(name: str, scene: Scene) -> list[Panel]:
+    maps = [(f"expert of {d}", heat(m)) for d, m in zip(common.DOMAINS, scene.map(), strict=True)]
+    return [(name, scene.picture), *maps]
+
+
+def sheet(rows: list[list[Panel]], legend: bool = True):
+    """Panels side by side, a row below the other; legend: which colour is whose."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -126,8 +130,9 @@ def sheet(rows: list[list[Panel]]):
         for (title, picture), ax in zip(line, axes, strict=False):
             ax.imshow(picture.numpy())
             ax.set_title(title, fontsize=6)
-    patches = [Patch(color=c, label=f"expert of {d}") for c, d in zip(COLOURS, common.DOMAINS, strict=False)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=6, frameon=False)
+    if legend:
+        patches = [Patch(color=c, label=f"expert of {d}") for c, d in zip(COLOURS, common.DOMAINS, strict=False)]
+        figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=6, frameon=False)
     return figure
 
 

@@ -12,7 +12,7 @@ from .world import World
 
 SEEDS = (1, 2, 3)
 OURS = "identity bias"
-"""The default aggregator: the variant that the watched lists have chosen."""
+"""The default aggregator; the watched lists choose it before the held-out ones are looked at."""
 FULL = "AFA"
 """As published; ablations leave out one of its parts."""
 ABLATIONS = {"last point only", "without spatial location", "without timestep", "without text"}

@@ -17,6 +17,7 @@ from .store import Store
 
 FOLDER = common.WORK / "tables"
 BASE = checkpoints.BASE
+KINDS = ("near", "far")
 WIDTH, HEIGHT = 2 * common.SIZE, common.SIZE
 
 
@@ -85,9 +86,7 @@ class World:
 
 def trained_kinds() -> list[str]:
     """The sets of experts whose weights are there."""
-    return [
-        kind for kind in models.KINDS if all(models.expert_path(kind, domain).exists() for domain in common.DOMAINS)
-    ]
+    return [kind for kind in KINDS if all(models.expert_path(kind, domain).exists() for domain in common.DOMAINS)]
 
 
 def start(budget: Budget) -> World:
