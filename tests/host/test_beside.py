@@ -240,6 +240,21 @@ def test_what_cannot_act_beside_the_weights(host):
     assert obstacle((1.0, good, 1.0, None, None), torch.nn.LayerNorm(12)) == "a LoRA on a LayerNorm"
 
 
+def test_what_depends_on_the_weight_that_it_finds(host):
+    from comfy.weight_adapter import OFTAdapter
+
+    from afa_core.host.experts.beside import changes_weight
+
+    layer = network(LAYERS["linear"])["layer"]
+    adapters = [lora(layer), loha(layer), lokr(layer)]
+    doras = [type(a)(set(), (*a.weights[:at], random(20, 1), *a.weights[at:][1:])) for a, at in zip(adapters, (4, 7, 8), strict=True)]  # fmt: skip
+    plain = [*adapters, (random(20, 12),)]
+    changing = [*doras, OFTAdapter(set(), (random(2, 6, 6), None, None, None))]
+    assert not any(changes_weight((1.0, added, 1.0, None, None)) for added in plain)
+    assert all(changes_weight((1.0, added, 1.0, None, None)) for added in changing)
+    assert changes_weight((1.0, plain[0], 0.5, None, None))
+
+
 def test_a_stream_and_what_runs_between_its_turns(host):
     """Two streams in turns: each finds its own patches at every turn, and their caller none."""
     from afa_core.host.experts.beside import LayerHooks, PatchesBeside, acting_patches, stream_with
