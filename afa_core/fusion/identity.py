@@ -22,7 +22,7 @@ def own_blends(features: Sequence[Tensor], fused: Tensor, shares: Tensor, bias: 
     bias:  a scalar; 0 gives `fused` to the bit
     """
     shares = shares.to(torch.promote_types(shares.dtype, torch.float32))
-    odds = shares * bias.to(shares.dtype).clamp(*RANGE).expm1()
+    odds = shares * bias.to(shares).clamp(*RANGE).expm1()
     own = odds / (1 + odds)  # the weights of the interpolations
     gates = own.to(fused.dtype).split(1, dim=1)
     blends = [torch.lerp(fused, feature, gate) for feature, gate in zip(features, gates, strict=True)]

@@ -132,8 +132,9 @@ class RoutingRun:
 
     def evaluate(self, sigma: Tensor, guided: list[bool]) -> Evaluation:
         """Opens an evaluation at this sigma [B], whose fusions report to `observe` until it ends."""
-        self.evaluations.append(Evaluation(self.step, sigma, guided))
-        return self.evaluations[-1]
+        evaluation = Evaluation(self.step, sigma, guided)
+        self.evaluations.append(evaluation)  # several GPUs have a thread each
+        return evaluation
 
     def _report_step(self, wait: bool = False) -> bool:
         """Hands the listener the next step, if it has arrived."""

@@ -2,12 +2,14 @@
 
 from collections import Counter
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.bench.gpu_habits import SHALLOW, fake_ensembles, step
+from tests.support.ensembles import ensemble, random_aggregator
 from tests.support.fake_gpu import counted, fake_gpu
 
 DEVICES = ("cuda:0", "cuda:1", "cuda:0")
@@ -47,3 +49,17 @@ def test_an_expert_runs_on_its_own_device(comfy_host, pack):
     assert len(to) == 1 + points - 1  # the latent, and what was fused
     assert len(back) == points
     assert sum(map(len, seen.copies.values())) - len(to) - len(back) < 8  # timesteps, texts, embeddings
+
+
+def test_a_clone_for_another_gpu_has_its_own_networks_and_samples_alike(checkpoint, encode, sample, comfy_host, pack):
+    model, clip, _ = checkpoint("tiny_sd15_a")
+    if not hasattr(model, "deepclone_multigpu"):
+        pytest.skip("this host knows one GPU only")
+    other = checkpoint("tiny_sd15_b")[0]
+    main = ensemble(comfy_host, random_aggregator(model, 2), model, other)
+    texts = encode(clip, "a cat"), encode(clip, "")
+    expected = sample(main, *texts)
+    clone = main.deepclone_multigpu(new_load_device=main.load_device)
+    ours, theirs = ({id(p.model) for p in (each, *each.get_additional_models())} for each in (main, clone))
+    assert len(ours) == len(theirs) == 3 and not ours & theirs
+    assert torch.equal(sample(clone, *texts), expected)

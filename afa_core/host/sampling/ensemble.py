@@ -104,13 +104,19 @@ def make_ensemble(
     return main
 
 
-def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher:
-    """The aggregator as a model of the host's, in the dtype that the experts compute in."""
+def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype, disable_dynamic: bool = False) -> ModelPatcher:
+    """The aggregator as a model of the host's, in the dtype that the experts compute in.
+
+    disable_dynamic: a newer host's word for a patcher whose weights it does not page
+    """
     offload = comfy.model_management.unet_offload_device()
     module = Aggregator(file.config, comfy.ops.disable_weight_init, dtype=dtype, device=offload)
     module.load_state_dict(file.state)
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    return patcher(module, comfy.model_management.get_torch_device(), offload)
+    kind = ModelPatcher if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    patcher = kind(module, comfy.model_management.get_torch_device(), offload)
+    # Newer hosts make another one by this for each further GPU.
+    patcher.cached_patcher_init = aggregator_patcher, (file, dtype)
+    return patcher
 
 
 def compile_aggregator(main: ModelPatcher) -> None:

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ class FiniteCheck:
 
     def __init__(self) -> None:
         self.questions: deque[Question] = deque()
+        self.lock = Lock()  # several GPUs have a thread each
 
     def check(self, step: int, prediction: Tensor, x: Tensor, look_again: LookAgain) -> Tensor:
         # Of finite numbers the sum is finite; whatever an expert's share, its NaN is still there in the prediction.
@@ -52,11 +54,15 @@ class FiniteCheck:
 
     def hear(self, step: float = math.inf) -> None:
         """Raises NotFinite where an answer says so. step: the one that runs; without it every answer is waited for."""
-        while self.questions and (self.questions[0].step < step - 1 or self.questions[0].answer.has_arrived):
-            question = self.questions.popleft()
+        while question := self._next(step):
             if question.has_gone_wrong():
                 question.look_again()
                 raise NotFinite(
                     "An evaluation gave NaN or infinite numbers, and gave none when it was repeated: sample again; if it "
                     "happens again, look for a fault of the GPU or its memory."
                 )
+
+    def _next(self, step: float) -> Question | None:
+        with self.lock:
+            due = self.questions and (self.questions[0].step < step - 1 or self.questions[0].answer.has_arrived)
+            return self.questions.popleft() if due else None

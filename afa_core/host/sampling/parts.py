@@ -7,8 +7,10 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
+from ...aggregator.sabw import Aggregator
 from ...fusion.fusion import Fusion
 from ...fusion.points import FusionPoint
+from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection
 from ...routing.record import RoutingRecord
 from ..experts.experts import KEY, Expert
@@ -47,6 +49,21 @@ def experts_of(main: ModelPatcher) -> list[Expert]:
     """The experts as they run now: the patchers that the host loaded for this run."""
     loaded = [main, *main.get_additional_models_with_key(KEY)]
     return [
-        replace(expert, patcher=next(p for p in loaded if p.is_clone(expert.patcher)))
+        replace(expert, patcher=next(p for p in loaded if _stands_for(p, expert.patcher)))
         for expert in ensemble_of(main).experts
     ]
+
+
+def fusion_on(main: ModelPatcher, fusion: Fusion) -> Fusion:
+    """The fusion with the aggregator that the host loaded beside this patcher: each of several GPUs has its own."""
+    if not isinstance(fusion, SABWFusion):
+        return fusion
+    loaded = (patcher.model for patcher in main.get_additional_models_with_key(KEY))
+    aggregator = next(model for model in loaded if isinstance(model, Aggregator))
+    return fusion if aggregator is fusion.aggregator else SABWFusion(aggregator, fusion.attend)
+
+
+def _stands_for(loaded: ModelPatcher, patcher: ModelPatcher) -> bool:
+    """Whether it is a clone, or on newer hosts the same network on another GPU."""
+    base = getattr(patcher, "clone_base_uuid", None)
+    return loaded.is_clone(patcher) or (base is not None and loaded.clone_base_uuid == base)

@@ -30,7 +30,7 @@ from ..experts.held_weights import HeldWeights, held_weights
 from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
 from ..text.conditioning import take_texts, text_of
-from .parts import ensemble_of, experts_of
+from .parts import ensemble_of, experts_of, fusion_on
 from .prediction import fuse_in_first_terms
 from .run import Run, run_of
 
@@ -93,7 +93,8 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
     samplings = [experts[index].patcher.model.model_sampling for index in running]
     level = ensemble.experts[0].architecture.noise.level(call.main.model.model_sampling, call.sigma)
     noisy = without_frames(call.x)
-    fusion = fuse_in_first_terms(choice.fusion, samplings, call.sigma, noisy, call.main.model.model_sampling)
+    fusion = fusion_on(call.main, choice.fusion)
+    fusion = fuse_in_first_terms(fusion, samplings, call.sigma, noisy, call.main.model.model_sampling)
     fusion = _in_memory(fusion)
 
     def evaluate(fusion: Fusion) -> Tensor:
