@@ -3,12 +3,13 @@
 #   make test     linter, type checker, unit tests of the front end, and all tests against a real ComfyUI
 #   make bench    speed and memory
 #   make tables   the paper's tables on scenes, watched lists; TABLES=--final looks at the held-out ones; a second run goes on where the first was stopped
+#   make gpu      the main promises and a step's time, on whatever device ComfyUI finds here
 #   make pocket   trains the pocket experts again
 # COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements go into an environment beside .venv.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo test bench tables pocket
+.PHONY: setup demo test bench gpu tables pocket
 
 # An environment for each host: they pin different versions of the same packages, the front end first of all.
 VENV := .venv$(subst /,_,$(COMFYUI_PATH))
@@ -50,6 +51,9 @@ test: setup
 
 bench: setup
 	$(PYTHON) -m tests.bench
+
+gpu: setup
+	$(PYTHON) -m tests.gpu
 
 tables: setup
 	$(PIP) install -r tests/tables/requirements.txt

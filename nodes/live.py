@@ -33,6 +33,14 @@ def running_server() -> PromptServer | None:
     return getattr(PromptServer, "instance", None)
 
 
+def is_heard() -> bool:
+    """Whether a browser is connected that `send` would reach."""
+    server = running_server()
+    if server is None:
+        return False
+    return bool(server.sockets) if server.client_id is None else server.client_id in server.sockets
+
+
 def send(event: str, data: dict[str, Any]) -> None:
     """To the browser that queued the graph, or to all where that is not known; to none without a server.
 
@@ -48,10 +56,11 @@ def send(event: str, data: dict[str, Any]) -> None:
 
 
 def routing_listener(node_id: str | None) -> Callable[[RoutingRun, int, list[Evaluation]], None]:
-    """Sends each step of an ensemble's runs, under the id of the ensemble's node."""
+    """Sends each step of an ensemble's runs, under the id of the ensemble's node, where a browser is connected."""
 
     def report(run: RoutingRun, step: int, evaluations: list[Evaluation]) -> None:
-        send(ROUTING, {"source": node_id, "step": step, **wire_header(run), **wire_step(run, evaluations)})
+        if is_heard():
+            send(ROUTING, {"source": node_id, "step": step, **wire_header(run), **wire_step(run, evaluations)})
 
     return report
 

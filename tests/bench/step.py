@@ -87,12 +87,13 @@ def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: 
     from afa_core.routing.wire import wire_step
 
     random = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 4, size, size, generator=random)
+    device = patcher.load_device
+    x = torch.randn(2, 4, size, size, generator=random).to(device)
     widths = patcher.model.model_config.unet_config
-    conds = {"c_crossattn": torch.randn(2, 77, widths["context_dim"], generator=random)}
+    conds = {"c_crossattn": torch.randn(2, 77, widths["context_dim"], generator=random).to(device)}
     if label := widths["adm_in_channels"]:
-        conds["y"] = torch.randn(2, label, generator=random)
-    sigmas = torch.full((2,), sigma)
+        conds["y"] = torch.randn(2, label, generator=random).to(device)
+    sigmas = torch.full((2,), sigma, device=device)
 
     def run() -> None:
         handed = {"cond_or_uncond": [0, 1], "wrappers": patcher.wrappers, **(options or {})}

@@ -172,6 +172,24 @@ def _check_injections(expert: Expert, other: Expert) -> None:
         )
 
 
+def unpaged(experts: list[Expert]) -> list[Expert]:
+    """The experts over weights that gradients can go through.
+
+    A newer host may page weights in from their file while they are used; it then reads them from there again, without
+    that. Clones of one network go on sharing one.
+    """
+    read: dict[int, ModelPatcher] = {}
+    found = []
+    for expert in experts:
+        patcher = expert.patcher
+        if hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
+            first = read.get(id(patcher.model))
+            patcher = patcher.clone(disable_dynamic=True, model_override=first and first.get_clone_model_override())
+            read.setdefault(id(expert.patcher.model), patcher)
+        found.append(replace(expert, patcher=patcher))
+    return found
+
+
 def copied(patcher: ModelPatcher) -> ModelPatcher:
     """A patcher over an unpatched network of its own, with the same patches still to be applied."""
     if hasattr(patcher, "is_dynamic") and patcher.is_dynamic():

@@ -25,7 +25,7 @@ from ...fusion.lockstep import BlockStream, lockstep
 from ...training.data.texts import Text, of_rows, picked, repeated, rows_alike
 from ..architectures.noise import signal_to_noise
 from ..experts.experts import Expert, check_experts, compute_dtype
-from ..experts.networks import share_networks
+from ..experts.networks import share_networks, unpaged
 from ..experts.streams import expert_stream
 from ..sampling.prediction import fuse_in_first_terms
 from ..sampling.run import set_companions
@@ -40,7 +40,7 @@ class HostExperts:
 
     def __init__(self, experts: list[Expert], checkpointing: bool = False):
         check_experts(experts)
-        self.experts = [replace(expert, patcher=expert.patcher.clone()) for expert in share_networks(experts)]
+        self.experts = [replace(expert, patcher=expert.patcher.clone()) for expert in share_networks(unpaged(experts))]
         self.points = experts[0].points
         self.labels = [expert.label for expert in experts]
         self.checkpointing = checkpointing

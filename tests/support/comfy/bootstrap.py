@@ -95,10 +95,10 @@ def _link(link: Path, target: Path) -> None:
     link.symlink_to(target, target_is_directory=target.is_dir())
 
 
-def host_arguments(base: Path) -> list[str]:
-    """Command-line arguments with which ComfyUI runs on the CPU and writes only under `base`."""
+def host_arguments(base: Path, device: tuple[str, ...] = ("--cpu",)) -> list[str]:
+    """Command-line arguments with which ComfyUI writes only under `base`. device: those that choose where it runs."""
     database = f"sqlite:///{base / 'user' / 'comfyui.db'}"  # by default it lies in the host's own tree
-    return ["--cpu", "--disable-api-nodes", "--base-directory", str(base), "--database-url", database]
+    return [*device, "--disable-api-nodes", "--base-directory", str(base), "--database-url", database]
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from .bootstrap import PACK_NAME, ensure_host, host_arguments
 class Host:
     """The imported host: its `nodes` module, and what the tests do with it most."""
 
-    def __init__(self, base: Path):
-        self.base = base
+    def __init__(self, base: Path, device: tuple[str, ...] = ("--cpu",)):
+        self.base, self.device = base, device
         logging.disable(logging.WARNING)  # the host complains at length of missing audio packages
         try:
             self._import(ensure_host())
@@ -40,7 +40,7 @@ class Host:
         sys.path.insert(0, str(tree))
         import comfy.options
 
-        ours, sys.argv = sys.argv, ["main.py", *host_arguments(self.base)]
+        ours, sys.argv = sys.argv, ["main.py", *host_arguments(self.base, self.device)]
         try:
             comfy.options.enable_args_parsing()
             import comfy.cli_args  # noqa: F401

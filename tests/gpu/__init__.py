@@ -1,0 +1,1 @@
+"""A short test of the device that ComfyUI finds on this machine."""
