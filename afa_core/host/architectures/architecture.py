@@ -28,6 +28,7 @@ class Architecture(ABC):
     noise:     its noise levels as fractions
     tokens:    whether features are tokens of a transformer
     joint_text: whether text and picture share one attention, in which a repeated token of the text counts twice
+    runs_compiled_blocks: whether its stream calls a network's blocks one by one, as the host does
     downscale: pixels that one position of a latent spans, where no VAE is there to be asked
     """
 
@@ -37,6 +38,7 @@ class Architecture(ABC):
     topology: ClassVar[tuple[str, ...]]
     noise: ClassVar[Noise]
     tokens: ClassVar[bool] = False
+    runs_compiled_blocks: ClassVar[bool] = False
     joint_text: ClassVar[bool] = False
     downscale: ClassVar[int] = 8
 

@@ -34,6 +34,7 @@ class UNet(Architecture):
         "transformer_depth_middle", "transformer_depth_output", "context_dim", "adm_in_channels",
     )  # fmt: skip
     noise = DiscreteNoise()
+    runs_compiled_blocks = True
 
     def matches(self, model: BaseModel) -> bool:
         config = model.model_config.unet_config

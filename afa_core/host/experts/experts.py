@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 
 from ...aggregator.config import AggregatorConfig
 from ...fusion.points import FusionPoint
@@ -17,6 +16,7 @@ from ...merging.blocks import Blocks
 from ..architectures.architecture import Architecture
 from ..architectures.families import architecture_of, supported
 from .beside import Patch, PatchesBeside, changes_weight
+from .compiled_blocks import compiled_parts
 from .step_caches import step_cache
 
 KEY = "afa"
@@ -190,12 +190,18 @@ def check_runs_in_blocks(patcher: ModelPatcher, label: str, objects: dict[str, A
             f"{label} has {cache}, which uses again what one network computed in an earlier step, and an ensemble has "
             "several: remove that node."
         )
-    compiled = "torch.compile" in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {})
+    compiled = compiled_parts(patcher)
     replaced = [n for n, obj in patcher.object_patches.items() if objects.get(n) is not obj]
-    if compiled or "diffusion_model" in replaced:
+    if "diffusion_model" in (*compiled, *replaced):
         raise ExpertError(
             f"{label} is compiled as a whole, and an ensemble runs its experts block by block: remove the "
             "TorchCompileModel node."
+        )
+    family = architecture_of(patcher.model)
+    if compiled and family is not None and not family.runs_compiled_blocks:
+        raise ExpertError(
+            f"{label} is a {family.name(patcher.model)} with compiled blocks ({compiled[0]}), and an ensemble pauses inside "
+            "those: remove the node that compiles them."
         )
 
 

@@ -18,6 +18,7 @@ import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
 from .beside import LayerHooks, Patch, PatchesBeside, adding, obstacle
+from .compiled_blocks import compiled_parts, without_compiled_blocks
 from .experts import KEY, Expert, ExpertError, compute_dtype
 
 Patches = dict[str, list[Patch]]
@@ -43,10 +44,14 @@ class _Network:
         """Makes an expert a member, or gives the reason why it cannot run on these weights."""
         if expert.patcher.object_patches != self.patcher.object_patches:
             return "a replaced part"
+        if compiled_parts(expert.patcher) != compiled_parts(self.patcher):
+            return "a compiled block"
         if expert.patcher.hook_patches.keys() != self.patcher.hook_patches.keys():
             return "a scheduled LoRA of its own"
         # A compiled block does not notice which expert runs.
-        compiled = any(name.startswith("diffusion_model.") for name in expert.patcher.object_patches)
+        compiled = compiled_parts(expert.patcher) or any(
+            name.startswith("diffusion_model.") for name in expert.patcher.object_patches
+        )
         common = _common(self.common, expert.patcher.patches)
         for member in (*self.members, expert):
             for _, layer, patch in _rest(member.patcher, common):
@@ -112,6 +117,8 @@ def _built(network: _Network, is_copy: bool = False) -> list[Expert]:
         return network.members
     patcher = copied(network.patcher) if is_copy else network.patcher.clone()
     patcher.patches = {key: list(patches) for key, patches in network.common.items()}
+    if is_copy:
+        without_compiled_blocks(patcher)
     if any(own):
         # The same patches of the same experts are the same to the host's manager: they stay loaded between runs.
         counts = sorted((key, len(patches)) for key, patches in network.common.items())

@@ -25,6 +25,7 @@ from ..architectures.architecture import Architecture, Inputs
 from ..architectures.frames import with_frames, without_frames
 from ..architectures.transformer_stream import BlockSkipped
 from ..experts.beside import acting
+from ..experts.compiled_blocks import with_compiled_blocks
 from ..experts.experts import Expert, ExpertError
 from ..experts.held_weights import HeldWeights, held_weights
 from ..experts.streams import expert_stream
@@ -106,7 +107,9 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
                 strict=True,
             )
             fusion = _releasing(held, fusion)
-            fused = lockstep(streams, ensemble.points, fusion, FusionState(embeddings, observe, level, keep))
+            state = FusionState(embeddings, observe, level, keep)
+            others = {experts[index].patcher for index in running} - {call.main}  # the host sees to the first one's
+            fused = with_compiled_blocks(others, lambda: lockstep(streams, ensemble.points, fusion, state))
             return with_frames(fused, x).to(x.dtype)
 
     def observe(point: FusionPoint, shares: Tensor) -> None:
