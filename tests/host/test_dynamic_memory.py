@@ -3,16 +3,21 @@
 import pytest
 import torch
 
-from afa_core.host.experts.experts import Expert
-from afa_core.host.experts.networks import unpaged
+
+def numbered(*patchers) -> list:
+    from afa_core.host.experts.experts import Expert
+
+    return [Expert(patcher, f"model_{i}") for i, patcher in enumerate(patchers, start=1)]
 
 
 def test_experts_are_read_again_and_clones_go_on_sharing_one_network(checkpoint, pack, monkeypatch):
+    from afa_core.host.experts.networks import unpaged
+
     model, other = checkpoint("tiny_sd15_a")[0], checkpoint("tiny_sd15_b")[0]
     if not hasattr(model, "is_dynamic"):
         pytest.skip("this host pages no weights")
     monkeypatch.setattr(type(model), "is_dynamic", lambda patcher: True)  # as it is with an NVIDIA GPU
-    experts = [Expert(patcher, f"model_{i}") for i, patcher in enumerate((model, other, model.clone()), start=1)]
+    experts = numbered(model, other, model.clone())
     networks = [expert.patcher.model for expert in unpaged(experts)]
     assert networks[0] is networks[2] and len({id(n) for n in (*networks, model.model, other.model)}) == 4
     for found, expert in zip(networks, experts, strict=True):
@@ -21,5 +26,7 @@ def test_experts_are_read_again_and_clones_go_on_sharing_one_network(checkpoint,
 
 
 def test_other_experts_stay_as_they_are(checkpoint, pack):
-    experts = [Expert(checkpoint("tiny_sd15_a")[0], "model_1")]
+    from afa_core.host.experts.networks import unpaged
+
+    experts = numbered(checkpoint("tiny_sd15_a")[0])
     assert unpaged(experts) == experts
