@@ -64,9 +64,10 @@ def _compiled(side: int) -> str:
     from afa_core.aggregator.sabw import Aggregator
 
     config = AggregatorConfig("one point", (CHANNELS, CHANNELS), EXPERTS, text_width=TEXT, time_width=TIME, **PUBLISHED)
-    sabw = Aggregator(config, dtype=torch.bfloat16).initialise().aggregators["0"]
+    aggregator = Aggregator(config, dtype=torch.bfloat16).initialise()
+    sabw, inputs = aggregator.point(0), aggregator(torch.randn(2, TIME).bfloat16(), torch.randn(2, 77, TEXT).bfloat16())[0]
     features = [torch.randn(2, CHANNELS, side, side).bfloat16() for _ in range(EXPERTS)]
-    given = (features, torch.randn(2, TIME).bfloat16(), torch.randn(2, 77, TEXT).bfloat16())
+    given = features, inputs
     ways = {"as it is": partial(sabw, *given), "compiled": partial(torch.compile(sabw, dynamic=False), *given)}
     return _beside_the_first(ways, 3)["compiled"]
 
