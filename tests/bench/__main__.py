@@ -59,7 +59,7 @@ PARTS = {
         "Doing less at SD1.5 size, latent 32x32, bf16, batch 2, 3 experts",
         bench_selective_step,
     ),
-    "dits": ("A step of an ensemble of transformers, a quarter of the width", bench_dits),
+    "dits": ("A step of an ensemble of transformers, half the width", bench_dits),
     "gpu_habits": ("Habits on a GPU", bench_gpu_habits),
     "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
 }

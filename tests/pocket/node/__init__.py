@@ -39,6 +39,24 @@ UNET = dict(
     use_spatial_transformer=True,
     legacy=False,
 )
+# Flux.1's class, with patches of one position.
+FLUX = dict(
+    image_model="flux",
+    in_channels=4,
+    out_channels=4,
+    patch_size=1,
+    vec_in_dim=TEXT_WIDTH,
+    context_in_dim=TEXT_WIDTH,
+    hidden_size=96,
+    mlp_ratio=4.0,
+    num_heads=3,
+    depth=1,
+    depth_single_blocks=4,
+    axes_dim=[8, 12, 12],
+    theta=10000,
+    qkv_bias=True,
+    guidance_embed=False,
+)
 
 
 class PocketTokenizer(comfy.sd1_clip.SD1Tokenizer):
@@ -94,7 +112,20 @@ class PocketSD15(smb.BASE):
         return smb.ClipTarget(PocketTokenizer, PocketClip)
 
 
+class PocketFlux(comfy.supported_models.FluxSchnell):
+    unet_config = {"image_model": "flux", "hidden_size": FLUX["hidden_size"], "guidance_embed": False}
+    unet_extra_config = {name: FLUX[name] for name in ("in_channels", "out_channels", "patch_size", "num_heads", "axes_dim")}
+    latent_format = PocketLatent
+    memory_usage_factor = 1.0
+    process_clip_state_dict = PocketSD15.process_clip_state_dict
+    process_clip_state_dict_for_saving = PocketSD15.process_clip_state_dict_for_saving
+    clip_target = PocketSD15.clip_target
+    vae_key_prefix = PocketSD15.vae_key_prefix
+    text_encoder_key_prefix = PocketSD15.text_encoder_key_prefix
+
+
 # Registered once, however often the folder is imported under different names.
 if not any(m.__name__ == "PocketSD15" for m in comfy.supported_models.models):
     comfy.supported_models.models.append(PocketSD15)
+    comfy.supported_models.models.insert(0, PocketFlux)  # the host's own Flux does not look at the width
 NODE_CLASS_MAPPINGS = {}
