@@ -446,11 +446,11 @@ def test_a_probe_can_be_interrupted_and_leaves_nothing_behind(probed, checkpoint
     (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
     seen = []
 
-    def interrupt(patcher, *args, real=probing.denoise):
-        seen.append(patcher)
+    def interrupt(expert, *args, real=probing.denoise):
+        seen.append(expert)
         if len(seen) == 8:
             memory.interrupt_current_processing()
-        return real(patcher, *args)
+        return real(expert, *args)
 
     monkeypatch.setattr(probing, "denoise", interrupt)
     with pytest.raises(memory.InterruptProcessingException):
@@ -471,9 +471,9 @@ def test_one_expert_is_in_memory_at_a_time(probed, checkpoint, monkeypatch):
     (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
     loaded = []
 
-    def note(patcher, *args, real=probing.denoise):
-        loaded.append([entry.model.model is patcher.model for entry in memory.current_loaded_models])
-        return real(patcher, *args)
+    def note(expert, *args, real=probing.denoise):
+        loaded.append([entry.model.model is expert.patcher.model for entry in memory.current_loaded_models])
+        return real(expert, *args)
 
     monkeypatch.setattr(probing, "denoise", note)
     probed([a, b], clip, vae)
