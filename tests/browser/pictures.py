@@ -1,11 +1,13 @@
-"""The README's pictures, from the browser, on the pocket experts: python -m tests.browser.pictures
+"""Pictures of the docs, from the browser, on the scenes' near experts: python -m tests.browser.pictures [training]
 
-docs/images/ensemble.jpg: the template sd15_ensemble after it has run; routing.jpg: its viewer; training.jpg: the view of
-train_aggregator at its end.
+docs/images/ensemble.jpg: the template sd15_ensemble after it has run; routing.jpg: its viewer. With "training" also
+training.jpg: the view of train_aggregator at its end, after learning from what two of the experts know.
 """
 
 import io
 import os
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,32 +15,32 @@ from PIL import Image
 
 from tests.browser.page import Browser, Canvas
 from tests.browser.templates import open_template, press_run
-from tests.pocket import assemble
+from tests.pocket import folder
+from tests.pocket.scenes import checkpoints
 from tests.support.comfy.bootstrap import REPOSITORY, make_base
 from tests.support.comfy.server import LiveServer
-from tests.tools.demo import EXPERTS, SAMPLING, TRAINED
-from tests.tools.thumbnails import COMMON, KNOWN, known_pictures
+from tests.tools.demo import EXPERTS, PROMPT, SAMPLING, SIZE, TRAINED
 
 IMAGES = REPOSITORY / "docs" / "images"
-PROMPT = "twemoji, red apple, food fruit"
 EXPERT_FILES = {f"Checkpoint {i}": {"ckpt_name": f"{name}.safetensors"} for i, name in enumerate(EXPERTS, start=1)}
 ENSEMBLE = {
     **EXPERT_FILES,
     "LoadAFAAggregator": {"aggregator_name": "pocket.safetensors"},
     "Prompt": {"text": PROMPT},
     "Negative prompt": {"text": ""},
-    "EmptyLatentImage": {"width": 64, "height": 64},
+    "EmptyLatentImage": SIZE,
     "KSampler": {**SAMPLING, "steps": 20, "seed": 1},
 }
 TRAINING = {
     **EXPERT_FILES,
     "AFATrainer": {
-        **COMMON["AFATrainer"],
-        **KNOWN,
+        "prompt_folder": "known_pictures", "steps": 240, "batch_size": 8, "resolution": 64, "hidden_size": 64,
+        "num_layers": 1, "num_heads": 4, "warmup_steps": 10, "learning_rate": 1e-3, "evaluate_every": 30,
+        "gradient_checkpointing": False,
         "sample_prompt": "twemoji, cat face, animal mammal",
         "sample_every": 60,
     },
-}
+}  # fmt: skip
 BOUNDS = """
 const shown = app.graph.nodes.filter((node) => node.type !== "MarkdownNote");
 const [left, top] = [0, 1].map((i) => Math.min(...shown.map((node) => node.pos[i])));
@@ -111,21 +113,27 @@ def keep(picture: Image.Image, name: str) -> None:
     )
 
 
-def main() -> None:
+def known_pictures(place: Path) -> None:
+    for domain in ("people", "animals"):
+        shutil.copytree(folder.known() / domain, place / domain)
+
+
+def main(with_training: bool) -> None:
     with tempfile.TemporaryDirectory() as place:
         base = make_base(Path(place))
-        assemble.ensure(base / "models" / "checkpoints")
+        checkpoints.ensure(base / "models" / "checkpoints", EXPERTS)
         (base / "models" / "afa" / "pocket.safetensors").write_bytes(TRAINED.read_bytes())
-        known_pictures(base / "input" / KNOWN["prompt_folder"])
         with LiveServer(base) as server, Browser() as browser:
             page = browser.open(server, **{"Comfy.ColorPalette": "dark", "Comfy.Minimap.Visible": False})
             run_template(page, "sd15_ensemble", ENSEMBLE)
             keep(graph_picture(page, 0.8, 1600), "ensemble")
             keep(element_picture(page, ".afa-viewer"), "routing")
-            run_template(page, "train_aggregator", TRAINING)
-            keep(element_picture(page, ".afa-training"), "training")
+            if with_training:
+                known_pictures(base / "input" / "known_pictures")
+                run_template(page, "train_aggregator", TRAINING)
+                keep(element_picture(page, ".afa-training"), "training")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+    main("training" in sys.argv[1:])

@@ -6,12 +6,14 @@ import urllib.parse
 import pytest
 from PIL import Image
 
-from tests.pocket import assemble
+from afa_core.aggregator.file import save_aggregator
+from tests.pocket.scenes import checkpoints
+from tests.support.aggregators import random_aggregator
 from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.events import Events
 from tests.support.comfy.server import Failure, LiveServer
 from tests.support.comparison import METHODS, by_hand, compared, loaders
-from tests.tools.demo import EXPERTS, TRAINED
+from tests.tools.demo import CONFIG, EXPERTS
 
 FILES = loaders([f"{name}.safetensors" for name in EXPERTS], "trained.safetensors")
 SEEDS, STEPS = [1, 2, 3, 4], 3
@@ -20,8 +22,8 @@ SEEDS, STEPS = [1, 2, 3, 4], 3
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     base = make_base(tmp_path_factory.mktemp("compare"))
-    assemble.ensure(base / "models" / "checkpoints")
-    (base / "models" / "afa" / "trained.safetensors").symlink_to(TRAINED)
+    checkpoints.ensure(base / "models" / "checkpoints", EXPERTS)
+    save_aggregator(random_aggregator(CONFIG), base / "models" / "afa" / "trained.safetensors")
     with LiveServer(base) as server:
         yield server
 

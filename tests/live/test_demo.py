@@ -1,4 +1,4 @@
-"""`make demo` with a small number of steps, on the pocket experts."""
+"""`make demo` with a small number of steps, on the scenes' near experts."""
 
 import re
 
@@ -17,7 +17,7 @@ def printed(tmp_path_factory):
         lines = []
         patch.setattr("builtins.print", lambda *parts: lines.append(" ".join(map(str, parts))))
         with LiveServer(demo.prepare(folder / "base")) as server:
-            pictures = demo.run(server, folder / "output", "noto, grinning face, face smiling", steps=3, seed=2)
+            pictures = demo.run(server, folder / "output", demo.PROMPT, steps=3, seed=2)
     return "\n".join(lines), pictures
 
 
@@ -27,7 +27,7 @@ def test_every_picture_is_saved_and_its_path_printed(printed):
     for path in pictures.values():
         assert str(path) in text
         assert Image.open(path).getbbox() is not None
-    assert {Image.open(pictures[name]).size for name in ("ensemble", *demo.EXPERTS)} == {(64, 64)}
+    assert {Image.open(pictures[name]).size for name in ("ensemble", *demo.EXPERTS)} == {(128, 64)}
 
 
 def test_the_time_per_step_is_printed(printed):

@@ -1,4 +1,4 @@
-"""The quick start on the pocket experts, through a live ComfyUI: pictures, routing panels, time per step.
+"""The quick start on the scenes' near experts, through a live ComfyUI: pictures, routing panels, time per step.
 
     python -m tests.tools.demo [--prompt TEXT] [--steps N] [--seed N]
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from afa_core.aggregator.config import AggregatorConfig
-from tests.pocket import assemble
+from tests.pocket.scenes import checkpoints
 from tests.support.aggregators import random_aggregator, write_authors_layout
 from tests.support.comfy.bootstrap import CACHE, REPOSITORY, make_base
 from tests.support.comfy.events import Events
@@ -30,16 +30,18 @@ from tests.support.comfy.templates import (
     with_values,
 )
 
-EXPERTS = ["pocket_people", "pocket_animals", "pocket_things"]
-TRAINED = REPOSITORY / "tests" / "pocket" / "weights" / "aggregator.safetensors"
+EXPERTS = checkpoints.expert_names("near")
+TRAINED = REPOSITORY / "tests" / "pocket" / "weights" / "scenes" / "aggregator.safetensors"
+PROMPT = "left twemoji, cityscape at dusk, place; right twemoji, dancer, person activity"
+SIZE = {"width": 128, "height": 64}
 OUTPUT = REPOSITORY / "output" / "demo"
-POCKET_CHANNELS = (*[64] * 12, 4)
+CONFIG = AggregatorConfig("pocket", (*[64] * 12, 4), len(EXPERTS), text_width=64, time_width=256, hidden_size=64)
 SAMPLING = {"sampler_name": "dpmpp_2m", "scheduler": "normal", "cfg": 3.0}
 
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--prompt", default="twemoji, red apple, food fruit")
+    ask.add_argument("--prompt", default=PROMPT)
     ask.add_argument("--steps", type=int, default=20)
     ask.add_argument("--seed", type=int, default=1)
     args = ask.parse_args()
@@ -51,17 +53,14 @@ def main() -> None:
 def prepare(base: Path) -> Path:
     """A base directory with the pocket checkpoints and the aggregators of the demo in it."""
     make_base(base)
-    assemble.ensure(base / "models" / "checkpoints")
+    checkpoints.ensure(base / "models" / "checkpoints", EXPERTS)
     for name in ("trained.safetensors", "random_weights"):
         place = base / "models" / "afa" / name
         shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
     if TRAINED.exists():
         (base / "models" / "afa" / "trained.safetensors").symlink_to(TRAINED)
     else:
-        config = AggregatorConfig(
-            "pocket", POCKET_CHANNELS, len(EXPERTS), text_width=64, time_width=256, hidden_size=64
-        )
-        write_authors_layout(random_aggregator(config), base / "models" / "afa" / "random_weights")
+        write_authors_layout(random_aggregator(CONFIG), base / "models" / "afa" / "random_weights")
     return base
 
 
@@ -74,7 +73,7 @@ def run(server: LiveServer, folder: Path, text: str, steps: int, seed: int) -> d
     changes = {
         "Prompt": {"text": text},
         "Negative prompt": {"text": ""},
-        "EmptyLatentImage": {"width": 64, "height": 64},
+        "EmptyLatentImage": SIZE,
         "KSampler": {**SAMPLING, "steps": steps, "seed": seed},
     }
     prompt = with_values(prompt, changes)

@@ -57,7 +57,7 @@ def main() -> None:
     base = Path(tempfile.mkdtemp())
     try:
         with LiveServer(installed(archive, base)) as server:
-            demo.run(server, base / "output", "twemoji, red apple, food fruit", steps=4, seed=1)
+            demo.run(server, base / "output", demo.PROMPT, steps=4, seed=1)
     finally:
         shutil.rmtree(base)
 
