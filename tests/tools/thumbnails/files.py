@@ -22,7 +22,7 @@ def server() -> Iterator[LiveServer]:
         base = make_base(Path(scratch))
         models = base / "models"
         paths = checkpoints.ensure(models / "checkpoints", [checkpoints.BASE, *EXPERTS])
-        with stand_ins(base, EXPERTS, [checkpoints.BASE] * 2), LiveServer(base) as running:
+        with stand_ins(base, EXPERTS, [checkpoints.BASE] * 2, checkpoints.BASE), LiveServer(base) as running:
             (models / "afa" / "your_aggregator_1_2_3.safetensors").write_bytes(TRAINED.read_bytes())
             for number, expert in enumerate(EXPERTS, start=1):
                 state = extracted_lora(paths[expert], paths[checkpoints.BASE])
