@@ -11,7 +11,7 @@ from tests.support.comfy.server import LiveServer
 from tests.support.comfy.templates import Prompt, alone, find, template, with_values
 from tests.tools.demo import PROMPT, SAMPLING, SIZE
 
-STEPS = 20
+STEPS = 12
 VALUES = {
     "Prompt": {"text": PROMPT},
     "Negative prompt": {"text": ""},
