@@ -19,6 +19,7 @@ PAINTED = (
 DIAGRAMS = (
     diagrams.probe_experts, diagrams.train_aggregator, diagrams.train_from_prompts, diagrams.distil_to_lora,
     diagrams.auto_block_merge, diagrams.three_loras_dit,
+    diagrams.flux_ensemble, diagrams.anima_ensemble,
 )  # fmt: skip
 
 

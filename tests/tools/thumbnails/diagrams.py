@@ -109,16 +109,27 @@ def auto_block_merge() -> Image.Image:
 
 
 def three_loras_dit() -> Image.Image:
-    """Experts on one transformer, fused at some of its blocks."""
-    sheet = _titled("One DiT, three LoRAs")
-    for i, colour in enumerate(EXPERTS):
-        x = 126 + i * 130
+    return _transformer("One DiT, three LoRAs", "the memory of one", 3)
+
+
+def flux_ensemble() -> Image.Image:
+    return _transformer("Two Flux models", "one picture", 2)
+
+
+def anima_ensemble() -> Image.Image:
+    return _transformer("Three Anima models", "one picture", 3)
+
+
+def _transformer(title: str, words: str, experts: int) -> Image.Image:
+    """Experts that meet at some of a transformer's blocks."""
+    sheet, places = _titled(title), [256 + 130 * (i - (experts - 1) / 2) for i in range(experts)]
+    for x, colour in zip(places, EXPERTS, strict=False):
         sheet.path([(x, 92), (x, 334)], colour, 9)
         sheet.strand((x, 334), (256, 416), colour, 9)
     for block in range(4):
-        sheet.box((72, 108 + block * 58, 368, 38), WHITE, QUIET, 3)
-        for i, colour in enumerate(EXPERTS):
-            sheet.disc((126 + i * 130, 127 + block * 58), 12, colour)
+        sheet.box((places[0] - 54, 108 + block * 58, places[-1] - places[0] + 108, 38), WHITE, QUIET, 3)
+        for x, colour in zip(places, EXPERTS, strict=False):
+            sheet.disc((x, 127 + block * 58), 12, colour)
     sheet.disc((256, 416), 24, INK)
-    sheet.words((256, 472), "the memory of one", 28, QUIET)
+    sheet.words((256, 472), words, 28, QUIET)
     return sheet.finished()
