@@ -4,24 +4,25 @@ import json
 
 import pytest
 
-from tests.pocket.scenes import checkpoints
+from tests.pocket import assemble
 from tests.support.comfy.bootstrap import REPOSITORY
 
 
 @pytest.fixture(scope="module")
 def pocket(comfy_host, pack):
-    """(model, clip, vae) of the scenes' near experts: people, animals, things."""
-    names = checkpoints.expert_names("near")
-    checkpoints.ensure(comfy_host.base / "models" / "checkpoints", names)
-    return [comfy_host.call("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors")[:3] for name in names]
+    """pocket(name) -> (model, clip, vae)."""
+    assemble.ensure(comfy_host.base / "models" / "checkpoints")
+    return lambda name: comfy_host.call("CheckpointLoaderSimple", ckpt_name=f"pocket_{name}.safetensors")[:3]
 
 
 @pytest.fixture(scope="module")
 def report(comfy_host, pocket):
     """On 60 held-out emoji, 20 a domain."""
-    sockets = {f"model_{i}": model for i, (model, _, _) in enumerate(pocket, start=1)}
+    domains = ("people", "animals", "things")
+    loaded = [pocket(domain) for domain in domains]
+    sockets = {f"model_{i}": model for i, (model, _, _) in enumerate(loaded, start=1)}
     folder = str(REPOSITORY / "tests" / "emoji")
-    _, clip, vae = pocket[0]
+    _, clip, vae = loaded[0]
     widgets = {"prompt_folder": folder, "resolution": 64, "pictures": 60, "noises": 4}
     return json.loads(comfy_host.call("AFAProbe", clip=clip, vae=vae, **sockets, **widgets)[2])
 
