@@ -32,7 +32,7 @@ from tests.support.comfy.templates import (
 
 EXPERTS = checkpoints.expert_names("near")
 TRAINED = REPOSITORY / "tests" / "pocket" / "weights" / "scenes" / "aggregator.safetensors"
-PROMPT = "left twemoji, cityscape at dusk, place; right twemoji, dancer, person activity"
+PROMPT = "left twemoji, cityscape at dusk, place other; right twemoji, dancer, person activity"
 SIZE = {"width": 128, "height": 64}
 OUTPUT = REPOSITORY / "output" / "demo"
 CONFIG = AggregatorConfig("pocket", (*[64] * 12, 4), len(EXPERTS), text_width=64, time_width=256, hidden_size=64)
