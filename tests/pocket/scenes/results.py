@@ -34,7 +34,8 @@ def table(of: world.World, name: str, trained: dict[str, Path]) -> str:
         where = ", ".join(f"{point} {weight.mean():.2f}" for point, weight in points.items())
         right = statistics.over_subjects(list(points.values())[-1], codes)
         won = (free - found.losses[row].mean()) / gap
-        lines += [f"\n{row}: {won:.0%} of the gap from the best row without training to the oracle by place;"]
+        gained = f"{won:.0%} of the gap from the best row without training to the oracle by place"
+        lines += [f"\n{row}: {gained if gap > 0 else 'no gap, the oracle by place loses more than the best row without training'};"]
         lines += [f"weight of the right expert in its half, at the prediction {right}; by point: {where}."]
     return "\n".join(lines)
 
