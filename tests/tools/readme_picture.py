@@ -21,7 +21,7 @@ from .thumbnails.look import FRAME, INK, QUIET, Sheet
 from .thumbnails.painted import DOMAINS
 from .thumbnails.runner import Runner
 
-LIST = "watched_known"
+LIST, STEPS = "watched_known", 20
 PLACE = REPOSITORY / "docs" / "images" / "scene.jpg"
 WIDTH, HEIGHT = 1240, 424
 
@@ -35,8 +35,9 @@ def candidates() -> list[pairs.Pair]:
 
 
 def runner(running: LiveServer, template: str, pair: pairs.Pair) -> Runner:
-    run, text = Runner(running, template), {"text": caption(pair)}
-    run.prompt = with_values(run.prompt, {"Prompt": text, "AFACompare": {"prompt": text["text"]}})
+    run, text = Runner(running, template), caption(pair)
+    values = {"Prompt": {"text": text}, "KSampler": {"steps": STEPS}, "AFACompare": {"prompt": text, "steps": STEPS}}
+    run.prompt = with_values(run.prompt, values)
     return run
 
 

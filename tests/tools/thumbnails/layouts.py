@@ -30,7 +30,7 @@ def gathered(title: str, experts: Sequence[Tile], together: Image.Image) -> Imag
     first = (512 - width * len(experts) - GAP * (len(experts) - 1)) / 2
     for i, (picture, words, colour) in enumerate(experts):
         left = first + i * (width + GAP)
-        sheet.strand((left + width / 2, 186), (256 + (i - (len(experts) - 1) / 2) * 16, 256), colour, 7)
+        sheet.strand((left + width / 2, 198), (256 + (i - (len(experts) - 1) / 2) * 16, 256), colour, 7)
         sheet.picture((left, 86, width, width / 2), picture, colour, 4)
         sheet.words((left + width / 2, 86 + width / 2 + 18), words, 21, QUIET)
     sheet.picture(LARGE, together, INK, 3)
