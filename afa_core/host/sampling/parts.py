@@ -65,5 +65,5 @@ def fusion_on(main: ModelPatcher, fusion: Fusion) -> Fusion:
 
 def _stands_for(loaded: ModelPatcher, patcher: ModelPatcher) -> bool:
     """Whether it is a clone, or on newer hosts the same network on another GPU."""
-    base = getattr(patcher, "clone_base_uuid", None)
-    return loaded.is_clone(patcher) or (base is not None and loaded.clone_base_uuid == base)
+    base, other = (getattr(each, "clone_base_uuid", None) for each in (patcher, loaded))
+    return loaded.is_clone(patcher) or (base is not None and base == other)
