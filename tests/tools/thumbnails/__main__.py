@@ -13,13 +13,13 @@ from .files import server
 from .runner import Runner
 
 PAINTED = (
-    painted.quick_start, painted.sd15_ensemble, painted.sdxl_with_loras, painted.three_loras, painted.control_and_high_res,
+    painted.quick_start, painted.sd15_ensemble, painted.sdxl_with_loras, painted.three_loras,
     painted.compare_methods, painted.ensemble_from_file,
 )  # fmt: skip
 DIAGRAMS = (
     diagrams.probe_experts, diagrams.train_aggregator, diagrams.train_from_prompts, diagrams.distil_to_lora,
     diagrams.auto_block_merge, diagrams.three_loras_dit,
-    diagrams.flux_ensemble, diagrams.anima_ensemble,
+    diagrams.flux_ensemble, diagrams.anima_ensemble, diagrams.control_and_high_res,
 )  # fmt: skip
 
 

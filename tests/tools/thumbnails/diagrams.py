@@ -108,6 +108,35 @@ def auto_block_merge() -> Image.Image:
     return sheet.finished()
 
 
+def control_and_high_res() -> Image.Image:
+    """Lines that guide, a first pass, and a second one at a larger size."""
+    sheet = _titled("ControlNet, then high-res")
+    sheet.box((56, 84, 170, 130), WHITE, FRAME, 3)
+    _lighthouse(sheet, 141, 200, 1, None)
+    sheet.arrow((240, 149), (274, 149))
+    sheet.box((288, 84, 170, 130), PALE, INK, 3)
+    _lighthouse(sheet, 373, 200, 1, PEOPLE)
+    sheet.arrow((373, 226), (373, 248), PEOPLE)
+    sheet.box((56, 260, 402, 226), PALE, INK, 3)
+    _lighthouse(sheet, 257, 466, 1.85, PEOPLE)
+    return sheet.finished()
+
+
+def _lighthouse(sheet: Sheet, x: float, ground: float, scale: float, colour: str | None) -> None:
+    """In outline, or filled in the experts' colours."""
+    thickness = 4 if colour is None else 6 * scale
+    sheet.path([(x - 62 * scale, ground), (x + 62 * scale, ground)], THINGS if colour else QUIET, thickness)
+    sides = [(x - 20 * scale, ground), (x - 13 * scale, ground - 68 * scale), (x + 13 * scale, ground - 68 * scale)]
+    sheet.path([*sides, (x + 20 * scale, ground)], colour or QUIET, thickness)
+    sheet.path([(x - 20 * scale, ground - 68 * scale), (x + 20 * scale, ground - 68 * scale)], colour or QUIET, thickness)
+    for band in (18, 40):
+        sheet.path([(x - 14 * scale, ground - band * scale), (x + 14 * scale, ground - band * scale)], colour or QUIET, thickness)
+    sheet.disc((x, ground - 86 * scale), 10 * scale, ANIMALS if colour else WHITE, None if colour else QUIET)
+    for side in (-1, 1):
+        rays = [(x + side * 24 * scale, ground - 86 * scale), (x + side * 58 * scale, ground - 86 * scale)]
+        sheet.path(rays, ANIMALS if colour else QUIET, thickness)
+
+
 def three_loras_dit() -> Image.Image:
     return _transformer("One DiT, three LoRAs", "the memory of one", 3)
 

@@ -79,16 +79,6 @@ def compared(title: str, rows: Sequence[Sequence[tuple[Image.Image, str, str | N
     return sheet.finished()
 
 
-def enlarged(title: str, small: Image.Image, large: Image.Image) -> Image.Image:
-    """A first pass, and below it the same picture finer."""
-    sheet = Sheet()
-    sheet.title(title)
-    sheet.picture((156, 80, 200, 100), small)
-    sheet.arrow((256, 192), (256, 238), PEOPLE)
-    sheet.picture(LARGE, large, INK, 3)
-    return sheet.finished()
-
-
 def from_file(title: str, picture: Image.Image) -> Image.Image:
     """A file with a stripe an expert, and the picture it leads to."""
     sheet = Sheet()

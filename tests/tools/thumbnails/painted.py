@@ -31,12 +31,6 @@ def three_loras(run: Runner) -> Image.Image:
     return layouts.gathered("Three LoRAs as experts", own, run.saved())
 
 
-def control_and_high_res(run: Runner) -> Image.Image:
-    first, _ = find(run.prompt, "KSampler")
-    small = run.saved(with_values(run.prompt, {"VAEDecode": {"samples": [first, 0]}}))
-    return layouts.enlarged("ControlNet, then high-res", small, run.saved())
-
-
 def compare_methods(run: Runner) -> Image.Image:
     (comparison,) = find(run.prompt, "AFACompare")
     *alone, merge, noises, afa = run.shown([comparison, 1])

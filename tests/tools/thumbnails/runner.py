@@ -22,9 +22,7 @@ VALUES = {
         "block_average": False, "magic_fusion": False,
     },
     "AFAScoreImages": {"prompt": PROMPT},
-    "ControlNetApplyAdvanced": {"strength": 0.0},
 }  # fmt: skip
-"""The ControlNet is random: it has a place in the graph and no influence on the picture."""
 
 
 class Runner:
