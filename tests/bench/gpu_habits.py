@@ -79,10 +79,13 @@ def _kernels() -> Iterator[Row]:
 
 
 def _compiled() -> Row:
-    """22 external kernels at each of 25 points are 550 already, so that the limit is near what inductor does today."""
+    """Missed: matrix products, convolutions and attention are 22 external kernels at each of 25 points, 550 in all.
+
+    Between them norms and gates leave 15 generated ones a point, which inductor cannot fuse further.
+    """
     found = compiled_kernels(EXPERTS)
     parts = f"{found['generated']} generated, {found['external']} external"
-    return Row(f"compiled by inductor for a CPU, without recording, 2 layers: {parts}", found.total(), 950)
+    return Row(f"compiled by inductor for a CPU, without recording, 2 layers: {parts}", found.total(), 700)
 
 
 def _waits() -> Iterator[Row]:
