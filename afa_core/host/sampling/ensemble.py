@@ -6,6 +6,7 @@ which its memory manager loads beside the first; wrappers run them; the attachme
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import comfy.model_management
@@ -14,7 +15,9 @@ import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
+from torch import Tensor
 
+from ...aggregator.config import AggregatorConfig
 from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
@@ -104,19 +107,29 @@ def make_ensemble(
     return main
 
 
-def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype, disable_dynamic: bool = False) -> ModelPatcher:
-    """The aggregator as a model of the host's, in the dtype that the experts compute in.
+def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher:
+    """The aggregator as a model of the host's, in the dtype that the experts compute in."""
+    return _patcher_of(file.config, file.state, dtype)
 
-    disable_dynamic: a newer host's word for a patcher whose weights it does not page
-    """
+
+def _patcher_of(
+    config: AggregatorConfig, state: Mapping[str, Tensor], dtype: torch.dtype, disable_dynamic: bool = False
+) -> ModelPatcher:
     offload = comfy.model_management.unet_offload_device()
-    module = Aggregator(file.config, comfy.ops.disable_weight_init, dtype=dtype, device=offload)
-    module.load_state_dict(file.state)
+    module = Aggregator(config, comfy.ops.disable_weight_init, dtype=dtype, device=offload)
+    module.load_state_dict(state)
     kind = ModelPatcher if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     patcher = kind(module, comfy.model_management.get_torch_device(), offload)
-    # Newer hosts make another one by this for each further GPU.
-    patcher.cached_patcher_init = aggregator_patcher, (file, dtype)
+    patcher.cached_patcher_init = _another, (module, dtype)
     return patcher
+
+
+def _another(module: Aggregator, dtype: torch.dtype, disable_dynamic: bool = False) -> ModelPatcher:
+    """By this a newer host makes a patcher for each further GPU. From the module: the file's weights need not be kept.
+
+    disable_dynamic: the host's word for a patcher whose weights it does not page
+    """
+    return _patcher_of(module.config, module.state_dict(), dtype, disable_dynamic)
 
 
 def compile_aggregator(main: ModelPatcher) -> None:
