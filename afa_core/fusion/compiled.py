@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..aggregator.precision import CastAggregator
 from ..aggregator.sabw import SABW, Aggregator, Inputs
-from .fusion import Feature, FusionError, blend
+from .fusion import Feature, FusionError, blend, present
 from .sabw_fusion import attend
+from .top_k import largest
 
 Graph = Callable[[SABW, Sequence[Tensor], Inputs], tuple[Tensor, Tensor]]
 
@@ -21,11 +22,11 @@ class CompiledAttend:
     """As `attend` of a SABWFusion.
 
     Points of one shape share a graph, which serves latents of every size and texts of every length. Where an expert is
-    left out a point is computed as it is: every set of those who are there would be a graph of its own.
+    left out a point is computed as it is: every set of present experts would be a graph of its own.
     """
 
     def __init__(self) -> None:
-        self.graphs: dict[tuple[int, int], Graph] = {}
+        self.graphs: dict[tuple[int, int, int], Graph] = {}
 
     def __call__(
         self,
@@ -34,13 +35,14 @@ class CompiledAttend:
         stride: int,
         features: Sequence[Feature],
         inputs: Inputs,
+        top_k: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        there = [feature for feature in features if feature is not None]
+        there = present(features)
         if len(there) < len(features) or isinstance(aggregator, CastAggregator):
-            return attend(aggregator, index, stride, features, inputs)
-        shape = there[0].shape[1], stride
+            return attend(aggregator, index, stride, features, inputs, top_k)
+        shape = there[0].shape[1], stride, top_k
         if shape not in self.graphs:
-            self.graphs[shape] = _graph(stride)
+            self.graphs[shape] = _graph(stride, top_k)
         for feature in there:
             torch._dynamo.maybe_mark_dynamic(feature, [0, 2, 3])
         torch._dynamo.maybe_mark_dynamic(inputs.time, [0])
@@ -49,9 +51,9 @@ class CompiledAttend:
         return self.graphs[shape](aggregator.point(index), there, inputs)
 
 
-def _graph(stride: int) -> Graph:
+def _graph(stride: int, top_k: int) -> Graph:
     def at_point(sabw: SABW, features: Sequence[Tensor], inputs: Inputs) -> tuple[Tensor, Tensor]:
-        return blend(features, sabw(features, inputs, stride))
+        return blend(features, largest(sabw(features, inputs, stride), top_k))
 
     # PyTorch compiles one code object a few times only, and points have more shapes than that: each has its own copy.
     code = at_point.__code__.replace()

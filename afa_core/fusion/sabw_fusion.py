@@ -11,26 +11,35 @@ from ..aggregator.precision import CastAggregator, in_dtype
 from ..aggregator.sabw import Aggregator, Inputs
 from .fusion import Feature, FusionState, blend, fuse, hand_out, of_present, present
 from .points import FusionPoint
+from .top_k import largest
 
-Attend = Callable[[Aggregator | CastAggregator, int, int, Sequence[Feature], Inputs], tuple[Tensor, Tensor]]
+Attend = Callable[[Aggregator | CastAggregator, int, int, Sequence[Feature], Inputs, int], tuple[Tensor, Tensor]]
 
 
 def attend(
-    aggregator: Aggregator | CastAggregator, index: int, stride: int, features: Sequence[Feature], inputs: Inputs
+    aggregator: Aggregator | CastAggregator,
+    index: int,
+    stride: int,
+    features: Sequence[Feature],
+    inputs: Inputs,
+    top_k: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """One fusion point: the fused feature [B, C, H, W] and the present experts' shares [B, N, H, W]."""
-    return blend(present(features), of_present(features, aggregator.logits(index, features, inputs, stride)))
+    logits = of_present(features, aggregator.logits(index, features, inputs, stride))
+    return blend(present(features), largest(logits, top_k))
 
 
 class SABWFusion:
     """AFA: a trained aggregator decides at every position which expert to follow (AFA equation 5).
 
     attend: computes one fusion point as the function of that name does, such as that function compiled
+    top_k:  how many experts are followed at a position; 0 for all
     """
 
-    def __init__(self, aggregator: Aggregator, attend: Attend = attend):
+    def __init__(self, aggregator: Aggregator, attend: Attend = attend, top_k: int = 0):
         self.aggregator = aggregator
         self.attend = attend
+        self.top_k = top_k
 
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.index not in self.aggregator.config.fused_points:
@@ -40,7 +49,7 @@ class SABWFusion:
             return fuse(point, features, there[0].new_zeros(1, len(features), 1, 1), state)
         aggregator, inputs = state.once(self, lambda: self._prepared(there[0].dtype, state))
         features = [feature if feature is None else feature.to(there[0].dtype) for feature in features]
-        fused, shares = self.attend(aggregator, point.index, point.stride, features, inputs[point.index])
+        fused, shares = self.attend(aggregator, point.index, point.stride, features, inputs[point.index], self.top_k)
         return hand_out(point, features, fused, shares, state, self.aggregator.identity_bias(point.index))
 
     def _prepared(

@@ -25,7 +25,7 @@ def counted():
     return lambda: counters["stats"]["unique_graphs"]
 
 
-def compare(points: list[tuple[int, int]], calls=CALLS, **sizes) -> float:
+def compare(points: list[tuple[int, int]], calls=CALLS, top_k=0, **sizes) -> float:
     """The largest difference of compiled and plain features and shares, over all points [(channels, stride)]."""
     channels = tuple(c for c, _ in points)
     config = AggregatorConfig("toy", channels, 2, text_width=16, time_width=16, hidden_size=64, num_layers=1, num_heads=2, **sizes)
@@ -37,7 +37,7 @@ def compare(points: list[tuple[int, int]], calls=CALLS, **sizes) -> float:
         inputs = aggregator(torch.randn(batch, 16), torch.randn(batch, length, 16))
         for index, (width, stride) in enumerate(points):
             features = [torch.randn(batch, width, side // stride, side // stride + 2) for _ in range(2)]
-            given = aggregator, index, stride, features, inputs[index]
+            given = aggregator, index, stride, features, inputs[index], top_k
             pairs = zip(both(*given), attend(*given), strict=True)
             worst = max(worst, *((one - other).abs().max().item() for one, other in pairs))
     return worst
@@ -55,6 +55,13 @@ def test_there_is_one_graph_a_shape_whatever_the_size(counted, monkeypatch):
     points = [(8 * width, stride) for width in (1, 2, 3) for stride in (1, 2, 4)]
     assert compare([*points, points[0]], CALLS[:3]) == 0
     assert counted() == len(points) > 8
+
+
+@torch.inference_mode()
+def test_the_compiled_aggregator_follows_the_k_largest(counted, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    assert compare([(8, 1), (8, 1)], CALLS[:1], top_k=1) == 0
+    assert counted() == 1
 
 
 @torch.inference_mode()

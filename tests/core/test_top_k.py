@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from afa_core.fusion.fusion import FusionState, blend
 from afa_core.fusion.lockstep import lockstep
 from afa_core.fusion.sabw_fusion import SABWFusion
-from afa_core.fusion.top_k import TopKFusion, largest
+from afa_core.fusion.top_k import largest
 from tests.core.test_fusion import POINTS, tiny_aggregator, tiny_state, toy_stream, toy_weights
 
 
@@ -43,5 +43,5 @@ def test_all_of_them_is_the_plain_aggregator():
         return lockstep([toy_stream(weights) for weights in experts], POINTS, fusion, fresh)
 
     expected = predicted(SABWFusion(aggregator))
-    assert torch.equal(predicted(TopKFusion(aggregator, 2)), expected)
-    assert not torch.equal(predicted(TopKFusion(aggregator, 1)), expected)
+    assert torch.equal(predicted(SABWFusion(aggregator, top_k=2)), expected)
+    assert not torch.equal(predicted(SABWFusion(aggregator, top_k=1)), expected)

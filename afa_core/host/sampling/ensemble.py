@@ -27,7 +27,6 @@ from ...fusion.levels import LevelFusion
 from ...fusion.magic import MagicFusion
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
-from ...fusion.top_k import TopKFusion
 from ...fusion.variance import MaxFusion
 from ...routing.record import RoutingRecord
 from ..experts.distilled import warn_of_distilled
@@ -58,8 +57,7 @@ def make_ensemble(
         check_config(aggregator.name, aggregator.config, experts)
         check_identity(aggregator, experts)
         patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher.model))
-        k = aggregator.top_k
-        fusion, companions = TopKFusion(patcher.model, k) if k else SABWFusion(patcher.model), [patcher]
+        fusion, companions = SABWFusion(patcher.model, top_k=aggregator.top_k), [patcher]
         table = routing_table(aggregator.routing, points, len(experts))
         selection = Selection(skip_below, decide_every, table, whole=aggregator.config.identity_bias)
     else:

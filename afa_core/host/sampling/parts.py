@@ -60,7 +60,7 @@ def fusion_on(main: ModelPatcher, fusion: Fusion) -> Fusion:
         return fusion
     loaded = (patcher.model for patcher in main.get_additional_models_with_key(KEY))
     aggregator = next(model for model in loaded if isinstance(model, Aggregator))
-    return fusion if aggregator is fusion.aggregator else SABWFusion(aggregator, fusion.attend)
+    return fusion if aggregator is fusion.aggregator else SABWFusion(aggregator, fusion.attend, fusion.top_k)
 
 
 def _stands_for(loaded: ModelPatcher, patcher: ModelPatcher) -> bool:

@@ -14,7 +14,6 @@ from ...fusion.fusion import Embeddings, FusionState
 from ...fusion.magic import MagicFusion
 from ...fusion.not_finite import NotFinite, finding_the_culprit
 from ...fusion.sabw_fusion import SABWFusion
-from ...fusion.top_k import TopKFusion
 from ...training.data.dataset import Batch
 from ...training.draw import Draw, generator
 from ...training.objective import Predictions, problem, sample_loss
@@ -78,10 +77,10 @@ class Teacher:
         parts = [patcher_digest(expert.patcher) for expert in self.experts.experts]
         parts += [patcher_digest(patcher) for patcher in self.companions]
         parts += [str(expert.own_patches.scales) for expert in self.experts.experts if expert.own_patches]
-        if isinstance(self.fusion, TopKFusion):
-            parts.append(f"top {self.fusion.k}")
         if not isinstance(self.fusion, SABWFusion):
             parts.append(self._behaviour())
+        elif self.fusion.top_k:
+            parts.append(f"top {self.fusion.top_k}")
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def _behaviour(self) -> str:
