@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from .experts.beside import acting
 from .experts.experts import Expert, ExpertError, check_experts
 from .experts.networks import networks_in_turn
 from .training.encoding import DatasetSettings, prepare_dataset
+from .training.pictures import Progress
 
 SKETCH = 1024
 """Weights read of each tensor to compare two models."""
@@ -49,7 +50,7 @@ def probe(
     vae: VAE | None,
     folder: PromptFolder,
     settings: ProbeSettings,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Probe:
     """Raises ExpertError where the experts do not fit one another or one of them is broken."""
     progress = progress or (lambda done, total, what: None)

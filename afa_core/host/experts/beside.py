@@ -88,6 +88,9 @@ class PatchesBeside(nn.Module):
         return [(name, patch.scale) for name, patches in self.by_layer.items() for patch in patches]
 
 
+_DORA = {LoRAAdapter: 4, **dict.fromkeys(KINDS, -1)}
+"""Where adapters of these kinds hold a DoRA's scale, which depends on the weight."""
+
 _ACTING: ContextVar[PatchesBeside | None] = ContextVar("afa_patches_beside", default=None)
 
 
@@ -154,10 +157,11 @@ def obstacle(patch: Patch, layer: nn.Module) -> str | None:
 def changes_weight(patch: Patch) -> bool:
     """Whether what a patch gives depends on the weight that it finds, and so on the patches before it."""
     _, added, strength_of_weight, _, _ = patch
-    if isinstance(added, WeightAdapterBase):
-        dora = {LoRAAdapter: 4, **dict.fromkeys(KINDS, -1)}.get(type(added))
-        return strength_of_weight != 1.0 or dora is None or added.weights[dora] is not None
-    return strength_of_weight != 1.0
+    if strength_of_weight != 1.0:
+        return True
+    if not isinstance(added, WeightAdapterBase):
+        return False
+    return type(added) not in _DORA or added.weights[_DORA[type(added)]] is not None
 
 
 def adding(patch: Patch, layer: nn.Module, dtype: torch.dtype) -> LowRank | Product:

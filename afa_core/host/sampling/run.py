@@ -204,11 +204,12 @@ def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
 
 
 def pre_run(main: ModelPatcher) -> None:
-    for expert, options in zip(experts_of(main), ensemble_of(main).own_options, strict=True):
+    experts = experts_of(main)
+    for expert, options in zip(experts, ensemble_of(main).own_options, strict=True):
         # As the host's loader does with the options of a model, of which these have been taken out.
         ModelPatcher.model_patches_to(_holding(options), expert.patcher.load_device)
         ModelPatcher.model_patches_to(_holding(options), main.model_dtype())
-    for expert in experts_of(main)[1:]:
+    for expert in experts[1:]:
         if expert.patcher is not main:
             expert.patcher.pre_run()
 

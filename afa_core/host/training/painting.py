@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import comfy.sample
@@ -15,6 +15,7 @@ from ..architectures.frames import latent_in
 from ..experts.fingerprint import patcher_digest
 from ..text.captions import TextEncoder
 from .cache import Cache, cache_key
+from .pictures import Progress
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def paint(
     size: tuple[int, int],
     how: Painting,
     cache: Cache,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> list[tuple[PromptItem, int, list[str]]]:
     """(prompt, expert, [entry in the cache]) of every prompt by every expert, at a latent of (height, width).
 
