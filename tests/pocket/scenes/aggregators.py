@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pathlib import Path  # noqa: E402
 
 from afa_core.training.loop import Report  # noqa: E402
-from afa_core.training.session import Keeping, fit  # noqa: E402
+from afa_core.training.session import LAST, Keeping, fit  # noqa: E402
 from afa_core.training.state import TrainingSettings  # noqa: E402
 from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask  # noqa: E402
 
@@ -41,6 +41,11 @@ def path(of: world.World, name: str, seed: int, steps: int) -> Path:
     return of.aggregators / f"{stem(of.kind, name, seed, steps)}.safetensors"
 
 
+def last(of: world.World, name: str, seed: int, steps: int) -> Path:
+    """Of the last weights."""
+    return of.aggregators / f"{stem(of.kind, name, seed, steps)}{LAST}.safetensors"
+
+
 def stem(kind: str, name: str, seed: int, steps: int) -> str:
     return f"scenes_{kind}_{name.replace(' ', '_')}_{seed}_{steps}"
 
@@ -65,7 +70,7 @@ def train(of: world.World, name: str, seed: int, steps: int) -> Path:
         kind, config = TASKS.get(name, AggregatorTask), of.config(**VARIANTS[name])
         task = kind(of.experts, config, sources, AggregatorSettings(load_balance=LOAD_BALANCE), seed)
         fit(task, datasets.training(), settings, Keeping(kept, save_every=50), listen)
-    return kept.with_stem(kept.stem + "-last")
+    return last(of, name, seed, steps)
 
 
 def ship(of: world.World, trained: Path) -> None:
@@ -90,8 +95,7 @@ def main() -> None:
     of = world.start(args.kind)
     for name in args.variants or VARIANTS:
         if args.ship:
-            kept = path(of, name, args.seed, args.steps)
-            ship(of, kept.with_stem(kept.stem + "-last"))
+            ship(of, last(of, name, args.seed, args.steps))
         else:
             train(of, name, args.seed, args.steps)
 

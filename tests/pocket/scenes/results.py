@@ -48,9 +48,8 @@ def main() -> None:
     ask.add_argument("--seed", type=int, default=1)
     args = ask.parse_args()
     of = world.start(args.kind)
-    files = {name: aggregators.path(of, name, args.seed, args.steps) for name in aggregators.VARIANTS}
-    trained = {name: file.with_stem(file.stem + "-last") for name, file in files.items()}
-    trained = {name: file for name, file in trained.items() if file.exists()}
+    files = {name: aggregators.last(of, name, args.seed, args.steps) for name in aggregators.VARIANTS}
+    trained = {name: file for name, file in files.items() if file.exists()}
     moved, near = models.moves(args.kind), rows.cosines(of, datasets.listed("watched_known"))
     print(
         "Weights moved by {length:.3f} of the base's length, cosine between two experts' moves {cosine:.3f}.".format(

@@ -1,11 +1,11 @@
 """Trains the scenes' base and its experts: python tests/pocket scenes.train [stages ...] [--minutes M]
 
 Stages: base (with the text encoder, from the base of single pictures), near_people, far_things and so on (from the base,
-the text encoder frozen), lora_people and so on (LoRAs of the base, from the pictures of the near experts). Each can be interrupted and resumed (state in .pocket/), starts from a fixed seed, and writes
-its weights to weights/scenes/ when it ends; a stage whose weights are there is skipped.
+the text encoder frozen), lora_people and so on (LoRAs of the base, from the pictures of the near experts). Each can be
+interrupted and resumed (state in .pocket/), starts from a fixed seed, and writes its weights to weights/scenes/ when it
+ends; a stage whose weights are there is skipped.
 """
 
-import argparse
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from .. import clock, common, diffusion, packing, unet  # noqa: E402
+from .. import common, diffusion, packing, stages, unet  # noqa: E402
 from . import low_rank, models, pictures  # noqa: E402
 
 STAGES = ("base", *(f"{kind}_{domain}" for kind in models.KINDS for domain in common.DOMAINS))
@@ -44,6 +44,11 @@ class Source:
         return self.latents[index], self.forms[form, index]
 
 
+def drawn(sources: list[Source], step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch of a step: of the pairs, or of the singles."""
+    return sources[step % SINGLES_EVERY == SINGLES_EVERY - 1].next()
+
+
 def train(stage: str, minutes: float) -> None:
     kind = stage.partition("_")[0]
     base = kind == "base"
@@ -54,28 +59,16 @@ def train(stage: str, minutes: float) -> None:
         if not base and isinstance(module, torch.nn.Dropout):
             module.p = diffusion.EXPERT_DROPOUT
     trained = both if base else low_rank.attach(both.unet) if kind == "lora" else both.unet
-    params = [p for p in trained.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(params, lr=PEAK[kind], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    ema = clock.Ema(trained, DECAY[kind])
-    run = clock.Run(f"scenes_{stage}", minutes, net=both, opt=opt, ema=ema)
     unknown, table = diffusion.NO_WORD["base"] if base else diffusion.EXPERT_NO_WORD, unet.alphas()
-    going = run.share < 1
-    while going:
-        for group in opt.param_groups:
-            group["lr"] = clock.rate(run.share, PEAK[kind], floor=0.02)
-        x0, ids = sources[run.step % SINGLES_EVERY == SINGLES_EVERY - 1].next()
+
+    def loss(step: int) -> tuple[torch.Tensor, int]:
+        x0, ids = drawn(sources, step)
         x, v = unet.noised(x0, torch.randn_like(x0), t := unet.stratified(len(x0)), table)
         with torch.set_grad_enabled(base):
             context = both.context(ids, unknown)
-        loss = (unet.predict(both.unet, x, t, context) - v).square().mean()
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        opt.step()
-        ema.update(trained)
-        going = run.tick(len(x0), loss=loss.detach())
-    run.save()
-    ema.write_to(trained)
+        return (unet.predict(both.unet, x, t, context) - v).square().mean(), len(x0)
+
+    run = stages.fit(f"scenes_{stage}", minutes, both, trained, (PEAK[kind], DECAY[kind]), loss)
     write(stage, both)
     run.say(f"done after {run.step} steps")
 
@@ -101,15 +94,7 @@ def write(stage: str, both: models.Both) -> None:
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("stages", nargs="*", metavar="stage", help=f"any of {', '.join(STAGES)}; default: all")
-    ask.add_argument("--minutes", type=float, help="of every stage named")
-    args = ask.parse_args()
-    if unknown := set(args.stages) - set(STAGES):
-        ask.error(f"unknown stage {', '.join(sorted(unknown))}")
-    for stage in args.stages or STAGES:
-        if not (models.WEIGHTS / f"{stage}.safetensors").exists():
-            train(stage, args.minutes or MINUTES[stage.partition("_")[0]])
+    stages.command(__doc__, STAGES, lambda stage: MINUTES[stage.partition("_")[0]], models.WEIGHTS, train)
 
 
 if __name__ == "__main__":
