@@ -8,6 +8,7 @@ import torch
 
 from tests.support.faults import full_disk
 from tests.support.node_trainer import same, twelve_pictures
+from tests.support.widgets import defaults
 
 NAMES = ("tiny_sd15_a", "tiny_sd15_b")
 
@@ -32,9 +33,8 @@ class Distiller:
         loaded = [host.call("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors") for name in NAMES]
         self.models = [parts[0] for parts in loaded]
         self.clip, self.vae = loaded[0][1:3]
-        inputs = host.nodes.NODE_CLASS_MAPPINGS["AFADistill"].INPUT_TYPES()["required"]
-        self.widgets = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
-        self.widgets |= {
+        self.widgets = {
+            **defaults("AFADistill"),
             "ensemble": self.ensemble(), "clip": self.clip, "vae": self.vae, "prompt_folder": str(folder),
             "resume": "continue", "resolution": 64, "steps": 6, "batch_size": 2, "rank": 4, "alpha": 4.0,
             "learning_rate": 1e-3, "warmup_steps": 2, "evaluate_every": 3, "save_every": 1, "labels_per_item": 2,
@@ -250,17 +250,25 @@ def test_the_student_is_saved_as_the_host_saves_it(distiller):
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
 
 
-def test_a_disk_that_is_full_while_labels_are_written_loses_nothing(distiller, monkeypatch, tmp_path):
-    from afa_core.atomic_file import SavingError
+@pytest.fixture
+def made(monkeypatch, tmp_path):
+    """The items that are labelled, one after the other, into a cache that was empty."""
     from afa_core.host.training import cache, labelling
 
-    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
-    made = []
-    real = labelling.CachedLabels._labelled
+    items = []
 
-    def labelled(self, teacher, item, batch_size):
-        made.append(item)
+    def labelled(self, teacher, item, batch_size, real=labelling.CachedLabels._labelled):
+        items.append(item)
         return real(self, teacher, item, batch_size)
+
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(labelling.CachedLabels, "_labelled", labelled)
+    return items
+
+
+def test_a_disk_that_is_full_while_labels_are_written_loses_nothing(distiller, made, monkeypatch, tmp_path):
+    from afa_core.atomic_file import SavingError
+    from afa_core.host.training import labelling
 
     def make(self, teacher, batch_size, progress, whole=labelling.CachedLabels.make):
         def full(done, total, what):
@@ -271,7 +279,6 @@ def test_a_disk_that_is_full_while_labels_are_written_loses_nothing(distiller, m
         with ExitStack() as disk:
             whole(self, teacher, batch_size, full)
 
-    monkeypatch.setattr(labelling.CachedLabels, "_labelled", labelled)
     with monkeypatch.context() as once:
         once.setattr(labelling.CachedLabels, "make", make)
         with pytest.raises(SavingError, match="could not be saved in .*: make room there"):
@@ -281,20 +288,16 @@ def test_a_disk_that_is_full_while_labels_are_written_loses_nothing(distiller, m
     assert sorted(made) == sorted([*range(12), made[4]])
 
 
-def test_an_interrupted_labelling_goes_on_where_it_was(distiller, monkeypatch, tmp_path):
-    from afa_core.host.training import cache, labelling
+def test_an_interrupted_labelling_goes_on_where_it_was(distiller, made, monkeypatch):
+    from afa_core.host.training import labelling
 
-    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
-    made = []
-    real = labelling.CachedLabels._labelled
-
-    def labelled(self, teacher, item, batch_size):
-        made.append(item)
+    def fifth_fails(self, teacher, item, batch_size, real=labelling.CachedLabels._labelled):
+        labels = real(self, teacher, item, batch_size)
         if len(made) == 5:
             raise OSError(28, "No space left on device")
-        return real(self, teacher, item, batch_size)
+        return labels
 
-    monkeypatch.setattr(labelling.CachedLabels, "_labelled", labelled)
+    monkeypatch.setattr(labelling.CachedLabels, "_labelled", fifth_fails)
     with pytest.raises(OSError, match="No space left"):
         distiller.run("filling", resume="start anew", steps=1)
     distiller.run("filling", steps=1)

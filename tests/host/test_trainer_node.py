@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from tests.support.widgets import defaults
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -25,14 +27,9 @@ def train(comfy_host, pack, checkpoint, folder):
     models = [checkpoint(name) for name in ("tiny_sd15_a", "tiny_sd15_b")]
 
     def run(**changes):
-        import nodes
-
         (_, clip, vae), _ = models
-        inputs = nodes.NODE_CLASS_MAPPINGS["AFATrainer"].INPUT_TYPES()["required"]
-        defaults = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
-        defaults |= {name: spec[1]["options"][0] for name, spec in inputs.items() if "options" in (*spec, {})[1]}
         widgets = {
-            **defaults, "model_1": models[0][0], "model_2": models[1][0], "clip": clip, "vae": vae,
+            **defaults("AFATrainer"), "model_1": models[0][0], "model_2": models[1][0], "clip": clip, "vae": vae,
             "prompt_folder": str(folder), "save_as": "test_trainer", "resolution": 64, "steps": 4, "batch_size": 2,
             "hidden_size": 64, "num_layers": 1, "num_heads": 4, "learning_rate": 1e-3, "evaluate_every": 2,
             "resume": "start anew", **changes,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.inprocess import Host
+from tests.support.widgets import defaults
 
 from . import assemble, common, folder
 
@@ -45,13 +46,8 @@ def load_experts(running: Host, names: Sequence[str] = MODELS) -> list[tuple]:
 
 def train(running: Host, steps: int, minutes: float, experts: Sequence[str] = MODELS, **changes) -> tuple:
     """(aggregator file, plot, report) of the trainer node; stops well after `minutes`."""
-    import nodes
-
     loaded = load_experts(running, experts)
-    inputs = nodes.NODE_CLASS_MAPPINGS["AFATrainer"].INPUT_TYPES()["required"]
-    widgets = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
-    widgets |= {name: spec[1]["options"][0] for name, spec in inputs.items() if "options" in (*spec, {})[1]}
-    widgets |= {f"model_{i}": model for i, (model, _, _) in enumerate(loaded, start=1)}
+    widgets = defaults("AFATrainer") | {f"model_{i}": model for i, (model, _, _) in enumerate(loaded, start=1)}
     widgets |= {"clip": loaded[0][1], "vae": loaded[0][2], "prompt_folder": str(folder.training()), "save_as": NAME}
     widgets |= {**SETTINGS, "steps": steps, **changes}
     _stop_after(running, minutes)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tests.support.widgets import defaults
 from tests.tables.markdown import table
 from tests.tables.store import Store, file_digest, fingerprint
 
@@ -110,12 +111,8 @@ class Bench:
         return path
 
     def _train(self, student: Student, settings: dict[str, Any], name: str) -> dict[str, Any]:
-        import nodes
-
-        inputs = nodes.NODE_CLASS_MAPPINGS["AFADistill"].INPUT_TYPES()["required"]
-        widgets = {key: spec[1]["default"] for key, spec in inputs.items() if "default" in (*spec, {})[1]}
         _, clip, vae = aggregator.load_experts(self.running)[0]
-        widgets |= {**settings, "save_as": name, "control": student.control, "clip": clip, "vae": vae}
+        widgets = {**defaults("AFADistill"), **settings, "save_as": name, "control": student.control, "clip": clip, "vae": vae}
         report = self.call("AFADistill", **widgets, ensemble=self.ensemble(student.teacher))[2]
         self.running.release()
         return {"report": report}

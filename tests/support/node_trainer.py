@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from afa_core.aggregator.file import load_aggregator
+from tests.support.widgets import defaults
 
 STEPS = 4
 
@@ -34,10 +35,8 @@ class Trainer:
             for name in ("tiny_sd15_a", "tiny_sd15_b")
         ]
         self.models = [part[0] for part in parts]
-        inputs = host.nodes.NODE_CLASS_MAPPINGS["AFATrainer"].INPUT_TYPES()["required"]
-        self.widgets = {name: spec[1]["default"] for name, spec in inputs.items() if "default" in (*spec, {})[1]}
-        self.widgets |= {name: spec[1]["options"][0] for name, spec in inputs.items() if "options" in (*spec, {})[1]}
-        self.widgets |= {
+        self.widgets = {
+            **defaults("AFATrainer"),
             "model_1": self.models[0], "model_2": self.models[1], "clip": parts[0][1], "vae": parts[0][2],
             "prompt_folder": str(pictures), "resolution": 64, "steps": STEPS, "batch_size": 2, "hidden_size": 64,
             "num_layers": 1, "num_heads": 4, "learning_rate": 1e-3, "evaluate_every": 2, "save_every": 1,
