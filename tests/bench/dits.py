@@ -6,7 +6,6 @@ Their blocks, heads and feed-forwards keep their proportions, and so does the ag
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .measure import interleaved, ratios, spread
+from .memory import child
 
 EXPERTS = 2
 SIDE = 32
@@ -187,15 +187,9 @@ def _switch() -> float:
 
 def _memory() -> float:
     """Of Flux.1's shape, each figure from a process of its own."""
-    one, several = (_child(count) for count in (1, EXPERTS))
+    one, several = (child(count, module=__name__) for count in (1, EXPERTS))
     activations = one["peak"] - one["before"]
     return (several["peak"] - several["empty"]) / (several["before"] - several["empty"] + activations)
-
-
-def _child(count: int) -> dict[str, int]:
-    command = [sys.executable, "-m", "tests.bench.dits", str(count)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    return json.loads(output.stdout.splitlines()[-1])
 
 
 @torch.inference_mode()

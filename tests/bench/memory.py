@@ -10,8 +10,9 @@ from pathlib import Path
 GIB = 2**30
 
 
-def child(kind: str, count: int, size: int) -> dict[str, int]:
-    command = [sys.executable, "-m", "tests.bench.child", kind, str(count), str(size)]
+def child(*arguments: object, module: str = "tests.bench.child") -> dict[str, int]:
+    """The bytes that a command prints last: each figure is from a process of its own."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     return json.loads(output.stdout.splitlines()[-1])
 

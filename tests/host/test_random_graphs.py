@@ -3,20 +3,17 @@
 AFA_RANDOM_GRAPHS=300 AFA_RANDOM_SEED=1 tries that many others instead of a dozen.
 """
 
-import os
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, note, seed, settings
+from hypothesis import assume, given, note
 from hypothesis import strategies as st
 
 from tests.support.ensembles import ensemble, random_aggregator
 from tests.support.graphs import ON_LATENT, ON_MODEL, ON_PROMPTS, empty_latent, sample, self_attention_guidance
+from tests.support.random_examples import examples
 from tests.support.shop import Shop
-
-EXAMPLES = int(os.environ.get("AFA_RANDOM_GRAPHS", "12"))
-SEED = int(os.environ.get("AFA_RANDOM_SEED", "0"))
 
 # Self-attention guidance needs a larger picture than the pieces on the latent give.
 MODEL_PIECES = [piece for piece in ON_MODEL if piece is not self_attention_guidance]
@@ -76,14 +73,7 @@ def copies(shop, graph):
     return ensemble(shop.host, aggregator, *experts)
 
 
-@seed(SEED)
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=False,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@examples(12)
 @given(graph=GRAPHS)
 def test_copies_of_one_expert_in_any_graph(shops, graph):
     note(", ".join(piece.__name__ for piece in graph["pieces"]))

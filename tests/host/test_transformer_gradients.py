@@ -3,18 +3,11 @@
 import pytest
 import torch
 
+from tests.support import transformers
 from tests.support.transformers import Case, load
 
-TOYS = [
-    "tiny_flux_a",
-    "tiny_chroma_a",
-    "tiny_lumina_a",
-    "tiny_zimage_a",
-    "tiny_qwen_a",
-    "tiny_cosmos_a",
-    "tiny_anima_a",
-    "tiny_krea2_a",
-]
+TOYS = [toy for toy in transformers.TOYS if toy != "tiny_schnell_a"]
+"""Schnell is Flux.1 without guidance."""
 
 
 @pytest.fixture(scope="module", params=TOYS)

@@ -12,15 +12,14 @@ import threading
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.ensembles import ensemble, random_aggregator
 from tests.support.faults import interrupted, interruption
+from tests.support.random_examples import SEED, examples
 from tests.support.transformers import by_stream, conditioning, load, sample
 
-EXAMPLES = int(os.environ.get("AFA_RANDOM_GRAPHS", "6"))
-SEED = int(os.environ.get("AFA_RANDOM_SEED", "0"))
 TIMES = int(os.environ.get("AFA_FAULTS", "3"))
 INTERRUPTIONS = 200
 FAMILIES = ("flux", "chroma", "lumina", "zimage", "qwen", "cosmos")
@@ -73,14 +72,7 @@ def run(host, graph, case, model):
     return sample(host, model, case, latent=latent, **texts, **widgets)
 
 
-@seed(SEED)
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=False,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@examples(6)
 @given(graph=GRAPHS)
 def test_copies_of_one_transformer_in_any_sampling(comfy_host, toys, graph):
     cases = toys[graph["family"]][: graph["copies"]]

@@ -7,19 +7,8 @@ write in place) is made anew for each run. A family that this host does not have
 import pytest
 import torch
 
-from tests.support.transformers import Case, by_host, by_stream, check, load
+from tests.support.transformers import TOYS, Case, by_host, by_stream, check, load
 
-TOYS = [
-    "tiny_flux_a",
-    "tiny_schnell_a",
-    "tiny_chroma_a",
-    "tiny_lumina_a",
-    "tiny_zimage_a",
-    "tiny_qwen_a",
-    "tiny_cosmos_a",
-    "tiny_anima_a",
-    "tiny_krea2_a",
-]
 FLUX = ("flux", "schnell", "chroma")
 WITH_SLOTS = (*FLUX, "qwen")
 

@@ -51,36 +51,35 @@ def prompt(number: int) -> dict:
         aggregator = node("LoadAFAAggregator", aggregator_name=fusion)
     else:
         aggregator = node("AFATrainingFreeFusion", method=fusion)
-    return {
+    return painted(number, clip=["t", 0], vae=["c1", 2], scheduler="normal") | {
         **loaders,
         "a": aggregator,
         "e": node("AFAEnsembleModel", aggregator=["a", 0], start_percent=start, **models),
         "t": node("AFAEnsembleCLIP", **clips),
-        "p": node("CLIPTextEncode", clip=["t", 0], text=f"cat {number}"),
-        "n": node("CLIPTextEncode", clip=["t", 0], text=""),
         "l": node("EmptyLatentImage", width=width, height=64, batch_size=1),
-        "k": node("KSampler", seed=number, scheduler="normal", **SAMPLING),
-        "d": node("VAEDecode", samples=["k", 0], vae=["c1", 2]),
-        "m": node("AFARoutingMaps", routing=["e", 1], samples=["k", 0], image=["d", 0]),
-        "s": node("PreviewImage", images=["d", 0]),
-        "q": node("PreviewImage", images=["m", 0]),
     }
 
 
 def transformers_prompt(number: int, fusion: str, width: int) -> dict:
     """Networks in files of their own, with the text encoder of a checkpoint and a VAE."""
     loaders = {f"c{i}": node("UNETLoader", unet_name=name, weight_dtype="default") for i, name in enumerate(FLUX, start=1)}
-    return {
+    return painted(number, clip=["t", 1], vae=["v", 0], scheduler="simple") | {
         **loaders,
         "t": node("CheckpointLoaderSimple", ckpt_name="tiny_sd2_a.safetensors"),
         "v": node("VAELoader", vae_name="tiny_16_channels.safetensors"),
         "a": node("AFATrainingFreeFusion", method=fusion),
         "e": node("AFAEnsembleModel", aggregator=["a", 0], model_1=["c1", 0], model_2=["c2", 0]),
-        "p": node("CLIPTextEncode", clip=["t", 1], text=f"cat {number}"),
-        "n": node("CLIPTextEncode", clip=["t", 1], text=""),
         "l": node("EmptySD3LatentImage", width=width, height=64, batch_size=1),
-        "k": node("KSampler", seed=number, scheduler="simple", **SAMPLING),
-        "d": node("VAEDecode", samples=["k", 0], vae=["v", 0]),
+    }
+
+
+def painted(number: int, clip: list, vae: list, scheduler: str) -> dict:
+    """What all prompts have behind ensemble "e" and latent "l": a picture, and its routing maps."""
+    return {
+        "p": node("CLIPTextEncode", clip=clip, text=f"cat {number}"),
+        "n": node("CLIPTextEncode", clip=clip, text=""),
+        "k": node("KSampler", seed=number, scheduler=scheduler, **SAMPLING),
+        "d": node("VAEDecode", samples=["k", 0], vae=vae),
         "m": node("AFARoutingMaps", routing=["e", 1], samples=["k", 0], image=["d", 0]),
         "s": node("PreviewImage", images=["d", 0]),
         "q": node("PreviewImage", images=["m", 0]),

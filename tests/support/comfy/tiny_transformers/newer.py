@@ -6,6 +6,8 @@ import comfy.ldm.anima.model as anima
 import comfy.model_base
 import comfy.supported_models as host
 
+from . import TinyCosmos
+
 
 class NarrowAnima(anima.Anima):
     """With a narrow adapter: the host's has 100M parameters, whatever the width of the blocks."""
@@ -24,15 +26,9 @@ class NarrowAnimaModel(comfy.model_base.Anima):
 
 class TinyAnima(host.Anima):
     unet_config: ClassVar = {"image_model": "anima", "in_channels": 16, "model_channels": 64}
-    unet_extra_config: ClassVar = {
-        "num_blocks": 5, "num_heads": 2, "crossattn_emb_channels": 48, "adaln_lora_dim": 16, "mlp_ratio": 2.0,
-    }  # fmt: skip
+    unet_extra_config: ClassVar = TinyCosmos.unet_extra_config
     network = f"{__name__}.NarrowAnima"
-    shape: ClassVar = {
-        "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "out_channels": 16, "patch_spatial": 2,
-        "patch_temporal": 1, "concat_padding_mask": True, "pos_emb_cls": "rope3d", "pos_emb_learnable": True,
-        "use_adaln_lora": True, "rope_h_extrapolation_ratio": 4.0, "rope_w_extrapolation_ratio": 4.0,
-    }  # fmt: skip
+    shape: ClassVar = TinyCosmos.shape
 
     def get_model(self, state_dict, prefix="", device=None):
         return NarrowAnimaModel(self, device=device)
