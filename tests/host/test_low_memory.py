@@ -162,15 +162,17 @@ def test_weights_are_brought_in_once_for_all_experts_of_a_network(shop, monkeypa
     casts = []
     weight_and_bias, cast_to = comfy.ops.cast_bias_weight, memory.cast_to
 
-    def counted_weight(layer, x=None, *args, **kwargs):
-        casts.extend([layer] if x is not None and layer.weight.dtype != x.dtype else [])
-        return weight_and_bias(layer, x, *args, **kwargs)
+    def counted_layer(layer, x=None, *args, **kwargs):  # by the host, whatever it casts the parameters with
+        casts.extend(p for p in layer.parameters(recurse=False) if x is not None and p.dtype != x.dtype)
+        with monkeypatch.context() as uncounted:
+            uncounted.setattr(memory, "cast_to", cast_to)
+            return weight_and_bias(layer, x, *args, **kwargs)
 
-    def counted(tensor, dtype=None, *args, **kwargs):  # for biases by the host, for both by what holds them
+    def counted(tensor, dtype=None, *args, **kwargs):  # by what holds them
         casts.extend([tensor] if dtype not in (None, tensor.dtype) else [])
         return cast_to(tensor, dtype, *args, **kwargs)
 
-    monkeypatch.setattr(comfy.ops, "cast_bias_weight", counted_weight)
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", counted_layer)
     monkeypatch.setattr(memory, "cast_to", counted)
 
     def painted(model):

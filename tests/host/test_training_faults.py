@@ -86,7 +86,7 @@ def test_nan_from_the_vae_is_left_out_and_told(trainer, expected, monkeypatch):
 
     monkeypatch.setattr(comfy.sd.VAE, "encode", encode)
     report = trainer.host.call(
-        "AFATrainer", **{k: [v] for k, v in {**trainer.widgets, "save_as": "vae", "resolution": 56, "steps": 1}.items()}
+        "AFATrainer", **{k: [v] for k, v in {**trainer.widgets, "save_as": "vae", "resolution": 72, "steps": 1}.items()}
     )[2]
     assert "11 pictures" in report and "is NaN after the VAE" in report
 

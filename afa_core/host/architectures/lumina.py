@@ -16,7 +16,10 @@ from .transformer_stream import Block
 class Lumina(Transformer):
     title = "Lumina 2 and Z-Image"
     arguments = arguments_of(NextDiT.forward)
-    own = {"c_crossattn": "context", "num_tokens": "num_tokens", "attention_mask": "attention_mask"}
+    own = {
+        "c_crossattn": "context", "num_tokens": "num_tokens", "attention_mask": "attention_mask",
+        "clip_text_pooled": "clip_text_pooled",
+    }  # fmt: skip
     topology = ("in_channels", "patch_size", "dim", "n_layers", "cap_feat_dim", "pad_tokens_multiple")
 
     def matches(self, model: BaseModel) -> bool:
