@@ -30,9 +30,7 @@ EXPERT_DROPOUT = 0.3
 
 def host() -> Host:
     """ComfyUI in this process, with the pack, the pocket family and the pocket checkpoints."""
-    base = common.WORK / "base"
-    if not base.exists():
-        make_base(base)
+    base = make_base(common.WORK / "base")
     assemble.ensure(base / "models" / "checkpoints")
     running = Host(base)
     running.load_pack()

@@ -18,7 +18,7 @@ from ..scenes.train import BATCH, Source, drawn  # noqa: E402
 from . import network  # noqa: E402
 
 STAGES = ("base", *common.DOMAINS)
-MINUTES = {"base": 13.0, "expert": 4.0}
+MINUTES = {"base": 15.0, "expert": 5.0}
 PEAK = {"base": 2e-3, "expert": 1e-3}
 DECAY = {"base": 0.998, "expert": 0.995}
 """Of the average of the weights."""

@@ -18,7 +18,7 @@ from afa_core.training.session import LAST, Keeping, fit  # noqa: E402
 from afa_core.training.state import TrainingSettings  # noqa: E402
 from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask  # noqa: E402
 
-from . import datasets, gate, models, world  # noqa: E402
+from . import datasets, gate, world  # noqa: E402
 
 VARIANTS = {
     "AFA": {},
@@ -30,10 +30,20 @@ VARIANTS = {
     "without text": {"ablations": ("text",)},
 }
 """What each one's configuration has beside the defaults. The gate's scalars stand where those of the identity bias do."""
+EVERY = 2
+"""So manieth blocks of a DiT have a fusion point. There are five: one for every fourth leaves none before the last two."""
+OTHER_BLOCKS = {"every block": {"every": 1}, "every fourth block": {"every": 4}}
 TASKS = {"gate": gate.GateTask}
 STEPS = 2000
 SETTINGS = {"batch_size": world.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.99, "weight_decay": 0.01}
 LOAD_BALANCE = 0.2
+
+
+def variants(kind: str) -> dict[str, dict]:
+    """Those of VARIANTS, and for DiTs other fusion points beside."""
+    if kind != "dit":
+        return VARIANTS
+    return {name: {"every": EVERY, **changes} for name, changes in (VARIANTS | OTHER_BLOCKS).items()}
 
 
 def path(of: world.World, name: str, seed: int, steps: int) -> Path:
@@ -55,7 +65,7 @@ def train(of: world.World, name: str, seed: int, steps: int) -> Path:
     from afa_core.host.training.frozen_experts import outside_inference
 
     kept = path(of, name, seed, steps)
-    sources = [{"file": f"{label}.safetensors", "prediction": "v_prediction"} for label in of.experts.labels]
+    sources = [{"file": f"{e.label}.safetensors", "prediction": e.prediction} for e in of.experts.experts]
     settings = TrainingSettings(steps=steps, seed=seed, evaluate_every=steps, **SETTINGS)
 
     def listen(report: Report) -> None:
@@ -67,7 +77,7 @@ def train(of: world.World, name: str, seed: int, steps: int) -> Path:
             print(f"[{kept.stem}] step {state.step}, {state.seconds / 60:.1f} min, loss {mean:.4f}", flush=True)
 
     with outside_inference():
-        kind, config = TASKS.get(name, AggregatorTask), of.config(**VARIANTS[name])
+        kind, config = TASKS.get(name, AggregatorTask), of.config(**variants(of.kind)[name])
         task = kind(of.experts, config, sources, AggregatorSettings(load_balance=LOAD_BALANCE), seed)
         fit(task, datasets.training(), settings, Keeping(kept, save_every=50), listen)
     return last(of, name, seed, steps)
@@ -79,13 +89,13 @@ def ship(of: world.World, trained: Path) -> None:
     from afa_core.host.experts.identity import described
 
     named = [described(expert, f"{expert.label}.safetensors", []) for expert in of.experts.experts]
-    save_aggregator(replace(load_aggregator(trained), experts=named), models.WEIGHTS / "aggregator.safetensors")
+    save_aggregator(replace(load_aggregator(trained), experts=named), of.weights / "aggregator.safetensors")
 
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("variants", nargs="*", metavar="variant", help=f"any of {', '.join(VARIANTS)}; default: all")
-    ask.add_argument("--kind", default="near", choices=models.KINDS)
+    ask.add_argument("variants", nargs="*", metavar="variant", help="default: all")
+    ask.add_argument("--kind", default="near", choices=world.KINDS)
     ask.add_argument("--steps", type=int, default=STEPS)
     ask.add_argument("--seed", type=int, default=1)
     ask.add_argument(
@@ -93,7 +103,7 @@ def main() -> None:
     )
     args = ask.parse_args()
     of = world.start(args.kind)
-    for name in args.variants or VARIANTS:
+    for name in args.variants or variants(args.kind):
         if args.ship:
             ship(of, last(of, name, args.seed, args.steps))
         else:

@@ -1,32 +1,41 @@
-"""The scenes' networks as the full checkpoints that CheckpointLoaderSimple reads."""
+"""The networks on scenes as the full checkpoints that CheckpointLoaderSimple reads: U-Nets (scenes_...) and DiTs (dit_...)."""
 
 from pathlib import Path
 
 from safetensors.torch import load_file
 
 from .. import assemble, common, packing
+from ..dit import network
 from . import models
 
 BASE = "scenes_base"
+WEIGHTS = {"scenes": models.WEIGHTS, "dit": network.WEIGHTS}
+"""The folder of committed weights, by the first word of a checkpoint's name."""
+
+
+def base_name(kind: str) -> str:
+    return "dit_base" if kind == "dit" else BASE
 
 
 def expert_names(kind: str) -> list[str]:
-    return [f"scenes_{kind}_{domain}" for domain in common.DOMAINS]
+    return [f"dit_{domain}" if kind == "dit" else f"scenes_{kind}_{domain}" for domain in common.DOMAINS]
 
 
 def ensure(folder: Path, names: list[str]) -> dict[str, Path]:
     """{name: path} of these checkpoints in `folder`, written where they are absent or stale."""
-    text = assemble.text_state(models.WEIGHTS / "text_encoder.safetensors")
-    vae, base = (load_file(path) for path in (common.WEIGHTS / "vae.safetensors", models.WEIGHTS / "base.safetensors"))
-    parts = [models.WEIGHTS / f"{name.removeprefix('scenes_')}.safetensors" for name in names]
-    shared = [
-        models.WEIGHTS / "base.safetensors",
-        models.WEIGHTS / "text_encoder.safetensors",
-        common.WEIGHTS / "vae.safetensors",
-    ]
+    words, decoder = models.WEIGHTS / "text_encoder.safetensors", common.WEIGHTS / "vae.safetensors"
+    text, vae = assemble.text_state(words), load_file(decoder)
     out = {}
-    for name, part in zip(names, parts, strict=True):
-        weights = base if name == BASE else packing.unpack(load_file(part), base)
+    for name in names:
+        base, part = _sources(name)
+        weights = load_file(base) if part == base else packing.unpack(load_file(part), load_file(base))
         out[name] = folder / f"{name}.safetensors"
-        assemble.write(out[name], assemble.digest([*shared, part]), lambda w=weights: assemble.checkpoint(w, text, vae))
+        stamp = assemble.digest([base, words, decoder, part])
+        assemble.write(out[name], stamp, lambda w=weights: assemble.checkpoint(w, text, vae))
     return out
+
+
+def _sources(name: str) -> tuple[Path, Path]:
+    """The committed weights of a checkpoint's base, and its own."""
+    family, _, part = name.partition("_")
+    return WEIGHTS[family] / "base.safetensors", WEIGHTS[family] / f"{part}.safetensors"

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from .. import common, data, diffusion, others, packing, text
+from ..dit import network
 from . import low_rank, pictures
 
 WEIGHTS = common.WEIGHTS / "scenes"
@@ -81,12 +82,19 @@ def expert_path(kind: str, domain: str) -> Path:
 
 def moves(kind: str) -> dict[str, float]:
     """How far the experts have moved from their base: length over that of the base, and mean cosine between two moves."""
-    start = _flat(base())
-    apart = [_flat(expert(kind, domain)) - start for domain in common.DOMAINS]
+    start, *experts = map(_flat, _networks(kind))
+    apart = [expert - start for expert in experts]
     cosines = [torch.cosine_similarity(a, b, dim=0) for i, a in enumerate(apart) for b in apart[:i]]
     length = torch.stack(apart).norm(dim=1).mean() / start.norm()
     return {"length": length.item(), "cosine": torch.stack(cosines).mean().item()}
 
 
-def _flat(both: Both) -> torch.Tensor:
-    return torch.cat([weight.flatten() for weight in both.unet.parameters()])
+def _networks(kind: str) -> list[torch.nn.Module]:
+    """The base's, and the experts'."""
+    if kind == "dit":
+        return [network.base(), *map(network.expert, common.DOMAINS)]
+    return [both.unet for both in (base(), *(expert(kind, domain) for domain in common.DOMAINS))]
+
+
+def _flat(net: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([weight.flatten() for weight in net.parameters()])

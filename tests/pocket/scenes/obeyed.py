@@ -1,7 +1,7 @@
-"""Whether places are obeyed: python tests/pocket scenes.obeyed [base | near_people ...]
+"""Whether places are obeyed: python tests/pocket scenes.obeyed [base | near_people | dit_base | dit_people ...] [PICTURE]
 
-Pairs of training subjects that no list has are sampled (DDIM, 20 steps), cut in two, and the nearest training picture of
-either half is looked up.
+Pairs of training subjects that no list has are sampled (20 steps of DDIM, of Euler for a DiT), cut in two, and the nearest
+training picture of either half is looked up. PICTURE: where the first eight are saved.
 """
 
 import os
@@ -12,8 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import random  # noqa: E402
 
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from .. import common, data, evaluate, sampling, unet, vae  # noqa: E402
+from ..dit import network  # noqa: E402
 from . import models, pairs, pictures  # noqa: E402
 
 PAIRS, STEPS, SCALE = 48, 20, 3.0
@@ -30,20 +32,28 @@ def chosen() -> list[tuple[data.Subject, data.Subject]]:
 
 
 @torch.no_grad()
-def sample(both: models.Both, captions: list[tuple[str, ...]]) -> torch.Tensor:
+def sample(stage: str, captions: list[tuple[str, ...]]) -> torch.Tensor:
     """-> pictures [M, 3, 64, 128]"""
     noise = torch.randn(len(captions), 4, 8, 16, generator=torch.Generator().manual_seed(5))
-    context, empty = (both.context(models.tokenize(rows)) for rows in (captions, [("", "")]))
-    z = sampling.ddim_of(lambda x, t, c: unet.predict(both.unet, x, t, c), context, empty, noise, STEPS, SCALE)
+    kind, _, domain = stage.partition("_")
+    both = models.expert(kind, domain) if kind in models.KINDS else models.base()
+    given = *(both.context(models.tokenize(rows)) for rows in (captions, [("", "")])), noise, STEPS, SCALE
+    if kind == "dit":
+        net = network.base() if domain == "base" else network.expert(domain)
+        z = sampling.euler(lambda *at: network.predict(net, *at), *given)
+    else:
+        z = sampling.ddim_of(lambda *at: unet.predict(both.unet, *at), *given)
     return vae.decode(pictures.autoencoder(), z)
 
 
 def main() -> None:
     stage = sys.argv[1] if len(sys.argv) > 1 else "base"
-    both = models.base() if stage == "base" else models.expert(*stage.split("_"))
     rows, subjects = chosen(), data.subjects("train")
     real = data.pictures(subjects, ["twemoji"]).float() / 255
-    painted = sample(both, [tuple(pictures.plain(s).caption for s in row) for row in rows])
+    painted = sample(stage, [tuple(pictures.plain(s).caption for s in row) for row in rows])
+    if sys.argv[2:]:
+        sheet = painted[:8].unflatten(0, (4, 2)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+        Image.fromarray((255 * sheet.clamp(0, 1)).byte().numpy()).save(sys.argv[2])
     halves = [evaluate.nearest(half, real).tolist() for half in painted.chunk(2, dim=-1)]
     found = [tuple(subjects[i].code for i in each) for each in zip(*halves, strict=True)]
     wanted = [(left.code, right.code) for left, right in rows]

@@ -43,12 +43,12 @@ def table(of: world.World, name: str, trained: dict[str, Path]) -> str:
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("lists", nargs="*", default=datasets.WATCHED, help="of pairs.tsv; default: the watched ones")
-    ask.add_argument("--kind", default="near", choices=models.KINDS)
+    ask.add_argument("--kind", default="near", choices=world.KINDS)
     ask.add_argument("--steps", type=int, default=aggregators.STEPS, help="of the aggregators' trainings")
     ask.add_argument("--seed", type=int, default=1)
     args = ask.parse_args()
     of = world.start(args.kind)
-    files = {name: aggregators.last(of, name, args.seed, args.steps) for name in aggregators.VARIANTS}
+    files = {name: aggregators.last(of, name, args.seed, args.steps) for name in aggregators.variants(args.kind)}
     trained = {name: file for name, file in files.items() if file.exists()}
     moved, near = models.moves(args.kind), rows.cosines(of, datasets.listed("watched_known"))
     print(

@@ -1,7 +1,7 @@
 """Noise losses of every row on pairs, and which expert the aggregators follow in which half.
 
 All rows see the same noise and timesteps. Rows without training: the base, every expert, the weighted merge, the
-averages, and two that know the place, each half by its own expert.
+averages, and one that knows the place, each half by its own expert.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from torch import Tensor
 
 from afa_core.aggregator.file import load_aggregator
 from afa_core.aggregator.sabw import Aggregator
+from afa_core.fusion.averages import StaticFusion
 from afa_core.fusion.fusion import Feature, Fusion, FusionState
 from afa_core.fusion.points import FusionPoint
 from afa_core.fusion.sabw_fusion import SABWFusion
+from afa_core.fusion.variance import MaxFusion
 from afa_core.training.draw import held_out_draw
 from afa_core.training.objective import baseline_losses, sample_loss
 
 from .. import common
 from . import gate
-from .datasets import Scenes
+from .datasets import EXPERTS, Scenes
 from .world import BATCH, World
 
 LOOKS = 4
 """Draws of noise and timestep for every pair."""
 ORACLE = "oracle by place, predictions"
+FREE = {"last block average": StaticFusion("last block average"), "max fusion": MaxFusion()}
 
 
 @dataclass
@@ -42,7 +45,9 @@ class Rows:
 
 @torch.no_grad()
 def measure(world: World, scenes: Scenes, trained: dict[str, Path]) -> Rows:
-    fusions = {ORACLE: oracle_by_place} | {name: _trained(name, path) for name, path in trained.items()}
+    free = {name: fusion.bind(world.experts.points, EXPERTS) for name, fusion in FREE.items()}
+    fusions = {name: lambda _, fusion=fusion: fusion for name, fusion in free.items()}
+    fusions |= {ORACLE: oracle_by_place} | {name: _trained(name, path) for name, path in trained.items()}
     losses, routing = defaultdict(list), {name: defaultdict(list) for name in trained}
     for look in range(LOOKS):
         for batch in scenes.batches(BATCH):

@@ -12,6 +12,7 @@ from afa_core.aggregator.config import AggregatorConfig
 from tests.support.comfy.inprocess import Host
 
 from .. import aggregator, common
+from ..dit import network
 from . import checkpoints, models
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 BATCH = 16
 SHAPE = [BATCH, 4, 8, 16]
+KINDS = (*models.KINDS, "dit")
 
 
 @dataclass
@@ -34,23 +36,34 @@ class World:
     def aggregators(self) -> Path:
         return Path(self.running.base, "models", "afa")
 
-    def config(self, **changes) -> AggregatorConfig:
-        """Of a new aggregator for these experts, as wide as that of the single pictures."""
+    @property
+    def weights(self) -> Path:
+        """The folder that an aggregator of these experts is committed to."""
+        return network.WEIGHTS if self.kind == "dit" else models.WEIGHTS
+
+    def config(self, every: int = 1, **changes) -> AggregatorConfig:
+        """Of a new aggregator for these experts, as wide as that of the single pictures.
+
+        every: so manieth blocks have a fusion point, the last one always
+        """
         first = self.experts.experts[0]
-        network, shape = first.patcher.model, aggregator.SETTINGS
+        model, shape, last = first.patcher.model, aggregator.SETTINGS, len(first.points) - 1
+        fused = tuple(i for i in range(last + 1) if i % every == every - 1 or i >= last - 1)
         return AggregatorConfig(
             architecture=first.architecture_name,
             channels=tuple(point.channels for point in first.points),
             num_experts=len(self.experts.experts),
-            text_width=first.architecture.text_width(network),
-            time_width=first.architecture.time_width(network),
+            text_width=first.architecture.text_width(model),
+            time_width=first.architecture.time_width(model),
+            tokens=first.architecture.tokens,
+            fused=fused if every > 1 else None,
             **{name: shape[name] for name in ("hidden_size", "num_layers", "num_heads")},
             **changes,
         )
 
 
 def start(kind: str) -> World:
-    """kind: of models.KINDS."""
+    """kind: of KINDS."""
     running = aggregator.host()
     from afa_core.host.experts.experts import Expert
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
@@ -71,7 +84,7 @@ def start(kind: str) -> World:
 def _checkpoints(running: Host, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(models that are evaluated alone, experts), by name."""
     names = checkpoints.expert_names(kind)
-    base = _base(running, *names)
+    base = _base(running, checkpoints.base_name(kind), *names)
     loaded = {name: model for name, (model, *_) in zip(names, aggregator.load_experts(running, names), strict=True)}
     # A merge patches its first model's network in place, so it gets models of its own.
     apart = [model for model, *_ in aggregator.load_experts(running, names)]
@@ -101,8 +114,8 @@ def _loras(running: Host) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"base": _base(running), **stacked}, experts
 
 
-def _base(running: Host, *beside: str) -> Any:
+def _base(running: Host, name: str = checkpoints.BASE, *beside: str) -> Any:
     """The base from its file, with weights of its own, and the files of these experts."""
-    checkpoints.ensure(Path(running.base, "models", "checkpoints"), [checkpoints.BASE, *beside])
-    ((base, *_),) = aggregator.load_experts(running, [checkpoints.BASE])
+    checkpoints.ensure(Path(running.base, "models", "checkpoints"), [name, *beside])
+    ((base, *_),) = aggregator.load_experts(running, [name])
     return base
