@@ -74,7 +74,7 @@ def test_nan_from_an_expert_on_a_held_out_picture(trainer):
     assert text.startswith("model_2 produced NaN or infinite numbers in block output 4 on a held-out picture: ")
 
 
-def test_nan_from_the_vae_is_left_out_and_told(trainer, expected, monkeypatch):
+def test_nan_from_the_vae_is_left_out_and_reported(trainer, expected, monkeypatch):
     import comfy.sd
 
     real = comfy.sd.VAE.encode

@@ -22,7 +22,7 @@ from tests.pocket.scenes import aggregators, datasets  # noqa: E402
 from tests.support.comfy.bootstrap import REPOSITORY  # noqa: E402
 
 from .budget import FULL  # noqa: E402
-from .followed import prompt_maps, right_weights  # noqa: E402
+from .followed import mean_maps, right_weights  # noqa: E402
 from .paint import SEED, decoded, sampled  # noqa: E402
 from .questions import PairList  # noqa: E402
 from .systems import System, ensemble  # noqa: E402
@@ -30,7 +30,6 @@ from .trained import OURS, SEEDS, trained  # noqa: E402
 from .world import HEIGHT, WIDTH, World, start  # noqa: E402
 
 NOISES = 4
-PLACES = (8, 16)
 Panel = tuple[str, Tensor]
 """A title, and a picture [H, W, 3]."""
 
@@ -44,9 +43,7 @@ class Scene:
 
     def map(self, steps: Sequence[int] = (), points: Sequence[int] = ()) -> Tensor:
         """Mean weights [N, h, w] over these steps and points, by default all."""
-        each = [self.run.steps[i][1] for i in steps or range(len(self.run.steps))]
-        maps = [prompt_maps(e, p) for e in each for p in points or self.run.fused_points]
-        return torch.stack([F.interpolate(m, PLACES, mode="area")[0] for m in maps]).mean(0)
+        return mean_maps(self.run, steps, points)[0]
 
 
 class Painter:
@@ -106,7 +103,7 @@ def _large(maps: Tensor) -> Tensor:
 
 
 def _both(name: str, scene: Scene) -> list[Panel]:
-    return [(name, scene.picture), ("who leads", coloured(scene.map()))]
+    return [(name, scene.picture), ("leading expert", coloured(scene.map()))]
 
 
 def _by_expert(name: str, scene: Scene) -> list[Panel]:

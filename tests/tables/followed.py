@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.pocket.scenes.rows import right_weight
 
 from .questions import PairList
+
+PLACES = (8, 16)
+"""Positions of a scene's latents."""
 
 
 class Followed:
@@ -43,6 +48,13 @@ def right_weights(run, domains: list[tuple[str, ...]]) -> Tensor:
             for _, evaluations in run.steps
         ]
     )
+
+
+def mean_maps(run, steps: Sequence[int] = (), points: Sequence[int] = ()) -> Tensor:
+    """Mean weights [B, N, 8, 16] over these steps and points, by default all, for the prompt."""
+    each = [run.steps[i][1] for i in steps or range(len(run.steps))]
+    maps = [prompt_maps(e, p) for e in each for p in points or run.fused_points]
+    return torch.stack([F.interpolate(m, PLACES, mode="area") for m in maps]).mean(0)
 
 
 def prompt_maps(evaluations: list, point: int) -> Tensor:

@@ -108,7 +108,7 @@ def _fusions(world: World) -> list[System]:
         static("MaxFusion", "max fusion", experts),
         *(static(name, name, experts) for name in (*AVERAGES, "last block average")),
         fused("probe's weights by noise level", "AFA Probe's fusion", search.probed, experts, depends=asked),
-        fused(ORACLE, "no node: told the place", lambda w: w.oracle, experts, kind="oracle"),
+        fused(ORACLE, "no node: knows the place", lambda w: w.oracle, experts, kind="oracle"),
     ]
 
 

@@ -1,95 +1,99 @@
 """The README's first picture: python -m tests.tools.readme_picture
 
-One prompt and seed painted by each expert, the weighted merge, the noise average and AFA, and AFA's routing map. The
-prompt is chosen by a rule: of the first pair of every order of domains in the list watched_known, the one whose
-picture by AFA is nearest to the real one in mean square; the seed is 1. Prints the distances.
+Each expert, the weighted merge, the noise average and AFA paint the watched pairs of subjects that only the experts learnt, from
+the same noise. The judge of the tables (tests/pocket/scenes/judge.py) says which pictures show both subjects. The pair
+shown is chosen by a rule: the first one that AFA shows, and the fewest others. Prints how many pairs each row shows.
 """
 
 import os
 
-import numpy as np
-from PIL import Image
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.pocket.scenes import pairs, pictures
-from tests.support.comfy.bootstrap import REPOSITORY
-from tests.support.comfy.server import LiveServer
-from tests.support.comfy.templates import find, with_values
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from .thumbnails import layouts
-from .thumbnails.files import server
-from .thumbnails.look import FRAME, INK, QUIET, Sheet
-from .thumbnails.painted import DOMAINS
-from .thumbnails.runner import Runner
+from tests.pocket.scenes import judge, pictures  # noqa: E402
+from tests.support.comfy.bootstrap import REPOSITORY  # noqa: E402
+from tests.tables.budget import FULL  # noqa: E402
+from tests.tables.followed import mean_maps  # noqa: E402
+from tests.tables.paint import paint  # noqa: E402
+from tests.tables.questions import PairList  # noqa: E402
+from tests.tables.systems import expert_name, systems  # noqa: E402
+from tests.tables.trained import Trained  # noqa: E402
+from tests.tables.world import World, start  # noqa: E402
 
-LIST, STEPS = "watched_known", 20
+from .demo import TRAINED  # noqa: E402
+from .thumbnails import layouts  # noqa: E402
+from .thumbnails.look import EXPERTS, FRAME, INK, QUIET, Sheet  # noqa: E402
+from .thumbnails.painted import DOMAINS  # noqa: E402
+
+LIST, AFA = "watched_experts_only", "AFA"
+ROWS = {expert_name(domain): domain for domain in DOMAINS} | {
+    name: name for name in ("weighted merge", "noise average", AFA)
+}
+"""Names of the tables' rows, with the words below their pictures."""
 PLACE = REPOSITORY / "docs" / "images" / "scene.jpg"
 WIDTH, HEIGHT = 1240, 424
 
 
-def candidates() -> list[pairs.Pair]:
-    """The first pair of the list for every order of domains."""
-    found: dict[tuple[str, str], pairs.Pair] = {}
-    for pair in pairs.load(LIST):
-        found.setdefault((pair.left.domain, pair.right.domain), pair)
-    return list(found.values())
+def painted(world: World, pairs: PairList) -> tuple[dict[str, Tensor], Tensor]:
+    """-> (pictures [n, 64, 128, 3] by row, AFA's mean weights [n, N, 8, 16])."""
+    from afa_core.host.sampling.ensemble import ensemble_record
+
+    aggregator = world.aggregators / TRAINED.name
+    aggregator.write_bytes(TRAINED.read_bytes())
+    rows = {system.name: system for system in systems(world, [Trained(AFA, 1, aggregator)])}
+    found, maps = {}, []
+    for name in ROWS:
+        models = rows[name].make(world)
+
+        def routed(place: slice, latents: Tensor, model=models[0]) -> None:
+            maps.append(mean_maps(ensemble_record(model).run_of(latents)))
+
+        found[name] = paint(world, models, pairs, FULL.steps, routed if name == AFA else None)
+        world.running.release()
+    return found, torch.cat(maps)
 
 
-def runner(running: LiveServer, template: str, pair: pairs.Pair) -> Runner:
-    run, text = Runner(running, template), caption(pair)
-    values = {"Prompt": {"text": text}, "KSampler": {"steps": STEPS}, "AFACompare": {"prompt": text, "steps": STEPS}}
-    run.prompt = with_values(run.prompt, values)
-    return run
+def chosen(found: dict[str, Tensor], pairs: PairList) -> int:
+    """The place of the pair in the list."""
+    shown = {name: judge.judged(each.movedim(-1, 1), pairs.pairs).both for name, each in found.items()}
+    for name, both in shown.items():
+        print(f"{ROWS[name]}: both subjects in {int(both.sum())} of {len(both)} pictures")
+    others = sum(both.int() for name, both in shown.items() if name != AFA)
+    return int(torch.where(shown[AFA], others, len(shown)).argmin())
 
 
-def caption(pair: pairs.Pair) -> str:
-    return pictures.caption(tuple(pictures.plain(subject).caption for subject in pair))
-
-
-def distance(picture: Image.Image, pair: pairs.Pair) -> float:
-    """Mean square between a picture and the real one, of colours in 0..1."""
-    real = pictures.scene(tuple(pictures.plain(subject) for subject in pair)).permute(1, 2, 0).numpy()
-    return float(np.square((np.asarray(picture, dtype=np.float32) - real) / 255).mean())
-
-
-def chosen(running: LiveServer) -> pairs.Pair:
-    distances = {}
-    for pair in candidates():
-        distances[pair] = distance(runner(running, "sd15_ensemble", pair).saved(), pair)
-        print(f"{distances[pair]:.4f}  {caption(pair)}", flush=True)
-    return min(distances, key=distances.__getitem__)
-
-
-def drawn(running: LiveServer, pair: pairs.Pair) -> Image.Image:
-    comparison, ensemble = (runner(running, name, pair) for name in ("compare_methods", "sd15_ensemble"))
-    (node,) = find(comparison.prompt, "AFACompare")
-    painted = comparison.shown([node, 1])
-    afa = ensemble.saved()
-    tiles = [
-        *layouts.named(painted[:3], DOMAINS),
-        (painted[3], "weighted merge", FRAME),
-        (painted[4], "noise average", FRAME),
-        (afa, "AFA", INK),
-        (layouts.tinted(afa, ensemble.routing()), "AFA: who is followed where", INK),
-    ]
+def drawn(tiles: dict[str, Image.Image], weights: Tensor, names: list[str]) -> Image.Image:
+    """tiles: one a row; weights: AFA's [N, h, w]; names: of the left and the right subject."""
+    frames = dict(zip(ROWS, EXPERTS, strict=False)) | {AFA: INK}
+    shown = [(tile, ROWS[row], frames.get(row, FRAME)) for row, tile in tiles.items()]
+    shown.append((layouts.tinted(tiles[AFA], weights), "AFA: the leading expert", INK))
     sheet = Sheet(WIDTH, HEIGHT)
     slots = [(20 + column * 304, top) for top in (20, 228) for column in range(4)]
     words_at = slots.pop(3)
-    for (left, top), (picture, words, frame) in zip(slots, tiles, strict=True):
+    for (left, top), (picture, words, frame) in zip(slots, shown, strict=True):
         sheet.picture((left, top, 288, 144), picture, frame, 2 if frame == FRAME else 4)
         sheet.words((left + 144, top + 166), words, 24, QUIET if frame == FRAME else INK)
-    for line, (place, subject) in enumerate(zip(pictures.PLACES, pair, strict=True)):
-        sheet.words((words_at[0] + 8, words_at[1] + 54 + 38 * line), f"{place}: {subject.name}", 21, INK, anchor="lm")
+    for line, (place, subject) in enumerate(zip(pictures.PLACES, names, strict=True)):
+        sheet.words((words_at[0] + 8, words_at[1] + 54 + 38 * line), f"{place}: {subject}", 21, INK, anchor="lm")
     return sheet.finished()
 
 
+def picture(pixels: Tensor) -> Image.Image:
+    return Image.fromarray((pixels * 255).round().byte().numpy())
+
+
 def main() -> None:
-    with server() as running:
-        pair = chosen(running)
-        print(f"chosen: {caption(pair)}")
-        drawn(running, pair).save(PLACE, quality=90)
-        print(f"{PLACE.relative_to(REPOSITORY)}  {PLACE.stat().st_size / 1000:.0f} kB")
+    world, pairs = start(FULL), PairList(LIST, 0, 1)
+    found, maps = painted(world, pairs)
+    place = chosen(found, pairs)
+    print(f"shown: {pairs.captions[place]}")
+    names = [subject.name for subject in pairs.pairs[place]]
+    drawn({row: picture(each[place]) for row, each in found.items()}, maps[place], names).save(PLACE, quality=90)
+    print(f"{PLACE.relative_to(REPOSITORY)}  {PLACE.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

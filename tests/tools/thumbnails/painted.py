@@ -18,7 +18,7 @@ def quick_start(run: Runner) -> Image.Image:
 
 
 def sd15_ensemble(run: Runner) -> Image.Image:
-    return layouts.over_map("Who leads where", run.saved(), run.routing())
+    return layouts.over_map("Which expert leads where", run.saved(), run.routing())
 
 
 def sdxl_with_loras(run: Runner) -> Image.Image:
