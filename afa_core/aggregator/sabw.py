@@ -194,7 +194,9 @@ class Aggregator(nn.Module):
         self.time = operations.Linear(config.time_width, points * hidden, **factory)
         if config.tokens:
             self.text_in = operations.Linear(config.text_width, hidden, bias=False, **factory)
-        self.text = operations.Linear(config.point_text_width, points * config.num_layers * 2 * hidden, bias=False, **factory)
+        self.text = operations.Linear(
+            config.point_text_width, points * config.num_layers * 2 * hidden, bias=False, **factory
+        )
         self.aggregators = nn.ModuleDict({str(i): SABW(config, i, operations, **factory) for i in config.fused_points})
         self.register_state_dict_post_hook(split_state)
         self.register_load_state_dict_pre_hook(join_state)

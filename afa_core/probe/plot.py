@@ -29,9 +29,7 @@ def probe_table(report: dict[str, Any]) -> str:
             f"best fixed mix: {mix['loss']:.5f} ({100 * mix['gain']:+.1f} %)",
         ],
         "Less loss than the best fixed mix, if an aggregator learns the",
-        [
-            f"{NAMES[name]}: {_gained(row)}" for name, row in report["routers"].items()
-        ],
+        [f"{NAMES[name]}: {_gained(row)}" for name, row in report["routers"].items()],
         "Without training, less loss than the average with equal shares:",
         [f"weights for every noise level (the output fusion): {_gained(report['level_weights'])}"],
         "How much the experts differ:",

@@ -168,7 +168,7 @@ def test_preprocessing_is_pillows(comfy_host, files, blip):
     )
 
 
-def test_missing_and_unfit_files_are_told(comfy_host, files, blip):
+def test_missing_and_unfit_files_are_reported(comfy_host, files, blip):
     def score():
         comfy_host.call("AFAScoreImages", images=pictures_of(224), prompt="x", scorer="ImageReward")
 

@@ -271,7 +271,7 @@ def test_the_seed_stays_between_runs(comfy_host, pack):
     assert inputs["seed"][1]["control_after_generate"] is False
 
 
-def test_what_cannot_be_searched_is_told(auto_merge, checkpoint):
+def test_what_cannot_be_searched_is_reported(auto_merge, checkpoint):
     with pytest.raises(ValueError, match="one architecture"):
         auto_merge(model_2=checkpoint("tiny_sdxl_a")[0])
     with pytest.raises(ValueError, match="prompts is empty"):

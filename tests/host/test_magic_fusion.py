@@ -131,7 +131,7 @@ def test_modes():
     [({"mode": "never"}, "mode"), ({"reference": "nobody"}, "reference"), ({"temperatures": (1.0, 0.0)}, "above 0"),
      ({"temperatures": (math.nan, 1.0)}, "above 0")],
 )  # fmt: skip
-def test_bad_settings_are_told(settings, words):
+def test_bad_settings_are_reported(settings, words):
     with pytest.raises(FusionError, match=words):
         MagicFusion(**settings)
 
@@ -242,7 +242,7 @@ def test_each_expert_reads_its_own_text(comfy_host, checkpoint, encode, sample, 
     assert not torch.equal(own, shared)
 
 
-def test_a_sampler_without_negative_prompt_is_told(comfy_host, checkpoint, encode, magic):
+def test_a_sampler_without_negative_prompt_is_reported(comfy_host, checkpoint, encode, magic):
     (a, clip, _), b = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")[0]
     guider = comfy_host.call("BasicGuider", model=magic((a, b))[0], conditioning=encode(clip, "a cat"))[0]
     latent = torch.zeros(1, 4, 8, 8)

@@ -139,7 +139,7 @@ def test_preset_values():
         ({"table": ", ".join(["2"] * 25)}, "from 0 to 1"),
     ],
 )
-def test_bad_weights_are_told(widgets, words):
+def test_bad_weights_are_reported(widgets, words):
     with pytest.raises(ValueError, match=words):
         recipe(**widgets)
 

@@ -138,7 +138,7 @@ def test_nan_is_traced_to_its_expert_block_and_step(patient, step):
     patient.check()
 
 
-def test_nan_of_the_aggregator_is_told(patient):
+def test_nan_of_the_aggregator_is_reported(patient):
     from afa_core.fusion.not_finite import NotFinite
 
     with nan_from(patient.networks[2].aggregators["11"].conv_out):

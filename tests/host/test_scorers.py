@@ -280,7 +280,7 @@ def test_fid_and_is_from_the_users_file(comfy_host, model_file, pictures):
         ("FID", "torch-fidelity"),
     ],
 )
-def test_a_missing_file_is_told(pack, comfy_host, pictures, scorer, words):
+def test_a_missing_file_is_reported(pack, comfy_host, pictures, scorer, words):
     with pytest.raises(ValueError, match=f"{scorer} needs a file that is not in models/scorers.*{words}"):
         scores(comfy_host, images=pictures, prompt="x", scorer=scorer, references=pictures)
 
@@ -302,28 +302,28 @@ def test_other_files_are_not_taken_for_openais_clip(comfy_host, clips, model_fil
         ("no complete CLIP model", "vision_model.encoder"),
     ],
 )
-def test_files_with_something_missing_are_told(comfy_host, clips, model_file, pictures, words, lost):
+def test_files_with_something_missing_are_reported(comfy_host, clips, model_file, pictures, words, lost):
     state = {key: tensor for key, tensor in clips("quick_gelu").state_dict().items() if not key.startswith(lost)}
     model_file("clip_vision/clip-vit-large-patch14.safetensors", state)
     with pytest.raises(ValueError, match=words):
         scores(comfy_host, images=pictures, prompt="x", scorer="CLIP-T")
 
 
-def test_a_pickscore_without_its_scale_is_told(comfy_host, clips, model_file, pictures):
+def test_a_pickscore_without_its_scale_is_reported(comfy_host, clips, model_file, pictures):
     state = {key: tensor for key, tensor in clips("gelu").state_dict().items() if key != "logit_scale"}
     model_file("clip_vision/PickScore_v1.safetensors", state)
     with pytest.raises(ValueError, match="lacks its logit_scale"):
         scores(comfy_host, images=pictures, prompt="x", scorer="PickScore")
 
 
-def test_another_aesthetic_head_is_told(comfy_host, clips, model_file, pictures):
+def test_another_aesthetic_head_is_reported(comfy_host, clips, model_file, pictures):
     relu = {key.replace("layers.2", "layers.3"): tensor for key, tensor in aesthetic_state().items()}
     model_file("scorers/sac+logos+ava1-l14-linearMSE.pth", relu)
     with pytest.raises(ValueError, match="not the aesthetic head"):
         scores(comfy_host, images=pictures, prompt="x", scorer="AES")
 
 
-def test_the_wrong_clip_for_the_aesthetic_head_is_told(comfy_host, clips, model_file, pictures):
+def test_the_wrong_clip_for_the_aesthetic_head_is_reported(comfy_host, clips, model_file, pictures):
     model_file("scorers/sac+logos+ava1-l14-linearMSE.pth", aesthetic_state(768))
     model_file("clip_vision/clip-vit-large-patch14.safetensors", clips("quick_gelu").state_dict())
     with pytest.raises(ValueError, match="reads embeddings of 768 numbers"):

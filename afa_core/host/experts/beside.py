@@ -6,11 +6,13 @@ patch themselves: they ask which expert runs now, and do nothing where none does
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import comfy.ops
 import comfy.utils
@@ -45,21 +47,21 @@ class LayerHooks:
 
     def __init__(self) -> None:
         self.names: set[str] = set()
-        self._handles: list[RemovableHandle] = []
+        # Clones of a patcher share its injections: those of one network attach them again, those on another GPU beside them.
+        self._handles: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()
 
     @property
     def injection(self) -> PatcherInjection:
         return PatcherInjection(inject=self._attach, eject=self._detach)
 
     def _attach(self, patcher) -> None:
-        self._detach(patcher)  # clones of a patcher share its injections, and each attaches them
-        for name in sorted(self.names):
-            layer = comfy.utils.get_attr(patcher.model, name)
-            self._handles.append(layer.register_forward_hook(self._hook(name)))
+        self._detach(patcher)
+        layers = ((name, comfy.utils.get_attr(patcher.model, name)) for name in sorted(self.names))
+        self._handles[patcher.model] = [layer.register_forward_hook(self._hook(name)) for name, layer in layers]
 
     def _detach(self, patcher) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        for handle in self._handles.pop(patcher.model, ()):
+            handle.remove()
 
     def _hook(self, name: str):
         def add_patches(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
@@ -81,6 +83,10 @@ class PatchesBeside(nn.Module):
         self.by_layer, self.hooks = by_layer, hooks
         self.all = nn.ModuleList(patch for patches in by_layer.values() for patch in patches)
         hooks.names |= by_layer.keys()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PatchesBeside:
+        """For another GPU: the hooks are of the layers' names, and the same on all."""
+        return PatchesBeside(copy.deepcopy(self.by_layer, memo), self.hooks)
 
     @property
     def scales(self) -> list[tuple[str, float]]:

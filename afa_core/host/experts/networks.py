@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_patcher
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
+from ..module_patcher import module_patcher
 from .beside import LayerHooks, Patch, PatchesBeside, adding, obstacle
 from .compiled_blocks import compiled_parts, without_compiled_blocks
 from .experts import KEY, Expert, ExpertError, compute_dtype
@@ -142,8 +142,7 @@ def _beside(patcher: ModelPatcher, patches: list[_Own], hooks: LayerHooks) -> Mo
         by_layer.setdefault(name, []).append(adding(patch, layer, dtype))
     if not by_layer:
         return None
-    make = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    return make(PatchesBeside(by_layer, hooks), patcher.load_device, patcher.offload_device)
+    return module_patcher(PatchesBeside(by_layer, hooks), patcher.load_device, patcher.offload_device)
 
 
 def _common(one: Patches, other: Patches) -> Patches:

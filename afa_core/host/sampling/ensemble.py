@@ -6,18 +6,14 @@ which its memory manager loads beside the first; wrappers run them; the attachme
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from torch import Tensor
 
-from ...aggregator.config import AggregatorConfig
 from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
@@ -33,6 +29,7 @@ from ..experts.distilled import warn_of_distilled
 from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype
 from ..experts.identity import check_identity
 from ..experts.networks import share_networks
+from ..module_patcher import module_patcher
 from . import guidance, run, step
 from .parts import Ensemble, ensemble_of
 
@@ -107,27 +104,10 @@ def make_ensemble(
 
 def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher:
     """The aggregator as a model of the host's, in the dtype that the experts compute in."""
-    return _patcher_of(file.config, file.state, dtype)
-
-
-def _patcher_of(
-    config: AggregatorConfig, state: Mapping[str, Tensor], dtype: torch.dtype, disable_dynamic: bool = False
-) -> ModelPatcher:
     offload = comfy.model_management.unet_offload_device()
-    module = Aggregator(config, comfy.ops.disable_weight_init, dtype=dtype, device=offload)
-    module.load_state_dict(state)
-    kind = ModelPatcher if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    patcher = kind(module, comfy.model_management.get_torch_device(), offload)
-    patcher.cached_patcher_init = _another, (module, dtype)
-    return patcher
-
-
-def _another(module: Aggregator, dtype: torch.dtype, disable_dynamic: bool = False) -> ModelPatcher:
-    """By this a newer host makes a patcher for each further GPU. From the module: the file's weights need not be kept.
-
-    disable_dynamic: the host's word for a patcher whose weights it does not page
-    """
-    return _patcher_of(module.config, module.state_dict(), dtype, disable_dynamic)
+    module = Aggregator(file.config, comfy.ops.disable_weight_init, dtype=dtype, device=offload)
+    module.load_state_dict(file.state)
+    return module_patcher(module, comfy.model_management.get_torch_device(), offload)
 
 
 def compile_aggregator(main: ModelPatcher) -> None:

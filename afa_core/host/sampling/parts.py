@@ -48,8 +48,12 @@ def ensemble_of(main: ModelPatcher) -> Ensemble:
 def experts_of(main: ModelPatcher) -> list[Expert]:
     """The experts as they run now: the patchers that the host loaded for this run."""
     loaded = [main, *main.get_additional_models_with_key(KEY)]
+
+    def as_loaded(patcher: ModelPatcher) -> ModelPatcher:
+        return next(p for p in loaded if _stands_for(p, patcher))
+
     return [
-        replace(expert, patcher=next(p for p in loaded if _stands_for(p, expert.patcher)))
+        replace(expert, patcher=as_loaded(expert.patcher), beside=expert.beside and as_loaded(expert.beside))
         for expert in ensemble_of(main).experts
     ]
 

@@ -69,7 +69,7 @@ def diffusion_model(architecture: Architecture, executor, *args, **kwargs):
             return ensemble_prediction(call, inputs, only)
         alone = own_options(call.main, 0, inputs["transformer_options"])
         args, kwargs = architecture.positional({**inputs, "transformer_options": alone})
-        with acting(ensemble_of(call.main).experts[0].own_patches):
+        with acting(experts_of(call.main)[0].own_patches):
             return executor.original(*args, **kwargs)
 
     # Wrappers that were added to the ensemble later act on the ensemble, not on its first expert.
@@ -137,7 +137,7 @@ def _guided(options: dict[str, Any], batch: int) -> list[bool]:
 
 def _choice(call: Call, options: dict[str, Any]) -> Choice:
     """Which experts are left out of this evaluation, and by what it is fused."""
-    batch = (*options.get("uuids", ()), *call.x.shape)
+    batch = (*options.get("uuids", ()), *call.x.shape, call.x.device)
     return call.run.selector.choose(call.run.step, lambda: call.run.noise_level(call.sigma)[1], batch)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import comfy.clip_model
 import comfy.clip_vision
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import comfy.sd1_clip
 import comfy.utils
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..module_patcher import module_patcher
 from .files import ScorerError, read_weights
 
 SIZE = 224
@@ -41,8 +41,7 @@ class ClipTowers:
             reason = str(error).splitlines()[0]
             raise ScorerError(f"{path.name} is no complete CLIP model ({reason:.120}): get it again.") from error
         self.device = comfy.model_management.text_encoder_device()
-        patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-        self.patcher = patcher(torch.nn.ModuleDict(towers).train(False), self.device, offload)
+        self.patcher = module_patcher(torch.nn.ModuleDict(towers).train(False), self.device, offload)
 
     @property
     def size(self) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import comfy.clip_vision
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import torch
 from torch import Tensor
 
 from ...scoring.affine_head import AffineHead
 from ...scoring.image_reward import TOKENS, ImageReward, reward
+from ..module_patcher import module_patcher
 from . import files
 from .batches import batches
 from .clip_towers import SIZE
@@ -42,8 +42,7 @@ class ImageRewardScorer:
             )
         self.device = comfy.model_management.text_encoder_device()
         offload = comfy.model_management.text_encoder_offload_device()
-        patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-        self.patcher = patcher(network.train(False), self.device, offload)
+        self.patcher = module_patcher(network.train(False), self.device, offload)
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
         comfy.model_management.load_models_gpu([self.patcher])

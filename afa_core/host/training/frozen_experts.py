@@ -66,7 +66,9 @@ class HostExperts:
         patchers = self.patchers
         for patcher in patchers:
             make_trainable(patcher.model)
-        comfy.model_management.load_models_gpu([*patchers, *others], memory_required=self._activations(latent_shape) + beside)
+        comfy.model_management.load_models_gpu(
+            [*patchers, *others], memory_required=self._activations(latent_shape) + beside
+        )
         for patcher in patchers:
             patcher.model.requires_grad_(False)
 

@@ -53,7 +53,9 @@ def paint(
     for number, (name, index, caption) in enumerate(jobs, start=1):
         if name not in cache:  # one prompt may stand in two files
             texts = [encoder.conditioning(index, text) for text in (caption, "")]
-            cache.put(name, {"latent": painted(encoder.experts[index].patcher, texts, size, how, picture_seed(caption))})
+            cache.put(
+                name, {"latent": painted(encoder.experts[index].patcher, texts, size, how, picture_seed(caption))}
+            )
         progress(number, len(jobs), "painting pictures")
     return entries
 

@@ -45,7 +45,9 @@ def prompt_folder_path(text: str) -> Path:
         raise PromptFolderError(f"The prompt folder {text} leads out of ComfyUI's input folder: type an absolute path.")
     path = Path(folder_paths.get_input_directory(), typed)  # an absolute one stays as it is
     listed = folder_paths.folder_names_and_paths.get(DATA_SETS, ([], set()))[0]
-    if listens_to_a_network() and not any(_inside(path, root) for root in (folder_paths.get_input_directory(), *listed)):
+    if listens_to_a_network() and not any(
+        _inside(path, root) for root in (folder_paths.get_input_directory(), *listed)
+    ):
         raise PromptFolderError(
             f"The prompt folder {text} is not open, since this ComfyUI listens to a network: put it into ComfyUI's input "
             f"folder, or let its owner list its folder as {DATA_SETS} in extra_model_paths.yaml."
@@ -71,9 +73,7 @@ def read_named_folder(text: str) -> PromptFolder:
     path = prompt_folder_path(text)
     known = KnownPictures(path)
     try:
-        return read_prompt_folder(
-            path, comfy.model_management.throw_exception_if_processing_interrupted, known.digest
-        )
+        return read_prompt_folder(path, comfy.model_management.throw_exception_if_processing_interrupted, known.digest)
     finally:
         known.save()
 

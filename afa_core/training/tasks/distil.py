@@ -151,7 +151,9 @@ class DistilTask:
     def _labelled(self, batch: Batch, draw: Draw) -> LabelledBatch:
         if isinstance(batch, LabelledBatch):
             return batch
-        return LabelledBatch(**vars(batch), draw=draw, labels=cast(Teacher, self.lessons.teacher).predict(batch, draw), singles=[])
+        return LabelledBatch(
+            **vars(batch), draw=draw, labels=cast(Teacher, self.lessons.teacher).predict(batch, draw), singles=[]
+        )
 
     def _predict(self, batch: Batch, sigma: Tensor, noisy: Tensor) -> Tensor:
         return self.student.predict(alone, noisy, sigma, batch.texts[:1]).float()
