@@ -57,7 +57,7 @@ def _all_inputs() -> list[io.Input]:
         io.Int.Input("warmup_steps", default=50, min=0, max=100_000, tooltip="Steps over which the learning rate rises from 0."),
         io.Int.Input("labels_per_item", default=8, min=1, max=1024, tooltip="Noisy versions of each picture that the ensemble labels. More are better and take longer; each is kept in the cache as large as a latent in float16."),
         io.Float.Input("caption_dropout", default=0.1, min=0.0, max=1.0, step=0.01, tooltip="Share of samples with an empty caption, so that guidance works."),
-        io.Int.Input("resolution", default=512, min=32, max=2048, step=8, tooltip="Pictures are sorted into shapes of about this side squared; prompts are painted as squares of it."),
+        io.Int.Input("resolution", default=512, min=32, max=2048, step=8, tooltip="Pictures are sorted into shapes of about this side squared; so are paintings."),
         io.Int.Input("seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, tooltip="Weights, noise, noise levels and data order follow from it."),
         io.Float.Input("ema", default=0.99, min=0.0, max=0.99999, step=0.0001, round=False, tooltip="Decay of the averaged weights that are evaluated and saved; 0 saves the weights themselves."),
         io.Int.Input("evaluate_every", default=100, min=1, max=100_000, tooltip="Steps between two evaluations of the held-out items."),
@@ -81,5 +81,9 @@ def _all_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "save_student", default=False, optional=True,
             tooltip="Also saves the student as it is without the LoRA in models/diffusion_models, so that a merge need not be made again.",
+        ),
+        io.Float.Input(
+            "paint_aspect", default=1.0, min=0.25, max=4.0, step=0.01, optional=True,
+            tooltip="Width over height of the paintings, at the area of resolution: choose the shape you will paint in. 1 is a square, 2 twice as wide as high.",
         ),
     ]  # fmt: skip

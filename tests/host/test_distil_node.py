@@ -170,6 +170,18 @@ def test_prompts_are_painted_by_the_ensemble_and_labelled_once(distiller, prompt
     assert len(sizes) == 12
 
 
+@pytest.mark.parametrize(("aspect", "size"), [({}, (8, 8)), ({"paint_aspect": 2.0}, (6, 11)), ({"paint_aspect": 0.25}, (16, 4))])
+def test_paintings_have_the_aspect_that_is_asked_for(distiller, prompts, monkeypatch, aspect, size):
+    from afa_core.host.training import paintings
+
+    sizes = []
+    real = paintings.painted
+    monkeypatch.setattr(paintings, "painted", lambda *args: sizes.append(args[2]) or real(*args))
+    alone = {"prompt_folder": "", "prompts": str(prompts), "paint_steps": 1}
+    report = distiller.run("shape", resume="start anew", steps=1, **alone, **aspect)[2]
+    assert sizes == [size] * 12 and "12 pictures" in report
+
+
 def test_an_interrupted_training_goes_on_to_the_same_weights(distiller, monkeypatch):
     import comfy.model_management as memory
 

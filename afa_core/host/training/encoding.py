@@ -40,6 +40,7 @@ class DatasetSettings:
     """held_out: the share of items kept from training, at most `held_out_most` of them
     variants: pictures made of each source where they are varied at all
     paint_...: how the experts paint the training pictures where the folder has prompts only
+    paint_aspect: width over height of what an ensemble paints for its student
     limit:    use at most this many items, evenly of all domains
     """
 
@@ -57,6 +58,7 @@ class DatasetSettings:
     paint_cfg: float = 7.0
     paint_sampler: str = "euler"
     paint_scheduler: str = "normal"
+    paint_aspect: float = 1.0
     limit: int | None = None
 
     @property

@@ -40,28 +40,26 @@ class Painter:
         captions = list(dict.fromkeys(item.caption for item in folder.items))
         self.encoder.encode(["", *captions], lambda: None)
         first = self.encoder.experts[0]
-        side = settings.resolution // first.architecture.downscale
-        fixed = [self.digest, self.encoder.digests, side, *vars(settings.painting).values()]
+        size = painted_size(settings, first.architecture.downscale)
+        fixed = [self.digest, self.encoder.digests, size, *vars(settings.painting).values()]
         names = [cache_key("ensemble painting", *fixed, caption) for caption in captions]
         missing = [place for place, name in enumerate(names) if not self.cache.sound(name)]
         for number, place in enumerate(missing, start=1):
             comfy.model_management.throw_exception_if_processing_interrupted()
             texts = [self.conditioning(text) for text in (captions[place], "")]
-            latent = painted(self.ensemble, texts, (side, side), settings.painting, picture_seed(captions[place]))
+            latent = painted(self.ensemble, texts, size, settings.painting, picture_seed(captions[place]))
             self.cache.put(names[place], {"latent": latent})
             progress(number, len(missing), "painting prompts")
         kept = {item.caption for item in folder.items if is_listed(item.name, item.caption, folder.held_out)}
         kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
         items = [
             DatasetItem(
-                name, caption, caption, "painted by the ensemble", 1, (side, side), self.encoder.length(caption),
+                name, caption, caption, "painted by the ensemble", 1, size, self.encoder.length(caption),
                 held_out=caption in kept,
             )
             for name, caption in zip(names, captions, strict=True)
         ]  # fmt: skip
-        store = Store(
-            self.encoder, captions, [(side, side)] * len(items), lambda i, _: self.cache.get(names[i])["latent"]
-        )
+        store = Store(self.encoder, captions, [size] * len(items), lambda i, _: self.cache.get(names[i])["latent"])
         plan = BatchPlan(settings.seed, settings.batch_size, settings.caption_dropout)
         source = hashlib.sha256(json.dumps(names).encode()).hexdigest()
         return LatentDataset(items, store, len(self.encoder.experts), plan, source, folder.skipped)
@@ -70,6 +68,12 @@ class Painter:
         """A prompt as each expert reads it, in one of the host's conditionings."""
         own, *others = (self.encoder.conditioning(index, text)[0] for index in range(len(self.encoder.experts)))
         return [[own[0], {**own[1], CONDS_KEY: others}]]
+
+
+def painted_size(settings: DatasetSettings, downscale: int) -> tuple[int, int]:
+    """Latent (height, width) of paintings, of about the area of `resolution` squared."""
+    side, stretch = settings.resolution / downscale, settings.paint_aspect**0.5
+    return max(1, round(side / stretch)), max(1, round(side * stretch))
 
 
 class JoinedStore:
