@@ -9,15 +9,17 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .measure import interleaved, ratios, spread
+from .measure import Meter, interleaved, ratios, spread
 from .memory import child
 
 EXPERTS = 2
@@ -43,19 +45,23 @@ Z_IMAGE = {
 }  # fmt: skip
 
 
-def bench_dits(rounds: int = 3) -> list[str]:
-    lines = ["| | a step / the sum of its experts' own | kernels of fusion at a fused point | reads that wait |", "|---|---|---|---|"]
+def bench_dits(rounds: int = 7) -> list[str]:
+    lines = [
+        "| | a step / the sum of its experts' own | fusion's part of a step | kernels of fusion at a fused point | reads that wait |",
+        "|---|---|---|---|---|",
+    ]
     missed = []
     for name in ("Flux.1", "Anima", "Z-Image"):
-        cost, kernels, waits = _step(name, rounds)
-        lines.append(f"| {name} | {spread(cost)} | {kernels:.1f} | {waits} |")
-        missed += [f"{name}'s cost"] if sorted(cost)[len(cost) // 2] > LIMITS["cost"] else []
+        step = _step(name, rounds)
+        lines.append(f"| {name} | {spread(step.cost)} | {step.fusion:.3f} | {step.kernels:.1f} | {step.waits} |")
+        missed += [f"{name}'s cost"] if median(step.cost) > LIMITS["cost"] else []
     switch = 1e6 * _switch()
     memory = _memory()
     missed += ["a thread's switch"] if switch > LIMITS["switch"] else []
     missed += ["memory"] if memory > LIMITS["memory"] else []
     return [
         f"{EXPERTS} experts of random weights, float32, latent {SIDE}x{SIDE}, {TOKENS} tokens of text, an aggregator at every fourth block.",
+        "Measured in a thread, as ComfyUI samples in one: there, freed memory goes back to the system, and comes back page by page.",
         "",
         *lines,
         "",
@@ -158,16 +164,33 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class Step(NamedTuple):
+    """cost: an ensemble's step over its experts' own; fusion: its part of that step; kernels: at a fused point; waits: reads."""
+
+    cost: list[float]
+    fusion: float
+    kernels: float
+    waits: int
+
+
+def _step(name: str, rounds: int) -> Step:
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_measured, name, rounds).result()
+
+
 @torch.inference_mode()
-def _step(name: str, rounds: int) -> tuple[list[float], float, int]:
+def _measured(name: str, rounds: int) -> Step:
     experts = Experts(name)
     fusion = experts.fusion()
     with Counted() as counted:
         experts.together(fusion)
     experts.own()
-    seconds = interleaved({"together": lambda: experts.together(fusion), "own": experts.own}, rounds)
+    meter = Meter()
+    timed = meter.timed("fusion", fusion)
+    seconds = interleaved({"together": lambda: experts.together(timed), "own": experts.own}, rounds)
     points = len(experts.family.fused(experts.points))
-    return ratios(seconds["together"], seconds["own"]), counted.kernels / points, counted.waits
+    part = meter.seconds["fusion"] / sum(seconds["together"])
+    return Step(ratios(seconds["together"], seconds["own"]), part, counted.kernels / points, counted.waits)
 
 
 def _switch() -> float:

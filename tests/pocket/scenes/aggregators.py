@@ -31,7 +31,7 @@ VARIANTS = {
 }
 """What each one's configuration has beside the defaults. The gate's scalars stand where those of the identity bias do."""
 EVERY = 2
-"""So manieth blocks of a DiT have a fusion point. There are five: one for every fourth leaves none before the last two."""
+"""So manieth blocks of a DiT have a fusion point. There are five: every fourth, the default, leaves none before the last two."""
 OTHER_BLOCKS = {"every block": {"every": 1}, "every fourth block": {"every": 4}}
 TASKS = {"gate": gate.GateTask}
 STEPS = 2000

@@ -41,25 +41,17 @@ class World:
         """The folder that an aggregator of these experts is committed to."""
         return network.WEIGHTS if self.kind == "dit" else models.WEIGHTS
 
-    def config(self, every: int = 1, **changes) -> AggregatorConfig:
+    def config(self, every: int = 0, **changes) -> AggregatorConfig:
         """Of a new aggregator for these experts, as wide as that of the single pictures.
 
-        every: so manieth blocks have a fusion point, the last one always
+        every: so manieth blocks have a fusion point, and the last one; 0: those that the family has by default
         """
-        first = self.experts.experts[0]
-        model, shape, last = first.patcher.model, aggregator.SETTINGS, len(first.points) - 1
-        fused = tuple(i for i in range(last + 1) if i % every == every - 1 or i >= last - 1)
-        return AggregatorConfig(
-            architecture=first.architecture_name,
-            channels=tuple(point.channels for point in first.points),
-            num_experts=len(self.experts.experts),
-            text_width=first.architecture.text_width(model),
-            time_width=first.architecture.time_width(model),
-            tokens=first.architecture.tokens,
-            fused=fused if every > 1 else None,
-            **{name: shape[name] for name in ("hidden_size", "num_layers", "num_heads")},
-            **changes,
-        )
+        found, shape = self.experts.experts[0].aggregator_fields, aggregator.SETTINGS
+        sizes = {name: shape[name] for name in ("hidden_size", "num_layers", "num_heads")}
+        if every:
+            last = len(found["channels"]) - 1
+            found["fused"] = tuple(i for i in range(last + 1) if i % every == every - 1 or i >= last - 1)
+        return AggregatorConfig(num_experts=len(self.experts.experts), **{**found, **sizes, **changes})
 
 
 def start(kind: str) -> World:
