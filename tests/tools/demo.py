@@ -1,22 +1,21 @@
-"""The quick start on the scenes' near experts, through a live ComfyUI: pictures, routing panels, time per step.
+"""The quick start on the small experts, through a live ComfyUI: pictures, routing panels, time per step.
 
     python -m tests.tools.demo [--prompt TEXT] [--steps N] [--seed N]
 
-Saves the ensemble's picture, each expert's own with the same seed, and the panels in output/demo.
+Once with the scenes' near experts, which are U-Nets, and once with the DiTs. Saves each ensemble's picture, every expert's
+own with the same seed, and the panels in output/demo.
 """
 
 import argparse
 import io
 import os
-import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from afa_core.aggregator.config import AggregatorConfig
 from tests.pocket.scenes import checkpoints
-from tests.support.aggregators import random_aggregator, write_authors_layout
 from tests.support.comfy.bootstrap import CACHE, REPOSITORY, make_base
 from tests.support.comfy.events import Events
 from tests.support.comfy.server import LiveServer
@@ -30,13 +29,33 @@ from tests.support.comfy.templates import (
     with_values,
 )
 
+WEIGHTS = REPOSITORY / "tests" / "pocket" / "weights"
 EXPERTS = checkpoints.expert_names("near")
-TRAINED = REPOSITORY / "tests" / "pocket" / "weights" / "scenes" / "aggregator.safetensors"
+TRAINED = WEIGHTS / "scenes" / "aggregator.safetensors"
 PROMPT = "left twemoji, cityscape at dusk, place other; right twemoji, dancer, person activity"
 SIZE = {"width": 128, "height": 64}
 OUTPUT = REPOSITORY / "output" / "demo"
-CONFIG = AggregatorConfig("pocket", (*[64] * 12, 4), len(EXPERTS), text_width=64, time_width=256, hidden_size=64)
 SAMPLING = {"sampler_name": "dpmpp_2m", "scheduler": "normal", "cfg": 3.0}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Checkpoints, and the file of the aggregator that was trained for them."""
+
+    name: str
+    experts: list[str]
+    aggregator: Path
+
+    @property
+    def file(self) -> str:
+        """The aggregator's, in the server's folder."""
+        return f"{self.name}.safetensors"
+
+
+ENSEMBLES = (
+    Ensemble("ensemble", EXPERTS, TRAINED),
+    Ensemble("dit_ensemble", checkpoints.expert_names("dit"), WEIGHTS / "dit" / "aggregator.safetensors"),
+)
 
 
 def main() -> None:
@@ -51,40 +70,39 @@ def main() -> None:
 
 
 def prepare(base: Path) -> Path:
-    """A base directory with the pocket checkpoints and the aggregators of the demo in it."""
+    """A base directory with the small checkpoints and their aggregators in it."""
     make_base(base)
-    checkpoints.ensure(base / "models" / "checkpoints", EXPERTS)
-    for name in ("trained.safetensors", "random_weights"):
-        place = base / "models" / "afa" / name
-        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-    if TRAINED.exists():
-        (base / "models" / "afa" / "trained.safetensors").symlink_to(TRAINED)
-    else:
-        write_authors_layout(random_aggregator(CONFIG), base / "models" / "afa" / "random_weights")
+    for ensemble in ENSEMBLES:
+        checkpoints.ensure(base / "models" / "checkpoints", ensemble.experts)
+        place = base / "models" / "afa" / ensemble.file
+        place.unlink(missing_ok=True)
+        place.symlink_to(ensemble.aggregator)
     return base
 
 
 def run(server: LiveServer, folder: Path, text: str, steps: int, seed: int) -> dict[str, Path]:
-    """Runs the quick start and prints what it found; the pictures by name."""
+    """Runs the quick start with each ensemble and prints what it found; the pictures by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    prompt = with_checkpoints(
-        template("quick_start", server.get("/object_info")), [f"{e}.safetensors" for e in EXPERTS]
-    )
     changes = {
         "Prompt": {"text": text},
         "Negative prompt": {"text": ""},
         "EmptyLatentImage": SIZE,
         "KSampler": {**SAMPLING, "steps": steps, "seed": seed},
     }
-    prompt = with_values(prompt, changes)
-    loaders = find(prompt, "CheckpointLoaderSimple")
-    runs = {expert: alone(prompt, loader) for expert, loader in zip(EXPERTS, loaders, strict=True)}
-    if TRAINED.exists():
-        runs["ensemble"] = with_aggregator(prompt, "trained.safetensors")
-    else:
-        runs["ensemble"] = prompt  # block average, as the template has it
-        runs["ensemble_random"] = with_aggregator(prompt, "random_weights")
+    prompt = with_values(template("quick_start", server.get("/object_info")), changes)
     print(f"{text!r}, {steps} steps, seed {seed}")
+    pictures = {}
+    for ensemble in ENSEMBLES:
+        pictures |= paint(server, folder, prompt, ensemble)
+    return pictures
+
+
+def paint(server: LiveServer, folder: Path, prompt: Prompt, ensemble: Ensemble) -> dict[str, Path]:
+    """The pictures of the experts and of their ensemble, and its routing."""
+    prompt = with_checkpoints(prompt, [f"{expert}.safetensors" for expert in ensemble.experts])
+    loaders = find(prompt, "CheckpointLoaderSimple")
+    runs = {expert: alone(prompt, loader) for expert, loader in zip(ensemble.experts, loaders, strict=True)}
+    runs[ensemble.name] = with_aggregator(prompt, ensemble.file)
     pictures = {}
     for name, graph in runs.items():
         history, seconds = timed(server, graph)
