@@ -26,12 +26,12 @@ def overhead(size: int, experts: int, family: Family = SD15, **sizes) -> float:
     text, time = tensor(1, 77, config.text_width), tensor(1, config.time_width)
     label = tensor(1, width) if (width := family.config["adm_in_channels"]) else None
     one = _flops(lambda: unet(tensor(1, 4, size, size), tensor(1), text, label))
-    fusing = 0
+    inputs = aggregator(time, text)
+    fusing = _flops(lambda: aggregator(time, text))
     for point in UNet().points(model.model):
         side = size // point.stride
         features = [tensor(1, point.channels, side, side)] * experts
-        sabw = aggregator.aggregators[str(point.index)]
-        fusing += _flops(lambda s=sabw, f=features, p=point: s(f, time, text, p.stride))
+        fusing += _flops(lambda f=features, p=point: aggregator.logits(p.index, f, inputs[p.index], p.stride))
     return 1 + fusing / one / experts
 
 

@@ -49,7 +49,7 @@ def input_gradient_pass(expert, size: int) -> Callable[[], None]:
     return run
 
 
-def bench_training(size: int = 32, rounds: int = 2) -> list[str]:
+def bench_training(size: int = 32, rounds: int = 5) -> list[str]:
     """A step beside the sum of the experts' own forward and input-gradient passes."""
     from afa_core.host.experts.experts import Expert
 

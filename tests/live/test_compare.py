@@ -1,19 +1,18 @@
 """AFA Compare on a live server: its pictures are those of graphs made by hand, and its rows stay in the host's cache."""
 
 import io
+import shutil
 import urllib.parse
 
 import pytest
 from PIL import Image
 
-from afa_core.aggregator.file import save_aggregator
 from tests.pocket.scenes import checkpoints
-from tests.support.aggregators import random_aggregator
 from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.events import Events
 from tests.support.comfy.server import Failure, LiveServer
 from tests.support.comparison import METHODS, by_hand, compared, loaders
-from tests.tools.demo import CONFIG, EXPERTS
+from tests.tools.demo import EXPERTS, TRAINED
 
 FILES = loaders([f"{name}.safetensors" for name in EXPERTS], "trained.safetensors")
 SEEDS, STEPS = [1, 2, 3, 4], 3
@@ -23,7 +22,7 @@ SEEDS, STEPS = [1, 2, 3, 4], 3
 def server(tmp_path_factory):
     base = make_base(tmp_path_factory.mktemp("compare"))
     checkpoints.ensure(base / "models" / "checkpoints", EXPERTS)
-    save_aggregator(random_aggregator(CONFIG), base / "models" / "afa" / "trained.safetensors")
+    shutil.copy(TRAINED, base / "models" / "afa" / "trained.safetensors")
     with LiveServer(base) as server:
         yield server
 
