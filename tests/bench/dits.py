@@ -61,7 +61,7 @@ def bench_dits(rounds: int = 7) -> list[str]:
     missed += ["memory"] if memory > LIMITS["memory"] else []
     return [
         f"{EXPERTS} experts of random weights, float32, latent {SIDE}x{SIDE}, {TOKENS} tokens of text, an aggregator at every fourth block.",
-        "Measured in a thread, as ComfyUI samples in one: there, freed memory goes back to the system, and comes back page by page.",
+        "Measured in a thread, as ComfyUI samples in one.",
         "",
         *lines,
         "",
@@ -220,13 +220,14 @@ def main(count: int, base: Path) -> dict[str, int]:
     """Bytes that one evaluation takes in this process."""
     from tests.support.comfy.inprocess import Host
 
-    from .child import peak, resident
+    from .child import forget_peak, peak, resident
 
     Host(base).load_pack()
     empty = resident()
     experts = Experts("Flux.1", count)
     run = (lambda: experts.together(experts.fusion())) if count > 1 else experts.own
     before = resident()
+    forget_peak()
     run()
     return {"empty": empty, "before": before, "peak": peak()}
 
