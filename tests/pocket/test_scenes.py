@@ -124,3 +124,12 @@ def test_an_interval_knows_that_pairs_share_subjects():
     over_pairs = 2 * 1.96 * values.std() / 80**0.5
     assert found.high - found.low > 2 * over_pairs
     assert statistics.over_subjects(torch.full((80,), 0.3), codes) == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_a_share_is_as_sure_as_the_whole_that_it_is_of():
+    generator = torch.Generator().manual_seed(1)
+    codes = [(f"left {i}", f"right {j}") for i in range(10) for j in range(8)]
+    whole = 1 + torch.randn(80, generator=generator)
+    part = 0.6 * whole
+    assert statistics.share_over_subjects(part, whole, codes) == pytest.approx((0.6, 0.6, 0.6))
+    assert statistics.share_over_subjects(part, whole - whole.mean(), codes) is None

@@ -25,7 +25,19 @@ class Interval(NamedTuple):
 
 
 def over_subjects(values: Tensor, pairs: list[tuple[str, str]]) -> Interval:
-    """Of one value a pair [M]; pairs: the codes of the subjects.
+    """Of one value a pair [M]; pairs: the codes of the subjects."""
+    return _interval(values.mean(), _resampled(values, pairs))
+
+
+def share_over_subjects(part: Tensor, whole: Tensor, pairs: list[tuple[str, str]]) -> Interval | None:
+    """Of the mean of `part` [M] as a share of that of `whole` [M]; None where the latter is not surely above 0."""
+    if over_subjects(whole, pairs).sign < 1:
+        return None
+    return _interval(part.mean() / whole.mean(), _resampled(part, pairs) / _resampled(whole, pairs))
+
+
+def _resampled(values: Tensor, pairs: list[tuple[str, str]]) -> Tensor:
+    """The mean of one value a pair [M] in every draw [DRAWS], which are the same whatever the values.
 
     240 pairs of 60 subjects are no 240 independent pictures: subjects are drawn, and a pair counts as often as both of
     its subjects were, multiplied (Owen 2007, "The pigeonhole bootstrap").
@@ -35,7 +47,10 @@ def over_subjects(values: Tensor, pairs: list[tuple[str, str]]) -> Interval:
     picks = torch.randint(len(names), (DRAWS, len(names)), generator=torch.Generator().manual_seed(0))
     times = torch.zeros(DRAWS, len(names)).scatter_add_(1, picks, torch.ones(DRAWS, len(names)))
     weights = times[:, left] * times[:, right]
-    means = (weights * values).sum(1) / weights.sum(1)
+    return (weights * values).sum(1) / weights.sum(1)
+
+
+def _interval(mean: Tensor, means: Tensor) -> Interval:
     # Of few pairs a draw may leave none.
     low, high = means.nanquantile(torch.tensor([0.025, 0.975])).tolist()
-    return Interval(values.mean().item(), low, high)
+    return Interval(mean.item(), low, high)

@@ -1,0 +1,76 @@
+"""What distilling is worth: python -m tests.pocket.distil [--steps N] [--students N] [--seeds N] [--search] [--quick]
+
+Trains students of the scenes' near experts through the node, measures the noise loss of every row on the watched lists
+(PROTOCOL.md), and prints tables. Finished rows are on disk, and a training that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.pocket import common  # noqa: E402
+from tests.tables import search  # noqa: E402
+from tests.tables.budget import FULL, QUICK  # noqa: E402
+from tests.tables.measure import loss_rows  # noqa: E402
+from tests.tables.oracle import ORACLE  # noqa: E402
+from tests.tables.questions import pair_lists  # noqa: E402
+from tests.tables.systems import System, expert_name, systems  # noqa: E402
+from tests.tables.world import BASE, World, start  # noqa: E402
+
+from . import lessons, report  # noqa: E402
+from .students import AVERAGE, STUDENTS, School, shipped  # noqa: E402
+
+EXTRAPOLATED = "base + 1.5 (merge - base)"
+FREE = (report.MERGE, AVERAGE, EXTRAPOLATED, "MBW GRAD_V", "MBW SMOOTHSTEP", ORACLE)
+
+
+def without_training(world: World, searched: bool) -> list[System]:
+    """The tables' rows that a student is compared with, the extrapolated merge, and each expert."""
+    rows = [*systems(world, []), System(EXTRAPOLATED, "AFA Merge Models", 1, extrapolated, "free")]
+    found = {row.name: row for row in rows}
+    experts = [*map(expert_name, common.DOMAINS)]
+    return [found[name] for name in (*FREE, *experts, *(search.METHODS if searched else ()))]
+
+
+def extrapolated(world: World) -> list:
+    base = world.load(BASE)[0]
+    return [world.call("AFAMergeModels", **world.sockets(), base=base, extrapolation=1.5)[0]]
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--steps", type=int, default=500)
+    ask.add_argument("--students", type=int, default=len(STUDENTS), help="only the first so many of them")
+    ask.add_argument("--seeds", type=int, default=1)
+    ask.add_argument("--search", action="store_true", help="autoMBW too, which wants tests/tables/requirements.txt")
+    ask.add_argument("--quick", action="store_true", help="few pictures and prompts, to see that all of it runs")
+    args = ask.parse_args()
+    world = start(QUICK if args.quick else FULL)
+    school, lists = School(world, args.steps, args.quick), pair_lists(world, [*lessons.LISTS])
+    statics = without_training(world, args.search)
+    losses: dict[str, report.Losses] = {pairs.name: {} for pairs in lists}
+    networks: dict[str, int] = {}
+
+    def measure(row: System) -> None:
+        networks[row.name] = row.networks
+        for pairs in lists:
+            found = loss_rows(world, [row], pairs)[row.name]["losses"]
+            losses[pairs.name].setdefault(row.name, []).append(found)
+
+    for row in (*statics, shipped(world)):
+        measure(row)
+    for seed in range(args.seeds):
+        for student in STUDENTS[: args.students]:
+            measure(school.row(student, seed))
+    least, most = (take(school.seconds) / 60 for take in (min, max))
+    print(f"\n{args.steps} steps; a training took {least:.1f} to {most:.1f} minutes.\n")
+    print(report.limits({pairs.name: pairs for pairs in lists}, losses, statics))
+    for pairs in lists:
+        print(report.section(pairs, losses[pairs.name], networks))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Students, trained through the node, as rows beside those of the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.pocket.scenes import models
+from tests.support.widgets import defaults
+from tests.tables.search import RESOLUTION
+from tests.tables.store import file_digest, fingerprint
+from tests.tables.systems import AVERAGES, System, ensemble, static
+from tests.tables.trained import FULL as AFA
+from tests.tables.trained import Trained
+from tests.tables.world import World
+
+from . import lessons
+
+SETTINGS = {
+    "resolution": RESOLUTION, "paint_aspect": 2.0, "paint_steps": 10, "paint_cfg": 3.0, "prompt_share": 0.5, "batch_size": 16,
+    "learning_rate": 1e-3, "warmup_steps": 25, "ema": 0.99, "save_every": 50, "gradient_checkpointing": False,
+    "resume": "continue",
+}  # fmt: skip
+QUICKLY = {"paint_steps": 2, "labels_per_item": 1, "batch_size": 4}
+AVERAGE = AVERAGES[0]
+FULL_RANK = 256
+"""No weight of these networks has a higher one."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """control: the LoRA that learns the data alone; teacher: AFA or the noise average"""
+
+    title: str
+    pictures: bool = True
+    prompts: bool = True
+    rank: int = 8
+    control: bool = False
+    teacher: str = AFA
+
+    @property
+    def alpha(self) -> float:
+        """So that a step moves weights alike at every rank: alpha / rank falls as its root (arXiv 2312.03732)."""
+        return (8 * self.rank) ** 0.5
+
+
+MAIN = Student("LoRA rank 8, pictures and prompts")
+STUDENTS = (
+    MAIN,
+    Student("LoRA rank 8, pictures alone", prompts=False),
+    Student("control: data only, pictures and the ensemble's paintings", control=True),
+    Student("LoRA rank 8, prompts alone", pictures=False),
+    Student("control: data only, the ensemble's paintings alone", pictures=False, control=True),
+    Student("control: teacher is the noise average", teacher=AVERAGE),
+    Student("LoRA rank 2, pictures and prompts", rank=2),
+    Student("LoRA rank 32, pictures and prompts", rank=32),
+    Student("LoRA of full rank, pictures and prompts", rank=FULL_RANK),
+    Student("control: data only, pictures alone", prompts=False, control=True),
+)
+"""In the order of their importance: a run that is cut off has the first ones."""
+
+
+@dataclass
+class School:
+    """Trains students of so many steps. seconds: what each training took, labels that were not there yet included"""
+
+    world: World
+    steps: int
+    quick: bool
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def lessons(self) -> lessons.Lessons:
+        return lessons.QUICK if self.quick else lessons.FULL
+
+    def teacher(self, name: str) -> System:
+        return shipped(self.world) if name == AFA else static(name, name, self.world.experts)
+
+    def row(self, student: Student, seed: int) -> System:
+        """A student as one network, loaded by the host; it is trained where that is not done yet."""
+        widgets = self._widgets(student, seed)
+        teacher = [student.teacher, self.teacher(student.teacher).depends]
+        lesson = [self.lessons.shown * student.pictures, [*self.lessons.captions] * student.prompts]
+        name = f"distil_{fingerprint(self.world.digest, teacher, widgets, lesson)}"
+        title = f"{'control' if student.control else 'student'} {name}"
+        trained = self.world.store.row(title, name, lambda: self._train(student, widgets, name))
+        self.seconds.append(trained["seconds"])
+        file = f"{name}-control-last.safetensors" if student.control else f"{name}-last.safetensors"
+
+        def load(world: World) -> list:
+            (start,) = world.call("AFAMergeModels", **world.sockets())
+            return [world.call("LoraLoaderModelOnly", model=start, lora_name=file, strength_model=1.0)[0]]
+
+        return System(student.title, "AFA Distill", 1, load, "trained", [name, student.control])
+
+    def _widgets(self, student: Student, seed: int) -> dict[str, Any]:
+        """All but those that name files."""
+        steps = {"steps": self.steps, "evaluate_every": self.steps}
+        own = {"rank": student.rank, "alpha": student.alpha, "seed": seed, **steps}
+        return {**defaults("AFADistill"), **SETTINGS, **(QUICKLY if self.quick else {}), **own}
+
+    def _train(self, student: Student, widgets: dict[str, Any], name: str) -> dict[str, Any]:
+        """A control is trained behind its student, which goes on from its end."""
+        world = self.world
+        (teacher,) = self.teacher(student.teacher).make(world)
+        files = {
+            "prompt_folder": str(self.lessons.pictures()) if student.pictures else "",
+            "prompts": str(self.lessons.prompts()) if student.prompts else "",
+            "save_as": name,
+        }
+        sockets = {"ensemble": teacher, "clip": world.clip, "vae": world.vae, "control": student.control}
+        _, _, report = world.call("AFADistill", **{**widgets, **files, **sockets})
+        world.running.release()
+        return {"report": report}
+
+
+def shipped(world: World) -> System:
+    """The ensemble with the committed aggregator."""
+    committed = models.WEIGHTS / "aggregator.safetensors"
+    copy = Path(world.aggregators, f"scenes_shipped_{file_digest(committed)[:12]}.safetensors")
+    copy.write_bytes(committed.read_bytes())
+    return ensemble(Trained(AFA, 1, copy), world.experts)
