@@ -23,7 +23,7 @@ from .kernels import bench_kernels
 from .loading import bench_loading
 from .loras import bench_loras
 from .memory import bench_memory
-from .models import SDXL
+from .models import DTYPE, SDXL
 from .preparation import bench_preparation
 from .selective import bench_selective
 from .selective_step import bench_selective_step
@@ -37,26 +37,27 @@ HEAD = """# Performance
 Printed by `make bench` (one part: `python -m tests.bench step64`), which writes this page. Times are those that the processor
 spent on one thread of the process, not wall time, since the machine is shared; what is compared runs in turns in
 one process, and a ratio is the median over the rounds, with its range. There is no GPU here, so nothing on this page
-says anything about one. "SD1.5 size" and "SDXL size" are the real networks with random weights.
+says anything about one. "SD1.5 size" and "SDXL size" are the real networks with random weights, in bfloat16 where the processor
+computes in it, and in float32 elsewhere; that stands below each part.
 """
 PARTS = {
     "startup": ("Start-up", bench_startup),
     "loading": ("Loading an ensemble", bench_loading),
-    "memory": ("Memory, SD1.5 size, bf16, latent 64x64", bench_memory),
-    "step32": ("A step of an ensemble, SD1.5 size, latent 32x32, bf16, batch 2", partial(bench_step, 32, rounds=9)),
-    "step64": ("A step of an ensemble, SD1.5 size, latent 64x64, bf16, batch 2", partial(bench_step, 64, rounds=3)),
+    "memory": ("Memory, SD1.5 size, latent 64x64", bench_memory),
+    "step32": ("A step of an ensemble, SD1.5 size, latent 32x32, batch 2", partial(bench_step, 32, rounds=9)),
+    "step64": ("A step of an ensemble, SD1.5 size, latent 64x64, batch 2", partial(bench_step, 64, rounds=3)),
     "sdxl64": (
-        "A step of an ensemble, SDXL size, latent 64x64, bf16, batch 2",
+        "A step of an ensemble, SDXL size, latent 64x64, batch 2",
         partial(bench_step, 64, rounds=3, most=2, family=SDXL),
     ),
-    "kernels": ("What was weighed against a faithful aggregator's cost, bf16", bench_kernels),
-    "loras": ("LoRAs as experts, SD1.5 size, bf16", bench_loras),
-    "training": ("A training step, SD1.5 size, 2 experts, bf16, batch 1", bench_training),
-    "distilling": ("Distilling with labels first, SD1.5 size, 2 experts, bf16, latent 32x32, batch 1", bench_distilling),
+    "kernels": ("What was weighed against a faithful aggregator's cost", bench_kernels),
+    "loras": ("LoRAs as experts, SD1.5 size", bench_loras),
+    "training": ("A training step, SD1.5 size, 2 experts, batch 1", bench_training),
+    "distilling": ("Distilling with labels first, SD1.5 size, 2 experts, latent 32x32, batch 1", bench_distilling),
     "preparation": ("Preparing the trainer's data, on the pocket experts", bench_preparation),
     "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
     "selective_step": (
-        "Doing less at SD1.5 size, latent 32x32, bf16, batch 2, 3 experts",
+        "Doing less at SD1.5 size, latent 32x32, batch 2, 3 experts",
         bench_selective_step,
     ),
     "dits": ("A step of an ensemble of transformers, half the width", bench_dits),
@@ -88,7 +89,7 @@ def main(names: list[str]) -> None:
 
 
 def machine() -> str:
-    return f"{platform.machine()}, torch {torch.__version__}"
+    return f"{platform.machine()}, torch {torch.__version__}, {str(DTYPE).removeprefix('torch.')}"
 
 
 def write_section(title: str, text: str) -> None:

@@ -13,7 +13,7 @@ from .models import random_aggregator, random_unet
 
 @torch.inference_mode()
 def bench_loading(rounds: int = 5) -> list[str]:
-    """Seconds beside those of reading one SD1.5 U-Net's weights (bf16) into a network that is there."""
+    """Seconds beside those of reading one SD1.5 U-Net's weights into a network that is there."""
     from safetensors.torch import load_file, save_file
 
     from afa_core.aggregator.file import load_aggregator, save_aggregator

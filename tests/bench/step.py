@@ -23,7 +23,7 @@ ENSEMBLES = {
 
 @torch.inference_mode()
 def bench_step(size: int, rounds: int, most: int = 3, family: Family = SD15) -> list[str]:
-    """Two tables in Markdown, bf16, batch 2 (cond and uncond), the experts' attention by PyTorch's kernel.
+    """Two tables in Markdown, batch 2 (cond and uncond), the experts' attention by PyTorch's kernel.
 
     most: how many experts; the ensembles of more are left out
     """
