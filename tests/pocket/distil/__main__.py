@@ -1,4 +1,4 @@
-"""What distilling is worth: python -m tests.pocket.distil [--steps N] [--students N] [--seeds N] [--search] [--quick]
+"""What distilling is worth: python -m tests.pocket.distil [--steps N] [--rows N] [--seeds N] [--search] [--quick]
 
 Trains students of the scenes' near experts through the node, measures the noise loss of every row on the watched lists
 (PROTOCOL.md), and prints tables. Finished rows are on disk, and a training that was cut off goes on.
@@ -21,18 +21,18 @@ from tests.tables.systems import System, expert_name, systems  # noqa: E402
 from tests.tables.world import BASE, World, start  # noqa: E402
 
 from . import lessons, report  # noqa: E402
-from .students import AVERAGE, STUDENTS, School, shipped  # noqa: E402
+from .students import AVERAGE, MAIN, OTHERS, School, Student, shipped  # noqa: E402
 
 EXTRAPOLATED = "base + 1.5 (merge - base)"
-FREE = (report.MERGE, AVERAGE, EXTRAPOLATED, "MBW GRAD_V", "MBW SMOOTHSTEP", ORACLE)
+FREE = (AVERAGE, EXTRAPOLATED, "MBW GRAD_V", "MBW SMOOTHSTEP", ORACLE, *map(expert_name, common.DOMAINS))
 
 
-def without_training(world: World, searched: bool) -> list[System]:
-    """The tables' rows that a student is compared with, the extrapolated merge, and each expert."""
+def ordered(world: World, searched: bool) -> list[System | Student]:
+    """By importance: a run that is cut off has the first ones."""
     rows = [*systems(world, []), System(EXTRAPOLATED, "AFA Merge Models", 1, extrapolated, "free")]
     found = {row.name: row for row in rows}
-    experts = [*map(expert_name, common.DOMAINS)]
-    return [found[name] for name in (*FREE, *experts, *(search.METHODS if searched else ()))]
+    free = [found[name] for name in (*FREE, *(search.METHODS if searched else ()))]
+    return [found[report.MERGE], shipped(world), MAIN, *free, *OTHERS]
 
 
 def extrapolated(world: World) -> list:
@@ -42,15 +42,15 @@ def extrapolated(world: World) -> list:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--steps", type=int, default=500)
-    ask.add_argument("--students", type=int, default=len(STUDENTS), help="only the first so many of them")
+    ask.add_argument("--steps", type=int, default=300)
+    ask.add_argument("--rows", type=int, help="only the first so many, which are the most important")
     ask.add_argument("--seeds", type=int, default=1)
     ask.add_argument("--search", action="store_true", help="autoMBW too, which wants tests/tables/requirements.txt")
     ask.add_argument("--quick", action="store_true", help="few pictures and prompts, to see that all of it runs")
     args = ask.parse_args()
     world = start(QUICK if args.quick else FULL)
     school, lists = School(world, args.steps, args.quick), pair_lists(world, [*lessons.LISTS])
-    statics = without_training(world, args.search)
+    rows = ordered(world, args.search)[: args.rows]
     losses: dict[str, report.Losses] = {pairs.name: {} for pairs in lists}
     networks: dict[str, int] = {}
 
@@ -60,14 +60,16 @@ def main() -> None:
             found = loss_rows(world, [row], pairs)[row.name]["losses"]
             losses[pairs.name].setdefault(row.name, []).append(found)
 
-    for row in (*statics, shipped(world)):
-        measure(row)
     for seed in range(args.seeds):
-        for student in STUDENTS[: args.students]:
-            measure(school.row(student, seed))
+        for row in rows:
+            if isinstance(row, Student):
+                measure(school.row(row, seed))
+            elif seed == 0:
+                measure(row)
     least, most = (take(school.seconds) / 60 for take in (min, max))
     print(f"\n{args.steps} steps; a training took {least:.1f} to {most:.1f} minutes.\n")
-    print(report.limits({pairs.name: pairs for pairs in lists}, losses, statics))
+    untrained = [row for row in rows if isinstance(row, System)]
+    print(report.limits({pairs.name: pairs for pairs in lists}, losses, untrained))
     for pairs in lists:
         print(report.section(pairs, losses[pairs.name], networks))
 

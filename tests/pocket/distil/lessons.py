@@ -25,8 +25,8 @@ class Lessons:
     covered: of COVERED, the first so many; 0 is all
     """
 
-    shown: int = 240
-    others: int = 60
+    shown: int = 160
+    others: int = 40
     covered: int = 0
 
     def pictures(self) -> Path:
