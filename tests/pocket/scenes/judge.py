@@ -106,9 +106,8 @@ def _train(net: nn.Module) -> None:
         chosen = torch.where(torch.rand(BATCH, 1, 1, 1) < SOFT, soft[index], real[index]).float() / 255
         # Kornia fills with black, and the pictures' ground is white.
         seen = (1 - change(1 - chosen)).clamp(0, 1)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = net(seen.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(out.float(), index // len(TRAINED), label_smoothing=0.1)
+        out = net(seen.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(out, index // len(TRAINED), label_smoothing=0.1)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         opt.step()
@@ -133,9 +132,9 @@ def _augmentation() -> nn.Module:
 def _pictures() -> tuple[Tensor, Tensor]:
     """uint8 [M, 3, 64, 64] twice, a subject's hands beside each other: as they are, and as the autoencoder gives them back."""
     real, net = data.pictures(_subjects(), TRAINED), pictures.autoencoder()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad():
         soft = [net.taesd_decoder(net.taesd_encoder(part.float() / 255)).clamp(0, 1) for part in real.split(64)]
-    return real, torch.cat([(part.float() * 255).round().byte() for part in soft])
+    return real, torch.cat([(part * 255).round().byte() for part in soft])
 
 
 def main() -> None:
