@@ -25,8 +25,8 @@ class Lessons:
     covered: of COVERED, the first so many; 0 is all
     """
 
-    shown: int = 160
-    others: int = 40
+    shown: int = 120
+    others: int = 20
     covered: int = 0
 
     def pictures(self) -> Path:
