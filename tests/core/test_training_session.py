@@ -216,20 +216,16 @@ def test_the_averaged_weights_are_what_is_saved(tmp_path):
 def test_twenty_kills_at_random_moments_end_in_the_same_weights(whole, tmp_path):
     """kill -9 while it trains, saves and evaluates; whatever is on disk then is whole."""
     dice = random.Random(5)
-    kills = 0
-    started = time.monotonic()
-    while kills < 20 and time.monotonic() - started < 300:
-        folder = tmp_path / f"run {kills}"
+    for kill in range(20):
+        folder = tmp_path / f"run {kill}"
         folder.mkdir()
         process = subprocess.Popen([sys.executable, SCRIPT, folder, str(STEPS), "0.01"], stdout=subprocess.PIPE)
         process.stdout.readline()  # it trains
         time.sleep(dice.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        kills += 1
         for visible in folder.glob("*.safetensors"):
             load_aggregator(visible)
         file, state = run(folder, STEPS)
         assert same_weights(file.state, whole[0].state)
         assert state.losses == whole[1].losses
-    assert kills == 20

@@ -66,5 +66,7 @@ def _known(shape: dict) -> dict:
 
 def _loaded(state: dict) -> torch.nn.Module:
     net = build()
-    net.load_state_dict({key: value.float() for key, value in state.items()})
+    names = net.state_dict().keys()
+    newer = {key: key if key in names else key.replace("norm.scale", "norm.weight") for key in state}  # ComfyUI 0.33.0
+    net.load_state_dict({newer[key]: value.float() for key, value in state.items()})
     return net.eval().requires_grad_(False)
