@@ -82,14 +82,16 @@ def main(names: list[str]) -> None:
             text = "\n".join(bench())
             print(f"## {title}\n\n{text}\n", flush=True)
             missed |= MISSED in text
-            write_section(title, f"{text}\n\nMeasured on {date.today()}, {machine()}.\n")
+            write_section(title, f"{text}\n\nMeasured on {date.today()}, {machine(title)}.\n")
     print(f"written to {REPORT.relative_to(REPOSITORY)}")
     if missed:
         sys.exit(1)
 
 
-def machine() -> str:
-    return f"{platform.machine()}, torch {torch.__version__}, {str(DTYPE).removeprefix('torch.')}"
+def machine(title: str) -> str:
+    """Of what a part was measured on; with the dtype of the networks whose size its title names."""
+    dtype = f", {str(DTYPE).removeprefix('torch.')}" if " size" in title else ""
+    return f"{platform.machine()}, torch {torch.__version__}{dtype}"
 
 
 def write_section(title: str, text: str) -> None:

@@ -8,8 +8,11 @@ import torch
 
 from tests.support.ensembles import config_for
 
-DTYPE = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-"""Of the networks' weights. A processor that only emulates bfloat16 takes a hundred times as long with it."""
+NATIVE = torch.accelerator.is_available() or (
+    torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
+DTYPE = torch.bfloat16 if NATIVE else torch.float32
+"""Of the weights of networks that run. A processor that only emulates bfloat16 takes a hundred times as long with it."""
 PUBLISHED = {"hidden_size": 128, "num_layers": 2}
 
 
@@ -42,12 +45,12 @@ SDXL = Family(
 )  # fmt: skip
 
 
-def network(family: Family, device: str):
+def network(family: Family, device: str, dtype: torch.dtype = torch.bfloat16):
     """The host's model, its weights not set."""
     import comfy.supported_models
 
-    config = getattr(comfy.supported_models, family.name)({**family.config, "dtype": DTYPE})
-    config.set_inference_dtype(DTYPE, None)
+    config = getattr(comfy.supported_models, family.name)({**family.config, "dtype": dtype})
+    config.set_inference_dtype(dtype, None)
     return config.get_model({}, "", device=device)
 
 
@@ -56,7 +59,7 @@ def random_unet(seed: int, family: Family = SD15):
     import comfy.model_management
     from comfy.model_patcher import ModelPatcher
 
-    model = network(family, "cpu")
+    model = network(family, "cpu", DTYPE)
     random = torch.Generator().manual_seed(seed)
     for name, parameter in model.diffusion_model.named_parameters():
         if parameter.ndim > 1:

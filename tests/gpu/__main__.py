@@ -1,7 +1,7 @@
 """make gpu: does the pack do on this machine's device what it does on a CPU, and what does a step cost there?
 
 One line a check, PASS or FAIL with what was found; exits with 1 where one failed. Runs on a CPU, too. Networks compute in
-float32, but for the step, which is timed in bf16.
+float32, but for the step, which is timed in bf16 where the device computes in it.
 """
 
 from __future__ import annotations
