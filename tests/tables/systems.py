@@ -26,7 +26,7 @@ class System:
     depends:  what its rows depend on beside the experts
     unguided: made so that at a guidance of 1 it fuses as `make` does at the guidance of the table
     within:   what holds while it is evaluated
-    kind:     "base", "free" (a baseline without a trained aggregator), "trained" or "oracle"
+    kind:     "base", "free" (a baseline without a trained aggregator), "trained", "oracle" or "student" (of an ensemble)
     """
 
     name: str

@@ -1,7 +1,8 @@
 """What distilling is worth: python -m tests.pocket.distil [--steps N] [--rows N] [--seeds N] [--search] [--quick]
 
 Trains students of the scenes' near experts through the node, measures the noise loss of every row on the watched lists
-(PROTOCOL.md), and prints tables. Finished rows are on disk, and a training that was cut off goes on.
+(PROTOCOL.md), paints the pairs of the prompt list with those of the first seed, and prints tables. Finished rows are on disk,
+and a training that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.pocket import common  # noqa: E402
 from tests.tables import search  # noqa: E402
 from tests.tables.budget import FULL, QUICK  # noqa: E402
-from tests.tables.measure import loss_rows  # noqa: E402
+from tests.tables.measure import loss_rows, picture_rows  # noqa: E402
 from tests.tables.oracle import ORACLE  # noqa: E402
-from tests.tables.questions import pair_lists  # noqa: E402
+from tests.tables.picture_tables import picture_table  # noqa: E402
+from tests.tables.questions import PairList, pair_lists  # noqa: E402
 from tests.tables.systems import System, expert_name, systems  # noqa: E402
 from tests.tables.world import BASE, World, start  # noqa: E402
 
@@ -52,10 +54,10 @@ def main() -> None:
     school, lists = School(world, args.steps, args.quick), pair_lists(world, [*lessons.LISTS])
     rows = ordered(world, args.search)[: args.rows]
     losses: dict[str, report.Losses] = {pairs.name: {} for pairs in lists}
-    networks: dict[str, int] = {}
+    systems: dict[str, System] = {}
 
     def measure(row: System) -> None:
-        networks[row.name] = row.networks
+        systems.setdefault(row.name, row)
         for pairs in lists:
             found = loss_rows(world, [row], pairs)[row.name]["losses"]
             losses[pairs.name].setdefault(row.name, []).append(found)
@@ -66,12 +68,14 @@ def main() -> None:
                 measure(school.row(row, seed))
             elif seed == 0:
                 measure(row)
-    least, most = (take(school.seconds) / 60 for take in (min, max))
-    print(f"\n{args.steps} steps; a training took {least:.1f} to {most:.1f} minutes.\n")
     untrained = [row for row in rows if isinstance(row, System)]
-    print(report.limits({pairs.name: pairs for pairs in lists}, losses, untrained))
+    print(f"\n{report.limits({pairs.name: pairs for pairs in lists}, losses, untrained)}")
     for pairs in lists:
-        print(report.section(pairs, losses[pairs.name], networks))
+        print(report.section(pairs, losses[pairs.name], systems, school.minutes))
+    shown, all_rows = PairList(lessons.COVERED, world.budget.painted, world.budget.looks), [*systems.values()]
+    painted = picture_rows(world, all_rows, shown, world.budget.steps)
+    print(f"\n## Pictures of {len(shown.pairs)} of the pairs of the prompt list\n")
+    print(picture_table(all_rows, painted, shown, MAIN.title))
 
 
 if __name__ == "__main__":

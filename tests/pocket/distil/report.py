@@ -21,19 +21,23 @@ Losses = dict[str, list[list[float]]]
 """One a pair, by the title of the row and seed."""
 
 
-def section(pairs: PairList, losses: Losses, networks: dict[str, int]) -> str:
-    """Of every row its loss, how much lower it is than the merge's, and the share of the gap from merge to AFA."""
+def section(pairs: PairList, losses: Losses, systems: dict[str, System], minutes: dict[str, float]) -> str:
+    """Of every row its loss, how much lower it is than the merge's, and the share of the gap from merge to AFA.
+
+    minutes: of the trainings, by the title of the row
+    """
     merge, afa = (_mean(losses[name]) for name in (MERGE, AFA))
     lines = []
     for title, seeds in losses.items():
         won = merge - _mean(seeds)
         numbers = ", ".join(f"{sum(seed) / len(seed):.4f}" for seed in seeds)
         against = [str(over_subjects(-won, pairs.codes)), _share(won, merge - afa, pairs)]
-        lines.append([title, str(networks[title]), numbers, *(against if title != MERGE else ["", ""])])
-    head = ["row", "networks a step", "loss (a number a seed)", "minus the merge (95 %)", "share of the gap (95 %)"]
+        took = f"{minutes[title]:.1f}" if title in minutes else ""
+        lines.append([title, str(systems[title].networks), took, numbers, *(against if title != MERGE else ["", ""])])
+    found = ["loss (a number a seed)", "minus the merge (95 %)", "share of the gap (95 %)"]
     subjects = {code for pair in pairs.codes for code in pair}
     title = f"\n## {LISTS[pairs.name]}: {pairs.name}, {len(pairs.codes)} pairs of {len(subjects)} subjects\n"
-    return f"{title}\n{table(head, lines)}"
+    return f"{title}\n{table(['row', 'networks a step', 'minutes', *found], lines)}"
 
 
 def limits(lists: dict[str, PairList], losses: dict[str, Losses], statics: list[System]) -> str:

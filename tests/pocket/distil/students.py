@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from tests.pocket.scenes import models
 from tests.support.widgets import defaults
@@ -30,7 +33,7 @@ FULL_RANK = 256
 
 @dataclass(frozen=True)
 class Student:
-    """control: the LoRA that learns the data alone; teacher: AFA or the noise average"""
+    """control: the LoRA that learns the data alone; teacher: AFA or the noise average; share: of the steps of the run"""
 
     title: str
     pictures: bool = True
@@ -38,6 +41,7 @@ class Student:
     rank: int = 8
     control: bool = False
     teacher: str = AFA
+    share: float = 1.0
 
     @property
     def alpha(self) -> float:
@@ -52,6 +56,8 @@ OTHERS = (
     Student("LoRA rank 8, prompts alone", pictures=False),
     Student("control: data only, the ensemble's paintings alone", pictures=False, control=True),
     Student("control: teacher is the noise average", teacher=AVERAGE),
+    Student("LoRA rank 8, pictures and prompts, a third of the steps", share=1 / 3),
+    Student("LoRA rank 8, pictures and prompts, three times the steps", share=3.0),
     Student("LoRA rank 2, pictures and prompts", rank=2),
     Student("LoRA rank 32, pictures and prompts", rank=32),
     Student("LoRA of full rank, pictures and prompts", rank=FULL_RANK),
@@ -62,12 +68,12 @@ OTHERS = (
 
 @dataclass
 class School:
-    """Trains students of so many steps. seconds: what each training took, labels that were not there yet included"""
+    """Trains students of so many steps. minutes: what each training took, without its labels, by the title of the row"""
 
     world: World
     steps: int
     quick: bool
-    seconds: list[float] = field(default_factory=list)
+    minutes: dict[str, float] = field(default_factory=dict)
 
     @property
     def lessons(self) -> lessons.Lessons:
@@ -83,19 +89,19 @@ class School:
         lesson = [self.lessons.shown * student.pictures, [*self.lessons.captions] * student.prompts]
         name = f"distil_{fingerprint(self.world.digest, teacher, widgets, lesson)}"
         title = f"{'control' if student.control else 'student'} {name}"
-        trained = self.world.store.row(title, name, lambda: self._train(student, widgets, name))
-        self.seconds.append(trained["seconds"])
+        self.world.store.row(title, name, lambda: self._train(student, widgets, name))
         file = f"{name}-control-last.safetensors" if student.control else f"{name}-last.safetensors"
+        self.minutes[student.title] = _minutes(Path(self.world.running.base, "models", "loras", file))
 
         def load(world: World) -> list:
             (start,) = world.call("AFAMergeModels", **world.sockets())
             return [world.call("LoraLoaderModelOnly", model=start, lora_name=file, strength_model=1.0)[0]]
 
-        return System(student.title, "AFA Distill", 1, load, "trained", [name, student.control])
+        return System(student.title, "AFA Distill", 1, load, "student", [name, student.control])
 
     def _widgets(self, student: Student, seed: int) -> dict[str, Any]:
         """All but those that name files."""
-        steps = {"steps": self.steps, "evaluate_every": self.steps}
+        steps = dict.fromkeys(("steps", "evaluate_every"), round(student.share * self.steps))
         own = {"rank": student.rank, "alpha": student.alpha, "seed": seed, **steps}
         return {**defaults("AFADistill"), **SETTINGS, **(QUICKLY if self.quick else {}), **own}
 
@@ -112,6 +118,12 @@ class School:
         _, _, report = world.call("AFADistill", **{**widgets, **files, **sockets})
         world.running.release()
         return {"report": report}
+
+
+def _minutes(lora: Path) -> float:
+    """What training it took."""
+    with safe_open(lora, "pt") as file:
+        return json.loads(file.metadata()["afa_distil"])["seconds"] / 60
 
 
 def shipped(world: World) -> System:

@@ -35,7 +35,7 @@ EVERY = 2
 OTHER_BLOCKS = {"every block": {"every": 1}, "every fourth block": {"every": 4}}
 TASKS = {"gate": gate.GateTask}
 STEPS = 2000
-SETTINGS = {"batch_size": world.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.99, "weight_decay": 0.01}
+SETTINGS = {"batch_size": datasets.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.995, "weight_decay": 0.01}
 LOAD_BALANCE = 0.2
 
 

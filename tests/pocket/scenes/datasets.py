@@ -13,6 +13,8 @@ from . import models, pairs, pictures
 
 EXPERTS = len(common.DOMAINS)
 TRAINING_PAIRS, TRAINING_SINGLES = 2000, 400
+BATCH = 8
+"""Of the aggregators' trainings."""
 WATCHED = ("watched_known", "watched_experts_only", "watched_unseen")
 
 
@@ -62,7 +64,7 @@ def training() -> LatentDataset:
                     part.texts.shape[1], held_out=watched)
         for number, (part, watched) in enumerate(parts) for index, row in enumerate(part.drawn)
     ]  # fmt: skip
-    plan = BatchPlan(common.SEED, batch_size=16)
+    plan = BatchPlan(common.SEED, BATCH)
     return LatentDataset(items, _Store([part for part, _ in parts]), EXPERTS, plan, f"scenes {common.SEED}")
 
 

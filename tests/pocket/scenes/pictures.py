@@ -17,8 +17,8 @@ PLACES = ("left", "right")
 SEPARATOR = "; "
 OTHERS = {"near": 0.3, "far": 0.0}
 """Of an expert's subjects: the share that its base knows of the other domains. Community fine-tunes keep what they knew."""
-PAIRS = {"base": 2000, "near": 900, "far": 900}
-SINGLES = {"base": 400, "near": 300, "far": 300}
+PAIRS = {"base": 2000, "near": 2000, "far": 900}
+SINGLES = {"base": 400, "near": 400, "far": 300}
 """Pictures in a stage's pool."""
 SHIFT = 2
 """Pixels by which an expert's subjects are moved at most."""
