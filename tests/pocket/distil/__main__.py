@@ -44,7 +44,7 @@ def extrapolated(world: World) -> list:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--steps", type=int, default=150)
+    ask.add_argument("--steps", type=int, default=500)
     ask.add_argument("--rows", type=int, help="only the first so many, which are the most important")
     ask.add_argument("--seeds", type=int, default=1)
     ask.add_argument("--search", action="store_true", help="autoMBW too, which wants tests/tables/requirements.txt")

@@ -21,8 +21,8 @@ from tests.tables.world import World
 from . import lessons
 
 SETTINGS = {
-    "resolution": RESOLUTION, "paint_aspect": 2.0, "paint_steps": 6, "paint_cfg": 3.0, "prompt_share": 0.5,
-    "labels_per_item": 4, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 15, "ema": 0.97, "save_every": 50,
+    "resolution": RESOLUTION, "paint_aspect": 2.0, "paint_steps": 10, "paint_cfg": 3.0, "prompt_share": 0.5,
+    "labels_per_item": 24, "batch_size": 16, "learning_rate": 2e-3, "warmup_steps": 15, "ema": 0.99, "save_every": 50,
     "gradient_checkpointing": False, "resume": "continue",
 }  # fmt: skip
 QUICKLY = {"paint_steps": 2, "labels_per_item": 1, "batch_size": 4}
