@@ -1,8 +1,8 @@
-"""What distilling is worth: python -m tests.pocket.distil [--steps N] [--rows N] [--seeds N] [--search] [--quick]
+"""What distilling is worth: python -m tests.pocket.distil [--steps N] [--rows N] [--twice N] [--search] [--quick]
 
 Trains students of the scenes' near experts through the node, measures the noise loss of every row on the watched lists
-(PROTOCOL.md), paints the pairs of the prompt list with those of the first seed, and prints tables. Finished rows are on disk,
-and a training that was cut off goes on.
+(PROTOCOL.md), paints the pairs of the prompt list with the merge, the ensemble and the student, and prints tables. Finished
+rows are on disk, and a training that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--steps", type=int, default=500)
     ask.add_argument("--rows", type=int, help="only the first so many, which are the most important")
-    ask.add_argument("--seeds", type=int, default=1)
+    ask.add_argument("--twice", type=int, default=0, help="the first so many rows have their students from two seeds")
     ask.add_argument("--search", action="store_true", help="autoMBW too, which wants tests/tables/requirements.txt")
     ask.add_argument("--quick", action="store_true", help="few pictures and prompts, to see that all of it runs")
     args = ask.parse_args()
@@ -62,20 +62,20 @@ def main() -> None:
             found = loss_rows(world, [row], pairs)[row.name]["losses"]
             losses[pairs.name].setdefault(row.name, []).append(found)
 
-    for seed in range(args.seeds):
-        for row in rows:
-            if isinstance(row, Student):
-                measure(school.row(row, seed))
-            elif seed == 0:
-                measure(row)
+    for row in rows:
+        measure(school.row(row, 0) if isinstance(row, Student) else row)
+    for row in rows[: args.twice]:
+        if isinstance(row, Student):
+            measure(school.row(row, 1))
     untrained = [row for row in rows if isinstance(row, System)]
     print(f"\n{report.limits({pairs.name: pairs for pairs in lists}, losses, untrained)}")
     for pairs in lists:
         print(report.section(pairs, losses[pairs.name], systems, school.minutes))
-    shown, all_rows = PairList(lessons.COVERED, world.budget.painted, world.budget.looks), [*systems.values()]
-    painted = picture_rows(world, all_rows, shown, world.budget.steps)
-    print(f"\n## Pictures of {len(shown.pairs)} of the pairs of the prompt list\n")
-    print(picture_table(all_rows, painted, shown, MAIN.title))
+    shown = PairList(lessons.COVERED, world.budget.painted, world.budget.looks)
+    drawn = [systems[name] for name in (report.MERGE, report.AFA, MAIN.title)]
+    painted = picture_rows(world, drawn, shown, world.budget.steps)
+    print(f"\n## Pictures of {len(shown.pairs)} pairs of the prompt list\n")
+    print(picture_table(drawn, painted, shown, MAIN.title))
 
 
 if __name__ == "__main__":
