@@ -1,10 +1,10 @@
 # Everything a fresh machine needs is set up by `make setup`, on which every other target depends.
-#   make demo     the quick start, through a live ComfyUI server, on the pocket experts
+#   make demo     the quick start, through a live ComfyUI server, on small trained experts
 #   make test     linter, type checker, unit tests of the front end, and all tests against a real ComfyUI
 #   make bench    speed and memory
 #   make tables   the paper's tables on scenes, watched lists; TABLES=--final looks at the held-out ones; a second run goes on where the first was stopped
 #   make gpu      the main promises and a step's time, on whatever device ComfyUI finds here
-#   make pocket   trains the pocket experts again
+#   make pocket   trains those small checkpoints that tests/pocket/weights lacks
 # COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements go into an environment beside .venv.
 
 SHELL := /bin/bash
@@ -61,3 +61,5 @@ tables: setup
 
 pocket: setup
 	$(PYTHON) -m tests.pocket.train
+	$(PYTHON) -m tests.pocket.scenes.train base $(foreach kind,near lora,$(addprefix $(kind)_,people animals things))
+	$(PYTHON) -m tests.pocket.dit.train

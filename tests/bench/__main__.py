@@ -54,15 +54,15 @@ PARTS = {
     "loras": ("LoRAs as experts, SD1.5 size", bench_loras),
     "training": ("A training step, SD1.5 size, 2 experts, batch 1", bench_training),
     "distilling": ("Distilling with labels first, SD1.5 size, 2 experts, latent 32x32, batch 1", bench_distilling),
-    "preparation": ("Preparing the trainer's data, on the pocket experts", bench_preparation),
-    "selective": ("Doing less: selective ensembling, on the pocket experts", bench_selective),
+    "preparation": ("Preparing the trainer's data, on the scenes", bench_preparation),
+    "selective": ("Doing less: selective ensembling, on the near experts", bench_selective),
     "selective_step": (
         "Doing less at SD1.5 size, latent 32x32, batch 2, 3 experts",
         bench_selective_step,
     ),
     "dits": ("A step of an ensemble of transformers, half the width", bench_dits),
     "gpu_habits": ("Habits on a GPU", bench_gpu_habits),
-    "economical": ("A lighter aggregator, and one trained to do without, on the pocket experts", bench_economical),
+    "economical": ("A lighter aggregator, and one trained to do without, on the near experts", bench_economical),
 }
 IN_PROCESS = (
     "dits", "gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "distilling", "selective_step",

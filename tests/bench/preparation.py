@@ -9,42 +9,54 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.pocket import folder
+from tests.tables import learners
+from tests.tables.search import RESOLUTION
 
 from .measure import interleaved, ratios, spread
-from .pocket import Pocket
+from .near import Near
+
+PAIRS = 120
 
 
 def bench_preparation(rounds: int = 3) -> list[str]:
-    pocket = Pocket.start()
+    near = Near.start()
     import folder_paths  # the host's, there since the start
 
-    pictures = folder.held_out()
+    pictures = learners.folder(PAIRS)
     files = sorted(pictures.rglob("*.png"))
     with tempfile.TemporaryDirectory() as place:
 
         def first() -> None:
             folder_paths.set_user_directory(tempfile.mkdtemp(dir=place))
-            pocket.dataset(pictures)
+            prepared(near, pictures)
 
         candidates = {
-            "the encoders alone": lambda: encoded(pocket, files),
+            "the encoders alone": lambda: encoded(near, files),
             "first": first,
-            "again": lambda: pocket.dataset(pictures),
+            "again": lambda: prepared(near, pictures),
         }
         seconds = interleaved(candidates, rounds)
     once, again = (spread(ratios(seconds[name], seconds["the encoders alone"])) for name in ("first", "again"))
     return [
         f"Preparing {len(files)} captioned pictures for the trainer / decoding them and running the VAE and the text encoder on each: "
-        f"{once} the first time, {again} when they are cached. The pocket experts' encoders are small, so what is ours "
+        f"{once} the first time, {again} when they are cached. The encoders here are small, so what is ours "
         "weighs more here than beside full-size ones."
     ]
 
 
+def prepared(near: Near, pictures: Path) -> None:
+    from afa_core.host.training.encoding import DatasetSettings, prepare_dataset
+    from afa_core.training.data.prompt_folder import read_prompt_folder
+
+    _, clip, vae = near.loaded[0]
+    settings = DatasetSettings(resolution=RESOLUTION, batch_size=16, held_out=0.0)
+    prepare_dataset(near.experts, clip, vae, read_prompt_folder(pictures), settings)
+
+
 @torch.inference_mode()
-def encoded(pocket: Pocket, files: list[Path]) -> None:
+def encoded(near: Near, files: list[Path]) -> None:
     """One picture and one caption at a time, as the host's own nodes would."""
-    _, clip, vae = pocket.loaded[0]
+    _, clip, vae = near.loaded[0]
     for file in files:
         picture = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float() / 255
         vae.encode(picture[None])

@@ -1,4 +1,4 @@
-"""What doing less costs in quality and saves in time, on the pocket experts."""
+"""What doing less costs in quality and saves in time, on the scenes' near experts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tests.tools.demo import PROMPT, SIZE
+
 from .measure import interleaved, spread
-from .pocket import Pocket
+from .near import Near
 
 LOOKS = 2
 STEPS = 20
@@ -16,7 +18,6 @@ STEPS = 20
 TABLE = (0.25, 0.3, 0.35)
 KEPT = {2: (0.0, 0.2, 0.3, 1.0), 4: (0.0, 0.2, 0.3, 1.0), 6: (0.0, 0.2, 0.3, 1.0)}
 RANGES = ((0.0, 0.5), (0.5, 1.0), (0.2, 1.0), (0.0, 0.8))
-PROMPT = "twemoji, hot dog, food prepared"
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Row:
 
 
 def bench_selective() -> list[str]:
-    pocket = Pocket.start()
-    full = pocket.loss(lambda batch, draw: aggregated(pocket), LOOKS)
-    rows = [Row({}, full.mean().item(), 1.0), *_ranges(pocket, full)]
-    rows += [by_table(pocket, aggregated(pocket), skip_below, LOOKS) for skip_below in TABLE]
-    rows += _kept(pocket, full)
-    seconds = _sampling(pocket, [row.widgets for row in rows])
+    near = Near.start()
+    full = near.loss(lambda batch, draw: aggregated(near), LOOKS)
+    rows = [Row({}, full.mean().item(), 1.0), *_ranges(near, full)]
+    rows += [by_table(near, aggregated(near), skip_below, LOOKS) for skip_below in TABLE]
+    rows += _kept(near, full)
+    seconds = _sampling(near, [row.widgets for row in rows])
     lines = [
         "| AFA Ensemble Model | loss against the full ensemble | experts' blocks computed | time of a sampling / sum of the experts' own |",
         "|---|---|---|---|",
@@ -46,23 +47,23 @@ def bench_selective() -> list[str]:
     return [
         *lines,
         "",
-        f"Loss of the v-prediction on {len(pocket.held_out.items) // 2} pictures of subjects that nothing was trained on, {LOOKS} draws of noise and "
-        "timestep each; kept maps come from a draw with the same noise as many sampler steps earlier. Time: "
-        f"{STEPS} Euler steps with guidance, one prompt, one round. A pocket expert is so small that the aggregator is a large part of "
+        f"Loss of the v-prediction on {len(near.held_out.drawn)} pairs of subjects that neither experts nor aggregator learnt, {LOOKS} draws "
+        "of noise and timestep each; kept maps come from a draw with the same noise as many sampler steps earlier. Time: "
+        f"{STEPS} Euler steps with guidance, one prompt, one round. These experts are so small that the aggregator is a large part of "
         "a step; how it is at SD1.5's size stands below.",
     ]
 
 
-def aggregated(pocket: Pocket):
+def aggregated(near: Near):
     from afa_core.fusion.sabw_fusion import SABWFusion
 
-    return SABWFusion(pocket.shipped)
+    return SABWFusion(near.shipped)
 
 
-def _ranges(pocket: Pocket, full: Tensor) -> list[Row]:
+def _ranges(near: Near, full: Tensor) -> list[Row]:
     """Outside the range model_1 runs alone. Percents of sampling are timesteps from the last to the first."""
-    alone = pocket.loss(lambda batch, draw: lambda point, features, state: features[:1] * len(features), LOOKS)
-    progress = 1 - torch.cat([draw.levels for _, draw in pocket.draws(LOOKS)]) / 0.999
+    alone = near.loss(lambda batch, draw: lambda point, features, state: features[:1] * len(features), LOOKS)
+    progress = 1 - torch.cat([draw.levels for _, draw in near.draws(LOOKS)]) / 0.999
     rows = []
     for start, end in RANGES:
         inside = (progress >= start) & (progress <= end)
@@ -71,12 +72,12 @@ def _ranges(pocket: Pocket, full: Tensor) -> list[Row]:
     return rows
 
 
-def by_table(pocket: Pocket, fusion, skip_below: float, looks: int) -> Row:
+def by_table(near: Near, fusion, skip_below: float, looks: int) -> Row:
     """The batches are sorted by noise level, so that one row of the table serves a batch."""
     from afa_core.fusion.selection import Selection, Selector, routing_table
 
-    points, experts = pocket.frozen.points, len(pocket.names)
-    table = routing_table(pocket.file.routing, points, experts)
+    points, experts = near.frozen.points, len(near.experts)
+    table = routing_table(near.file.routing, points, experts)
     selector = Selector(Selection(skip_below, 1, table), fusion, len(points))
     computed: list[float] = []
 
@@ -89,18 +90,18 @@ def by_table(pocket: Pocket, fusion, skip_below: float, looks: int) -> Row:
 
         return fuse
 
-    loss = pocket.loss(fusion_of, looks).mean().item()
+    loss = near.loss(fusion_of, looks).mean().item()
     return Row({"skip_below": skip_below}, loss, sum(computed) / len(computed))
 
 
-def _kept(pocket: Pocket, full: Tensor) -> list[Row]:
+def _kept(near: Near, full: Tensor) -> list[Row]:
     rows = []
     for every, thresholds in KEPT.items():
-        maps = earlier_maps(pocket, every)
+        maps = earlier_maps(near, every)
         for skip_below in thresholds:
             keepers = [EachForItself(kept, skip_below) for kept in maps]
             queue = iter(keepers)
-            between = pocket.loss(lambda batch, draw, queue=queue: next(queue), LOOKS)
+            between = near.loss(lambda batch, draw, queue=queue: next(queue), LOOKS)
             computed = sum(keeper.computed for keeper in keepers) / len(keepers)
             loss = (full.mean().item() + (every - 1) * between.mean().item()) / every
             blocks = (1 + (every - 1) * computed) / every
@@ -108,7 +109,7 @@ def _kept(pocket: Pocket, full: Tensor) -> list[Row]:
     return rows
 
 
-def earlier_maps(pocket: Pocket, every: int) -> list[dict[int, Tensor]]:
+def earlier_maps(near: Near, every: int) -> list[dict[int, Tensor]]:
     """For every batch the shares [B, N, H, W] by fusion point, from 1 to every - 1 sampler steps earlier."""
     from afa_core.host.training.frozen_experts import outside_inference
     from afa_core.training.draw import Draw
@@ -116,12 +117,12 @@ def earlier_maps(pocket: Pocket, every: int) -> list[dict[int, Tensor]]:
 
     found = []
     with outside_inference(), torch.no_grad():
-        for batch, draw in pocket.draws(LOOKS):
+        for batch, draw in near.draws(LOOKS):
             ago = 1 + torch.arange(len(batch.items)) % (every - 1)
             earlier = (draw.levels + ago / STEPS).clamp(max=0.999)
             maps: dict[int, Tensor] = {}
             sample_loss(
-                pocket.frozen, aggregated(pocket), batch, Draw(draw.noise, earlier),
+                near.frozen, aggregated(near), batch, Draw(draw.noise, earlier),
                 lambda point, shares, maps=maps: maps.__setitem__(point.index, shares),
             )  # fmt: skip
             found.append(maps)
@@ -148,16 +149,16 @@ class EachForItself:
         return fuse(point, features, logits_of(self.maps[point.index]), state)
 
 
-def _sampling(pocket: Pocket, settings: list[dict]) -> list[list[float]]:
+def _sampling(near: Near, settings: list[dict]) -> list[list[float]]:
     """For each of the settings, the ratios of its rounds: a sampling, beside the experts' own."""
     import comfy.utils
 
     comfy.utils.set_progress_bar_enabled(False)
-    running = pocket.running
-    models = {f"model_{i}": model for i, (model, _, _) in enumerate(pocket.loaded, start=1)}
-    clip = pocket.loaded[0][1]
+    running = near.running
+    models = {f"model_{i}": model for i, (model, _, _) in enumerate(near.loaded, start=1)}
+    clip = near.loaded[0][1]
     negative, positive = (running.call("CLIPTextEncode", clip=clip, text=text)[0] for text in ("", PROMPT))
-    (latent,) = running.call("EmptyLatentImage", width=64, height=64, batch_size=1)
+    (latent,) = running.call("EmptyLatentImage", **SIZE, batch_size=1)
 
     def sampled(model):
         def run() -> None:
@@ -170,7 +171,7 @@ def _sampling(pocket: Pocket, settings: list[dict]) -> list[list[float]]:
 
     candidates = {name: sampled(model) for name, model in models.items()}
     for index, widgets in enumerate(settings):
-        (model, _) = running.call("AFAEnsembleModel", aggregator=pocket.file, **models, **widgets)
+        (model, _) = running.call("AFAEnsembleModel", aggregator=near.file, **models, **widgets)
         candidates[f"{index}"] = sampled(model)
     seconds = interleaved(candidates, rounds=1)
     own = [sum(times) for times in zip(*(seconds[name] for name in models), strict=True)]

@@ -4,22 +4,14 @@ import json
 
 import pytest
 
-from tests.pocket import assemble
+from tests.pocket.scenes import checkpoints
 from tests.support.comfy.bootstrap import REPOSITORY
 
 
 @pytest.fixture(scope="module")
-def pocket(comfy_host, pack):
-    """pocket(name) -> (model, clip, vae)."""
-    assemble.ensure(comfy_host.base / "models" / "checkpoints")
-    return lambda name: comfy_host.call("CheckpointLoaderSimple", ckpt_name=f"pocket_{name}.safetensors")[:3]
-
-
-@pytest.fixture(scope="module")
-def report(comfy_host, pocket):
-    """On 60 held-out emoji, 20 a domain."""
-    domains = ("people", "animals", "things")
-    loaded = [pocket(domain) for domain in domains]
+def report(comfy_host, pack):
+    """Of the scenes' near experts, on 60 held-out emoji, 20 a domain."""
+    loaded = checkpoints.load(comfy_host, checkpoints.expert_names("near"))
     sockets = {f"model_{i}": model for i, (model, _, _) in enumerate(loaded, start=1)}
     folder = str(REPOSITORY / "tests" / "emoji")
     _, clip, vae = loaded[0]
@@ -27,7 +19,7 @@ def report(comfy_host, pocket):
     return json.loads(comfy_host.call("AFAProbe", clip=clip, vae=vae, **sockets, **widgets)[2])
 
 
-def test_the_pocket_experts_are_worth_ensembling(report):
+def test_the_trained_experts_are_worth_ensembling(report):
     assert report["verdict"] == "worth it", report["sentence"]
     assert report["gain"]["low"] > 0.01
     assert report["kappa"] > 0.1

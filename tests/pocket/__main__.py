@@ -1,9 +1,9 @@
-"""python tests/pocket COMMAND ...: train, evaluate, assemble, export or subjects, whatever other `tests` are installed."""
+"""python tests/pocket COMMAND ...: one of COMMANDS, whatever other `tests` are installed."""
 import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "assemble", "export", "subjects", "scenes.pairs", "scenes.train", "scenes.obeyed", "dit.train")
+COMMANDS = ("train", "subjects", "scenes.checkpoints", "scenes.pairs", "scenes.train", "scenes.obeyed", "dit.train")
 here = Path(__file__).resolve().parent
 # Run as a folder, Python puts this folder first; the package itself must be found instead of its loose modules.
 sys.path[:] = [str(here.parent), *(p for p in sys.path if Path(p or ".").resolve() != here)]

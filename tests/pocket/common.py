@@ -9,7 +9,7 @@ WORK = REPO / ".pocket"          # caches and resumable state, ignored by git
 WEIGHTS = HERE / "weights"       # committed, float16
 DOMAINS = ("people", "animals", "things")
 HANDS = ("noto", "twemoji", "fluent")   # what the autoencoder sees
-HANDS_TRAINED = ("twemoji",)            # what the U-Nets are trained and judged on
+HANDS_TRAINED = ("twemoji",)            # what the base of single pictures is trained on
 SIZE = 64                        # picture side in pixels; latents are [4, 8, 8]
 SEED = 20260101
 
@@ -20,7 +20,7 @@ def use_host():
     if not host:
         found = sorted((REPO / ".host").glob("ComfyUI-*"))
         if not found:
-            raise SystemExit("Set COMFYUI_PATH to a ComfyUI folder: the pocket experts use the host's own model classes.")
+            raise SystemExit("Set COMFYUI_PATH to a ComfyUI folder: the small checkpoints use the host's own model classes.")
         host = str(found[0])
     if host not in sys.path:
         sys.path.insert(0, host)

@@ -1,18 +1,11 @@
-"""DDIM and Euler with classifier-free guidance in plain PyTorch: quick samples while training and for retrieval."""
+"""DDIM and Euler with classifier-free guidance in plain PyTorch: quick samples without the host."""
 import torch
 
-from . import text, unet
+from . import unet
 
 
 @torch.no_grad()
-def ddim(both, captions, noise, steps=20, scale=3.0):
-    """Captions (M of them) and noise [M, 4, 8, 8] -> latents [M, 4, 8, 8]."""
-    context, empty = both.text(text.tokenize(captions)), both.text(text.tokenize([""]))
-    return ddim_of(lambda x, t, c: unet.predict(both.unet, x, t, c), context, empty, noise, steps, scale)
-
-
-@torch.no_grad()
-def ddim_of(predict, context, empty, noise, steps, scale):
+def ddim(predict, context, empty, noise, steps, scale):
     """predict(x, t, context) -> v; context [M, L, D], empty [1, L, D], noise [M, 4, h, w] -> latents of its shape."""
     table = unet.alphas()
     times = torch.linspace(unet.TIMESTEPS - 1, 0, steps + 1).round().long()

@@ -1,8 +1,8 @@
-"""The pocket experts' files: what is committed agrees with what the host does with it."""
-import pytest
+"""The small checkpoints' files: who was held out, how they are packed, and how much is committed."""
 import torch
 
-from tests.pocket import assemble, common, data, packing
+from tests.pocket import common, data, packing, train
+from tests.pocket.scenes import checkpoints
 
 
 def test_held_out_subjects_are_in_no_training_caption():
@@ -23,25 +23,17 @@ def test_packing_loses_little():
 
 
 def test_assembling_twice_gives_the_same_bytes(tmp_path):
-    first, second = assemble.ensure(tmp_path / "a"), assemble.ensure(tmp_path / "b")
-    assert set(first) == {"pocket_base", "pocket_people", "pocket_animals", "pocket_things"}
-    assert all(first[n].read_bytes() == second[n].read_bytes() for n in first)
+    names = [checkpoints.BASE, *checkpoints.expert_names("near")]
+    first, second = (checkpoints.ensure(tmp_path / folder, names) for folder in "ab")
+    assert list(first) == names
+    assert all(first[n].read_bytes() == second[n].read_bytes() for n in names)
 
 
 def test_what_is_committed_is_small():
-    assert sum(p.stat().st_size for p in assemble.sources()) <= 21e6
+    assert sum(p.stat().st_size for p in common.WEIGHTS.rglob("*.safetensors")) <= 36e6
 
 
-@pytest.mark.parametrize("caption", ["", "noto, grinning face, face smiling", "twemoji, a word never seen: xylophone"])
-def test_written_out_text_encoder_is_the_hosts(comfy_host, tmp_path, caption):
-    from tests.pocket import hostrun, text
-    nodes = hostrun.start(tmp_path)
-    clip = hostrun.load(nodes, "pocket_base")[1]
-    ours = text.TextEncoder()
-    from safetensors.torch import load_file
-    ours.load_state_dict({k: v.float() if v.is_floating_point() else v
-                          for k, v in load_file(common.WEIGHTS / "text_encoder.safetensors").items()})
-    with torch.inference_mode():
-        theirs = nodes.CLIPTextEncode().encode(clip, caption)[0][0][0]
-        assert theirs.shape == (1, 24, 64)
-        torch.testing.assert_close(ours(text.tokenize([caption])), theirs, atol=1e-4, rtol=1e-4)
+def test_what_the_scenes_start_from_is_trained_where_it_or_the_autoencoder_is_lacking(monkeypatch, tmp_path):
+    assert train.lacking() == ()
+    monkeypatch.setattr(common, "WEIGHTS", tmp_path)
+    assert train.lacking() == ("vae", "base", "decoder")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
-from tests.pocket import common, data, hostrun
+from tests.pocket import common, data, diffusion, text
 from tests.pocket.scenes import checkpoints, low_rank, models, pairs, pictures, rows, statistics
 
 HELD_OUT, WATCHED = ("known", "experts_only", "held_out"), ("watched_known", "watched_experts_only", "watched_unseen")
@@ -42,16 +42,39 @@ def test_the_base_sees_no_subject_that_only_experts_learn(lines):
     assert not seen & {code for row in lines if "known" not in row[0] for code in row[1:]}
 
 
-def test_a_scenes_caption_is_read_as_the_host_reads_it(comfy_host, tmp_path):
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("",),
+        ("noto, grinning face, face smiling",),
+        ("twemoji, a word never seen: xylophone",),
+        ("twemoji, mango, food fruit", "twemoji, runner, person activity"),
+    ],
+)
+def test_a_caption_is_read_as_the_host_reads_it(comfy_host, parts):
     """One chunk a subject, by the very checkpoint that the host loads."""
-    parts = ("twemoji, mango, food fruit", "twemoji, runner, person activity")
-    nodes = hostrun.start(tmp_path)
-    checkpoints.ensure(tmp_path, [checkpoints.BASE])
-    clip = hostrun.load(nodes, checkpoints.BASE)[1]
+    ((_, clip, _),) = checkpoints.load(comfy_host, [checkpoints.BASE])
     with torch.inference_mode():
-        theirs = nodes.CLIPTextEncode().encode(clip, pictures.caption(parts))[0][0][0]
-        assert theirs.shape == (1, 48, 64)
-        torch.testing.assert_close(models.base().context(models.tokenize([parts])), theirs, atol=1e-4, rtol=1e-4)
+        (theirs,) = comfy_host.call("CLIPTextEncode", clip=clip, text=pictures.caption(parts))
+        assert theirs[0][0].shape == (1, 24 * len(parts), 64)
+        ours = models.base().context(models.tokenize([parts]))
+        torch.testing.assert_close(ours, theirs[0][0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_scenes_base_starts_from_the_base_of_single_pictures(comfy_host, tmp_path, monkeypatch):
+    """A caption of words that it has read means the same to both."""
+    before = diffusion.Both()
+    for name in ("TEXT", "UNET"):
+        monkeypatch.setattr(diffusion, name, tmp_path / name)
+    with pytest.raises(SystemExit, match="python tests/pocket train"):
+        models.first()
+    diffusion.keep(before)
+    after = models.first().requires_grad_(False)
+    known = data.captions(data.subjects("train"), ["twemoji"])[::90]
+    found = after.context(models.tokenize([(caption,) for caption in known]))
+    torch.testing.assert_close(found, before.text(text.tokenize(known)).detach())
+    assert all(torch.equal(a, b) for a, b in zip(after.unet.parameters(), before.unet.parameters(), strict=True))
+    assert set(after.text.vocabulary.tolist()) > set(before.text.vocabulary.tolist())
 
 
 @pytest.mark.parametrize("kind", ["near", "lora"])
@@ -62,7 +85,7 @@ def test_experts_are_moved_from_the_scenes_base_and_small(kind):
     assert sum(path.stat().st_size for path in models.WEIGHTS.glob("*.safetensors")) <= 25e6
 
 
-def test_a_lora_is_trained_stored_and_loaded_as_one_change(comfy_host, tmp_path):
+def test_a_lora_is_trained_stored_and_loaded_as_one_change(comfy_host):
     """The network with it beside its frozen weights, with it merged, and the host's with the file on the checkpoint."""
     import comfy.sd
 
@@ -75,9 +98,8 @@ def test_a_lora_is_trained_stored_and_loaded_as_one_change(comfy_host, tmp_path)
         layer.down.data = layer.down.data.half().float()
     lora = low_rank.state(trained.unet)
     low_rank.merge(merged.unet, lora)
-    nodes = hostrun.start(tmp_path)
-    checkpoints.ensure(tmp_path, [checkpoints.BASE])
-    model = comfy.sd.load_lora_for_models(hostrun.load(nodes, checkpoints.BASE)[0], None, lora, 1.0, 0.0)[0]
+    ((model, _, _),) = checkpoints.load(comfy_host, [checkpoints.BASE])
+    model = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
     model.patch_model()
     hosts = dict(model.model.diffusion_model.named_parameters())
     expected = _weights(trained.unet)

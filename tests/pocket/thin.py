@@ -1,6 +1,6 @@
 """Thins subjects.tsv: of the most alike training subjects of a domain, one moves to the split "spare", until KEEP are left.
 
-The autoencoder and the vocabulary use the spare subjects; the U-Nets and every number in the README do not.
+The autoencoder, the vocabulary and the experts use the spare subjects; the base does not.
 """
 import torch
 

@@ -13,12 +13,12 @@ def family():
     return names
 
 
-def build(config=None):
+def build():
     """-> UNetModel, float32, with PyTorch's default weights (the host's layers come uninitialised)."""
     names = family()
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-    net = UNetModel(**(config or names["UNET"]), dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+    net = UNetModel(**names["UNET"], dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
     for m in net.modules():
         if isinstance(m, torch.nn.Linear):
             torch.nn.Linear.reset_parameters(m)

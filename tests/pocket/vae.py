@@ -7,11 +7,13 @@ latents plus a little noise, which is what it will be given by a sampler.
 """
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from . import clock, common, data
 
 BATCH = 24
 PEAK = 1.5e-3
+COMMITTED = common.WEIGHTS / "vae.safetensors"
 ENCODER_SHARE = 0.7   # of the budget: then the encoder is normalised and frozen
 
 
@@ -137,7 +139,10 @@ def train(minutes):
 
 
 def polish(minutes):
-    """Goes on with the decoder alone, mostly on the hands that the U-Nets draw; latents stay what they are."""
+    """Goes on with the decoder alone, mostly on the hands that the base draws, and writes what is committed.
+
+    Latents stay what they are.
+    """
     drawn, _, _ = data.load("train+spare")
     others, _, _ = data.load("train+spare", common.HANDS)
     vae = load().to(memory_format=torch.channels_last)
@@ -162,10 +167,13 @@ def polish(minutes):
         opt.step()
         going = run.tick(BATCH, loss=loss.detach(), mse=F.mse_loss(out.detach(), x))
     run.save()
-    common.save_atomic({k: v.contiguous() for k, v in vae.state_dict().items()}, common.WORK / "vae.pt")
+    weights = {k: v.contiguous() for k, v in vae.state_dict().items()}
+    common.save_atomic(weights, common.WORK / "vae.pt")
+    save_file({k: v.half() for k, v in weights.items()}, COMMITTED)
 
 
 def load():
+    """What training has left so far, before it is rounded to float16."""
     vae = build()
     vae.load_state_dict(torch.load(common.WORK / "vae.pt", weights_only=True))
     return vae.requires_grad_(False).eval()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import shutil
 from itertools import cycle, islice, permutations
 from pathlib import Path
 
 from tests.pocket import common
 from tests.pocket.scenes import pairs, pictures
 
-from .world import FOLDER
+from . import folders
 
 
 def learnt(count: int) -> list[pairs.Pair]:
@@ -30,17 +29,5 @@ def caption(pair: pairs.Pair) -> str:
 
 
 def folder(count: int) -> Path:
-    """The pairs as a prompt folder, such as the probe reads."""
-    from PIL import Image
-
-    place = FOLDER / f"learners_{count}"
-    if not place.exists():
-        draft = place.with_suffix(".part")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        for number, pair in enumerate(learnt(count)):
-            picture = draft / f"{number:03}.png"
-            Image.fromarray(pictures.scene(drawn(pair)).permute(1, 2, 0).numpy()).save(picture)
-            picture.with_suffix(".txt").write_text(caption(pair))
-        draft.rename(place)
-    return place
+    """The pairs as a prompt folder."""
+    return folders.written(f"learners_{count}", learnt(count))

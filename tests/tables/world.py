@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.pocket import aggregator, assemble, common
+from tests.pocket import assemble, common
 from tests.pocket.scenes import checkpoints, models
+from tests.pocket.scenes.world import host
 from tests.support.comfy.inprocess import Host
 
 from .budget import Budget
@@ -91,7 +92,7 @@ def trained_kinds() -> list[str]:
 
 def start(budget: Budget) -> World:
     """Of the first set of experts."""
-    running = aggregator.host()
+    running = host()
     names = [BASE, *(name for kind in trained_kinds() for name in checkpoints.expert_names(kind))]
     checkpoints.ensure(Path(running.base, "models", "checkpoints"), names)
     import comfy.utils

@@ -1,49 +1,40 @@
 """What weights by noise level gain over equal shares, without training: python -m tests.tools.level_weights [PICTURES] [NOISES]
 
-The probe's weights come from pictures of what the pocket experts know; their loss is measured on pictures that neither the experts
-nor the weights have seen. Once with the three experts as they are, and once with the third one spoiled by noise on its weights. The
-numbers of docs/probe.md come from here. Needs the emoji, which npm fetches once.
+The probe's weights come from pairs that the scenes' near experts know; their loss is measured on pairs that neither the experts
+nor the weights have seen. Once with the three experts as they are, and once with the third one spoiled by noise on its weights.
+Needs the emoji, which npm fetches once.
 """
 
 import os
 import sys
-import tempfile
-from pathlib import Path
 
-from tests.support.comfy.bootstrap import make_base
-from tests.support.comfy.inprocess import Host
-from tests.tools.probe_pocket import EXPERTS, SIDE, noisy
+from tests.tools.probe_scenes import LISTS, noisy
 
 SPOILED = 0.02
 """Standard deviation of the noise on each weight of the spoiled expert."""
 
 
 def main(pictures: int = 40, noises: int = 4) -> None:
-    from tests.pocket import assemble, folder
+    from tests.pocket.scenes import checkpoints
+    from tests.pocket.scenes.world import host
+    from tests.tables import folders
 
-    with tempfile.TemporaryDirectory() as place:
-        base = make_base(Path(place))
-        assemble.ensure(base / "models" / "checkpoints")
-        host = Host(base)
-        host.load_pack()
-        known, held_out = folder.watched(), folder.held_out()
-        sets = [
-            [host.call("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors")[:3] for name in EXPERTS] for _ in range(2)
-        ]
-        noisy(sets[1][2][0], SPOILED)
-        for title, parts in zip(("as they are", "the third spoiled"), sets, strict=True):
-            models = [model for model, _, _ in parts]
-            grams = [_grams(models, parts[0], source, pictures, noises) for source in (known, held_out)]
-            _report(title, *grams)
+    running, sources = host(), [folders.listed(name) for name in LISTS]
+    sets = [checkpoints.load(running, checkpoints.expert_names("near")) for _ in range(2)]
+    noisy(sets[1][2][0], SPOILED)
+    for title, parts in zip(("as they are", "the third spoiled"), sets, strict=True):
+        models = [model for model, _, _ in parts]
+        _report(title, *(_grams(models, parts[0], source, pictures, noises) for source in sources))
 
 
 def _grams(models, parts, source, pictures: int, noises: int):
     from afa_core.host.experts.experts import Expert
     from afa_core.host.probing import ProbeSettings, probe
     from afa_core.training.data.prompt_folder import read_prompt_folder
+    from tests.tables.search import RESOLUTION
 
     experts = [Expert(model, f"model_{i}") for i, model in enumerate(models, start=1)]
-    return probe(experts, *parts[1:], read_prompt_folder(Path(source)), ProbeSettings(pictures, noises, SIDE)).grams
+    return probe(experts, *parts[1:], read_prompt_folder(source), ProbeSettings(pictures, noises, RESOLUTION)).grams
 
 
 def _report(title: str, known, held_out) -> None:

@@ -12,9 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from .. import common, diffusion, packing, stages  # noqa: E402
+from .. import common, packing, stages  # noqa: E402
 from ..scenes import models, pictures  # noqa: E402
-from ..scenes.train import BATCH, Source, drawn  # noqa: E402
+from ..scenes.train import BATCH, EXPERT_NO_WORD, Source, drawn  # noqa: E402
 from . import network  # noqa: E402
 
 STAGES = ("base", *common.DOMAINS)
@@ -31,7 +31,7 @@ def train(stage: str, minutes: float) -> None:
     net.vector_in.requires_grad_(False)
     pools = pictures.pools("base" if kind == "base" else f"near_{stage}")
     sources = [Source(pool, batch) for pool, batch in zip(pools, BATCH.values(), strict=True)]
-    unknown = 0.0 if kind == "base" else diffusion.EXPERT_NO_WORD
+    unknown = 0.0 if kind == "base" else EXPERT_NO_WORD
 
     def loss(step: int) -> tuple[torch.Tensor, int]:
         x0, ids = drawn(sources, step)

@@ -1,6 +1,11 @@
-"""The networks on scenes as the full checkpoints that CheckpointLoaderSimple reads: U-Nets (scenes_...) and DiTs (dit_...)."""
+"""The networks on scenes as the full checkpoints that CheckpointLoaderSimple reads: U-Nets (scenes_...) and DiTs (dit_...).
 
+python tests/pocket scenes.checkpoints [FOLDER] writes both bases, the near experts and the DiTs; it needs no host.
+"""
+
+import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -35,7 +40,23 @@ def ensure(folder: Path, names: list[str]) -> dict[str, Path]:
     return out
 
 
+def load(running: Any, names: list[str]) -> list[tuple]:
+    """(model, clip, vae) of each, from its file, by the host `running`: every call gives networks of its own."""
+    paths = ensure(Path(running.base, "models", "checkpoints"), names)
+    return [running.call("CheckpointLoaderSimple", ckpt_name=path.name)[:3] for path in paths.values()]
+
+
 def _sources(name: str) -> tuple[Path, Path]:
     """The committed weights of a checkpoint's base, and its own."""
     family, _, part = name.partition("_")
     return WEIGHTS[family] / "base.safetensors", WEIGHTS[family] / f"{part}.safetensors"
+
+
+def main() -> None:
+    names = [name for kind in ("near", "dit") for name in (base_name(kind), *expert_names(kind))]
+    for path in ensure(Path(sys.argv[1]) if sys.argv[1:] else common.WORK / "checkpoints", names).values():
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

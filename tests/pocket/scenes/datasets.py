@@ -81,7 +81,7 @@ class _Store:
 
 
 def contexts(captions: list[tuple[str, ...]]) -> Tensor:
-    """[M, L, 64], as the host's text encoder gives them (test_pocket.py, test_scenes.py)."""
+    """[M, L, 64], as the host's text encoder gives them (test_scenes.py)."""
     return models.base().context(models.tokenize(captions))
 
 

@@ -27,7 +27,7 @@ class Both(torch.nn.Module):
 
 
 def vocabulary() -> torch.Tensor:
-    """That of the experts of single pictures, and the words of the subjects that only experts learn.
+    """That of the base of single pictures, and the words of the subjects that only experts learn.
 
     A text encoder knows more words than its base can paint.
     """
@@ -43,15 +43,13 @@ def tokenize(captions: list[tuple[str, ...]]) -> torch.Tensor:
 
 def first() -> Both:
     """The base of single pictures, which has yet to learn places; words it has never read get rows drawn at random."""
-    both = Both()
-    both.unet.load_state_dict({k: v.float() for k, v in load_file(common.WEIGHTS / "base.safetensors").items()})
-    old = load_file(common.WEIGHTS / "text_encoder.safetensors")
-    rows, new = old["tokens"].float(), both.text.tokens.data
+    both, (old, unet) = Both(), diffusion.trained()
+    both.unet.load_state_dict(unet)
+    rows, new = old["tokens"], both.text.tokens.data
     new.copy_(rows[-1] + rows.std(0) * torch.randn(new.shape, generator=torch.Generator().manual_seed(common.SEED)))
     new[torch.searchsorted(both.text.vocabulary, old["vocabulary"])] = rows[:-1]
     new[-1] = rows[-1]
-    others_ = {k: v.float() for k, v in old.items() if k not in ("tokens", "vocabulary")}
-    both.text.load_state_dict(others_ | {"tokens": new, "vocabulary": both.text.vocabulary})
+    both.text.load_state_dict(old | {"tokens": new, "vocabulary": both.text.vocabulary})
     return both
 
 

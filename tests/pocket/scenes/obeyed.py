@@ -14,7 +14,7 @@ import random  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from .. import common, data, evaluate, sampling, unet, vae  # noqa: E402
+from .. import common, data, sampling, unet, vae  # noqa: E402
 from ..dit import network  # noqa: E402
 from . import models, pairs, pictures  # noqa: E402
 
@@ -42,8 +42,14 @@ def sample(stage: str, captions: list[tuple[str, ...]]) -> torch.Tensor:
         net = network.base() if domain == "base" else network.expert(domain)
         z = sampling.euler(lambda *at: network.predict(net, *at), *given)
     else:
-        z = sampling.ddim_of(lambda *at: unet.predict(both.unet, *at), *given)
+        z = sampling.ddim(lambda *at: unet.predict(both.unet, *at), *given)
     return vae.decode(pictures.autoencoder(), z)
+
+
+def nearest(found: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Index of the nearest real picture, by squared distance over 32x32 averages (64 px noise decides nothing)."""
+    small, real = (torch.nn.functional.avg_pool2d(x, 2).flatten(1) for x in (found, real))
+    return torch.cdist(small, real).argmin(1)
 
 
 def main() -> None:
@@ -54,7 +60,7 @@ def main() -> None:
     if sys.argv[2:]:
         sheet = painted[:8].unflatten(0, (4, 2)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
         Image.fromarray((255 * sheet.clamp(0, 1)).byte().numpy()).save(sys.argv[2])
-    halves = [evaluate.nearest(half, real).tolist() for half in painted.chunk(2, dim=-1)]
+    halves = [nearest(half, real).tolist() for half in painted.chunk(2, dim=-1)]
     found = [tuple(subjects[i].code for i in each) for each in zip(*halves, strict=True)]
     wanted = [(left.code, right.code) for left, right in rows]
     shares = {

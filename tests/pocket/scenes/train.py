@@ -1,9 +1,9 @@
 """Trains the scenes' base and its experts: python tests/pocket scenes.train [stages ...] [--minutes M]
 
-Stages: base (with the text encoder, from the base of single pictures), near_people, far_things and so on (from the base,
-the text encoder frozen), lora_people and so on (LoRAs of the base, from the pictures of the near experts). Each can be
-interrupted and resumed (state in .pocket/), starts from a fixed seed, and writes its weights to weights/scenes/ when it
-ends; a stage whose weights are there is skipped.
+Stages: base (with the text encoder, from the base of single pictures, which `python tests/pocket train` leaves in
+.pocket/), near_people, far_things and so on (from the base, the text encoder frozen), lora_people and so on (LoRAs of the
+base, from the pictures of the near experts). Each can be interrupted and resumed (state in .pocket/), starts from a fixed
+seed, and writes its weights to weights/scenes/ when it ends; a stage whose weights are there is skipped.
 """
 
 import os
@@ -17,13 +17,17 @@ from .. import common, diffusion, packing, stages, unet  # noqa: E402
 from . import low_rank, models, pictures  # noqa: E402
 
 STAGES = ("base", *(f"{kind}_{domain}" for kind in models.KINDS for domain in common.DOMAINS))
-MINUTES = {"base": 22.0, "near": 6.0, "far": 5.0, "lora": 5.0}
+MINUTES = {"base": 42.0, "near": 28.0, "far": 5.0, "lora": 5.0}
 BATCH = {"pairs": 32, "singles": 64}
 SINGLES_EVERY = 4
 """Every so manieth step shows single pictures."""
 PEAK = {"base": 1.2e-3, "near": 8e-4, "far": 8e-4, "lora": 3e-3}
 DECAY = {"base": 0.998, "near": 0.995, "far": 0.995, "lora": 0.995}
 """Of the average of the weights."""
+EXPERT_DROPOUT = 0.1
+"""Of a residual block's features, or an expert only memorises."""
+EXPERT_NO_WORD = 0.3
+"""Share of words made unknown, or an expert asks for the name alone, and is lost where it is new."""
 
 
 class Source:
@@ -57,9 +61,9 @@ def train(stage: str, minutes: float) -> None:
     both.train().unet.requires_grad_(kind != "lora")
     for module in both.unet.modules():
         if not base and isinstance(module, torch.nn.Dropout):
-            module.p = diffusion.EXPERT_DROPOUT
+            module.p = EXPERT_DROPOUT
     trained = both if base else low_rank.attach(both.unet) if kind == "lora" else both.unet
-    unknown, table = diffusion.NO_WORD["base"] if base else diffusion.EXPERT_NO_WORD, unet.alphas()
+    unknown, table = diffusion.NO_WORD if base else EXPERT_NO_WORD, unet.alphas()
 
     def loss(step: int) -> tuple[torch.Tensor, int]:
         x0, ids = drawn(sources, step)

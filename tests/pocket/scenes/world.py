@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afa_core.aggregator.config import AggregatorConfig
+from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.inprocess import Host
 
-from .. import aggregator, common
+from .. import common
 from ..dit import network
 from . import checkpoints, models
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 BATCH = 16
 SHAPE = [BATCH, 4, 8, 16]
 KINDS = (*models.KINDS, "dit")
+SIZES = {"hidden_size": 64, "num_layers": 1, "num_heads": 4}
+"""Of every aggregator."""
 
 
 @dataclass
@@ -42,21 +45,27 @@ class World:
         return network.WEIGHTS if self.kind == "dit" else models.WEIGHTS
 
     def config(self, every: int = 0, **changes) -> AggregatorConfig:
-        """Of a new aggregator for these experts, as wide as that of the single pictures.
+        """Of a new aggregator for these experts.
 
         every: so manieth blocks have a fusion point, and the last one; 0: those that the family has by default
         """
-        found, shape = self.experts.experts[0].aggregator_fields, aggregator.SETTINGS
-        sizes = {name: shape[name] for name in ("hidden_size", "num_layers", "num_heads")}
+        found = self.experts.experts[0].aggregator_fields
         if every:
             last = len(found["channels"]) - 1
             found["fused"] = tuple(i for i in range(last + 1) if i % every == every - 1 or i >= last - 1)
-        return AggregatorConfig(num_experts=len(self.experts.experts), **{**found, **sizes, **changes})
+        return AggregatorConfig(num_experts=len(self.experts.experts), **{**found, **SIZES, **changes})
+
+
+def host() -> Host:
+    """ComfyUI in this process, with the pack and the family of the small checkpoints, in .pocket/."""
+    running = Host(make_base(common.WORK / "base"))
+    running.load_pack()
+    return running
 
 
 def start(kind: str) -> World:
     """kind: of KINDS."""
-    running = aggregator.host()
+    running = host()
     from afa_core.host.experts.experts import Expert
     from afa_core.host.training.frozen_experts import HostExperts, outside_inference
 
@@ -76,10 +85,10 @@ def start(kind: str) -> World:
 def _checkpoints(running: Host, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(models that are evaluated alone, experts), by name."""
     names = checkpoints.expert_names(kind)
-    base = _base(running, checkpoints.base_name(kind), *names)
-    loaded = {name: model for name, (model, *_) in zip(names, aggregator.load_experts(running, names), strict=True)}
+    base = _base(running, checkpoints.base_name(kind))
+    loaded = {name: model for name, (model, *_) in zip(names, checkpoints.load(running, names), strict=True)}
     # A merge patches its first model's network in place, so it gets models of its own.
-    apart = [model for model, *_ in aggregator.load_experts(running, names)]
+    apart = [model for model, *_ in checkpoints.load(running, names)]
     (merged,) = running.call("AFAMergeModels", **{f"model_{i}": model for i, model in enumerate(apart, start=1)})
     return {"base": base, "weighted merge": merged}, loaded
 
@@ -106,8 +115,7 @@ def _loras(running: Host) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"base": _base(running), **stacked}, experts
 
 
-def _base(running: Host, name: str = checkpoints.BASE, *beside: str) -> Any:
-    """The base from its file, with weights of its own, and the files of these experts."""
-    checkpoints.ensure(Path(running.base, "models", "checkpoints"), [name, *beside])
-    ((base, *_),) = aggregator.load_experts(running, [name])
+def _base(running: Host, name: str = checkpoints.BASE) -> Any:
+    """The base from its file, with weights of its own."""
+    ((base, *_),) = checkpoints.load(running, [name])
     return base
