@@ -59,9 +59,9 @@ OTHERS = (
     Student("LoRA rank 8, pictures and prompts, a third of the steps", share=1 / 3),
     Student("LoRA rank 2, pictures and prompts", rank=2),
     Student("LoRA rank 32, pictures and prompts", rank=32),
-    Student("LoRA rank 8, pictures and prompts, three times the steps", share=3.0),
     Student("LoRA of full rank, pictures and prompts", rank=FULL_RANK),
     Student("control: data only, pictures alone", prompts=False, control=True),
+    Student("LoRA rank 8, pictures and prompts, three times the steps", share=3.0),
 )
 """In the order of their importance."""
 
