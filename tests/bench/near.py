@@ -54,7 +54,7 @@ class Near:
 
         file = load_aggregator(models.WEIGHTS / "aggregator.safetensors")
         task = self.task(file.config)
-        task.module.load_state_dict({key: tensor.float() for key, tensor in file.state.items()})
+        task.module.load_state_dict(file.state)
         with outside_inference():
             return replace(file, routing=task.measure(datasets.listed(KNOWN).batches(BATCH)))
 
@@ -68,7 +68,7 @@ class Near:
         from afa_core.aggregator.sabw import Aggregator
 
         module = Aggregator(replace(self.file.config, **changes))
-        module.load_state_dict({key: tensor.float() for key, tensor in self.file.state.items()})
+        module.load_state_dict(self.file.state)
         return module
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.pocket.scenes import pairs, pictures
+from tests.pocket.scenes import datasets, pairs, pictures
 
 from .world import FOLDER
 
@@ -29,6 +29,6 @@ def written(name: str, rows: list[pairs.Pair], sub_folders: bool = False) -> Pat
             folder.mkdir(parents=True, exist_ok=True)
             picture = folder / f"{number:03}.png"
             Image.fromarray(pictures.scene(drawn).permute(1, 2, 0).numpy()).save(picture)
-            picture.with_suffix(".txt").write_text(pictures.caption(tuple(each.caption for each in drawn)))
+            picture.with_suffix(".txt").write_text(datasets.scenes_caption(drawn))
         draft.rename(place)
     return place

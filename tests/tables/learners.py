@@ -7,7 +7,7 @@ from itertools import cycle, islice, permutations
 from pathlib import Path
 
 from tests.pocket import common
-from tests.pocket.scenes import pairs, pictures
+from tests.pocket.scenes import datasets, pairs, pictures
 
 from . import folders
 
@@ -25,7 +25,7 @@ def drawn(pair: pairs.Pair) -> tuple[pictures.Drawn, ...]:
 
 
 def caption(pair: pairs.Pair) -> str:
-    return pictures.caption(tuple(each.caption for each in drawn(pair)))
+    return datasets.scenes_caption(drawn(pair))
 
 
 def folder(count: int) -> Path:

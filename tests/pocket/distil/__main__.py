@@ -18,7 +18,7 @@ from tests.tables.budget import FULL, QUICK  # noqa: E402
 from tests.tables.measure import loss_rows, picture_rows  # noqa: E402
 from tests.tables.oracle import ORACLE  # noqa: E402
 from tests.tables.picture_tables import picture_table  # noqa: E402
-from tests.tables.questions import PairList, pair_lists  # noqa: E402
+from tests.tables.questions import pair_lists  # noqa: E402
 from tests.tables.systems import System, expert_name, systems  # noqa: E402
 from tests.tables.world import BASE, World, start  # noqa: E402
 
@@ -51,16 +51,17 @@ def main() -> None:
     ask.add_argument("--quick", action="store_true", help="few pictures and prompts, to see that all of it runs")
     args = ask.parse_args()
     world = start(QUICK if args.quick else FULL)
-    school, lists = School(world, args.steps, args.quick), pair_lists(world, [*lessons.LISTS])
+    school = School(world, args.steps, args.quick)
+    lists = {pairs.name: pairs for pairs in pair_lists(world, [*lessons.LISTS])}
     rows = ordered(world, args.search)[: args.rows]
-    losses: dict[str, report.Losses] = {pairs.name: {} for pairs in lists}
+    losses: dict[str, report.Losses] = {name: {} for name in lists}
     systems: dict[str, System] = {}
 
     def measure(row: System) -> None:
         systems.setdefault(row.name, row)
-        for pairs in lists:
+        for name, pairs in lists.items():
             found = loss_rows(world, [row], pairs)[row.name]["losses"]
-            losses[pairs.name].setdefault(row.name, []).append(found)
+            losses[name].setdefault(row.name, []).append(found)
 
     for row in rows:
         measure(school.row(row, 0) if isinstance(row, Student) else row)
@@ -68,10 +69,10 @@ def main() -> None:
         if isinstance(row, Student):
             measure(school.row(row, 1))
     untrained = [row for row in rows if isinstance(row, System)]
-    print(f"\n{report.limits({pairs.name: pairs for pairs in lists}, losses, untrained)}")
-    for pairs in lists:
-        print(report.section(pairs, losses[pairs.name], systems, school.minutes))
-    shown = PairList(lessons.COVERED, world.budget.painted, world.budget.looks)
+    print(f"\n{report.limits(lists, losses, untrained)}")
+    for name, pairs in lists.items():
+        print(report.section(pairs, losses[name], systems, school.minutes))
+    shown = lists[lessons.COVERED]
     drawn = [systems[name] for name in (report.MERGE, report.AFA, MAIN.title)]
     painted = picture_rows(world, drawn, shown, world.budget.steps)
     print(f"\n## Pictures of {len(shown.pairs)} pairs of the prompt list\n")

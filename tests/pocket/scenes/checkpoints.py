@@ -4,6 +4,7 @@ python tests/pocket scenes.checkpoints [FOLDER] writes both bases, the near expe
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,13 @@ def expert_names(kind: str) -> list[str]:
 def ensure(folder: Path, names: list[str]) -> dict[str, Path]:
     """{name: path} of these checkpoints in `folder`, written where they are absent or stale."""
     words, decoder = models.WEIGHTS / "text_encoder.safetensors", common.WEIGHTS / "vae.safetensors"
-    text, vae = assemble.text_state(words), load_file(decoder)
+    shared = cache(lambda: (assemble.text_state(words), load_file(decoder)))
     out = {}
     for name in names:
         base, part = _sources(name)
-        weights = load_file(base) if part == base else packing.unpack(load_file(part), load_file(base))
         out[name] = folder / f"{name}.safetensors"
         stamp = assemble.digest([base, words, decoder, part])
-        assemble.write(out[name], stamp, lambda w=weights: assemble.checkpoint(w, text, vae))
+        assemble.write(out[name], stamp, lambda b=base, p=part: assemble.checkpoint(_weights(b, p), *shared()))
     return out
 
 
@@ -50,6 +50,10 @@ def _sources(name: str) -> tuple[Path, Path]:
     """The committed weights of a checkpoint's base, and its own."""
     family, _, part = name.partition("_")
     return WEIGHTS[family] / "base.safetensors", WEIGHTS[family] / f"{part}.safetensors"
+
+
+def _weights(base: Path, part: Path) -> dict[str, Any]:
+    return load_file(base) if part == base else packing.unpack(load_file(part), load_file(base))
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def oracle_by_place(domains: list[tuple[str, ...]]) -> Fusion:
 def _trained(name: str, path: Path):
     file = load_aggregator(path)
     module = Aggregator(file.config)
-    module.load_state_dict({key: tensor.float() for key, tensor in file.state.items()})
+    module.load_state_dict(file.state)
     fusion = SABWFusion(module)
     return lambda domains: gate.gated(fusion) if name == "gate" else fusion
 
