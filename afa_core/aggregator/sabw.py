@@ -215,7 +215,9 @@ class Aggregator(nn.Module):
             self.text(text), "b l (point layer kv heads d) -> point layer kv b heads l d",
             point=len(fused), layer=layers, kv=2, heads=heads,
         )  # fmt: skip
-        return {i: Inputs(times[n], tuple(texts[n].unbind())) for n, i in enumerate(fused)}
+        # Unbound, not indexed: the gradient of an index is as large as all points together.
+        each = zip(fused, times.unbind(), texts.unbind(), strict=True)
+        return {i: Inputs(of_time, tuple(of_text.unbind())) for i, of_time, of_text in each}
 
     def point(self, index: int) -> SABW:
         """The aggregator of fusion point `index`."""
