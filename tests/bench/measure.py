@@ -1,5 +1,6 @@
 """Interleaved measurement of the time that the processor itself spent: a machine shared with others moves wall time, and
-this hardly. Every candidate runs once a round, so that what still drifts moves all alike."""
+this hardly. Every candidate runs once a round, first to last and last to first by turns, so that what still drifts moves
+all alike."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ def interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dic
     """Seconds of every candidate in each round, printed as they come: a round may take long."""
     seconds: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds):
-        for name, run in candidates.items():
-            seconds[name].append(cpu_seconds(run))
+        for name in list(candidates)[:: -1 if number % 2 else 1]:
+            seconds[name].append(cpu_seconds(candidates[name]))
             print(f"round {number + 1}, {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
     return seconds
 
