@@ -1,6 +1,7 @@
 """A custom node package for the soak alone, without a node: says what the server's process holds."""
 
 import gc
+import sys
 import threading
 
 import comfy.model_management
@@ -29,5 +30,6 @@ async def holdings(request: web.Request) -> web.Response:
             "patchers": sum(issubclass(type(thing), ModelPatcher) for thing in things),
             "loaded": len(comfy.model_management.current_loaded_models),
             "threads": threading.active_count(),
+            "blocks": sys.getallocatedblocks(),
         }
     )
