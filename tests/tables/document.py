@@ -19,15 +19,15 @@ from .picture_scores import SHOWN
 from .picture_tables import picture_table, routing_table
 from .questions import PAINTED, PairList, painted_list, pair_lists
 from .search import METHODS, searched
-from .systems import AVERAGES, System, expert_name, systems
+from .systems import AVERAGES, EXTRAPOLATED, System, expert_name, systems
 from .trained import ABLATIONS, FULL, OURS, missing, trained
 from .world import World, trained_kinds
 
 Sections = Iterator[tuple[str, str, str]]
 """(title, words, table)"""
 EVERYWHERE = (
-    "base", *map(expert_name, common.DOMAINS), "weighted merge", "autoMBW (binary mid)", "MagicFusion, all three", "MaxFusion", *AVERAGES,
-    ORACLE, OURS, FULL, "last point only", "without spatial location",
+    "base", *map(expert_name, common.DOMAINS), "weighted merge", EXTRAPOLATED, "autoMBW (binary mid)", "MagicFusion, all three", "MaxFusion",
+    *AVERAGES, ORACLE, OURS, FULL, "last point only", "without spatial location",
 )  # fmt: skip
 """Rows that are painted, and whose loss is measured on every list; the others, and further seeds, are measured on the list
 on which claims are judged."""

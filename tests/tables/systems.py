@@ -45,6 +45,7 @@ class System:
 
 TOP_K = (1, 2)
 """Of the experts at every position, those that the default aggregator follows most."""
+EXTRAPOLATED = "base + 1.5 (merge - base)"
 AVERAGES = ("noise average", "block average")
 
 
@@ -69,8 +70,12 @@ def _merges(world: World) -> list[System]:
     def merge(name: str, **widgets) -> System:
         return System(name, node, 1, lambda w: [w.call("AFAMergeModels", **w.sockets(), **widgets)[0]], "free")
 
+    def extrapolated(w: World) -> list:
+        return [w.call("AFAMergeModels", **w.sockets(), base=w.load(BASE)[0], extrapolation=1.5)[0]]
+
     node = "AFA Merge Models"
-    rows = [merge("weighted merge"), *(merge(f"MBW {preset}", preset=preset) for preset in ("GRAD_V", "SMOOTHSTEP"))]
+    rows = [merge("weighted merge"), System(EXTRAPOLATED, node, 1, extrapolated, "free")]
+    rows += [merge(f"MBW {preset}", preset=preset) for preset in ("GRAD_V", "SMOOTHSTEP")]
     for name, method in search.METHODS.items():
         make = lambda w, m=method: [search.searched(w, m)[0]]  # noqa: E731
         rows.append(System(name, "AFA Auto Block Merge", 1, make, "free", search.depends(world, method)))

@@ -19,27 +19,21 @@ from tests.tables.measure import loss_rows, picture_rows  # noqa: E402
 from tests.tables.oracle import ORACLE  # noqa: E402
 from tests.tables.picture_tables import picture_table  # noqa: E402
 from tests.tables.questions import pair_lists  # noqa: E402
-from tests.tables.systems import System, expert_name, systems  # noqa: E402
-from tests.tables.world import BASE, World, start  # noqa: E402
+from tests.tables.systems import EXTRAPOLATED, System, expert_name, systems  # noqa: E402
+from tests.tables.trained import OURS  # noqa: E402
+from tests.tables.world import World, start  # noqa: E402
 
 from . import lessons, report  # noqa: E402
 from .students import AVERAGE, MAIN, OTHERS, School, Student, shipped  # noqa: E402
 
-EXTRAPOLATED = "base + 1.5 (merge - base)"
 FREE = (AVERAGE, EXTRAPOLATED, "MBW GRAD_V", "MBW SMOOTHSTEP", ORACLE, *map(expert_name, common.DOMAINS))
 
 
 def ordered(world: World, searched: bool) -> list[System | Student]:
     """By importance: a run that is cut off has the first ones."""
-    rows = [*systems(world, []), System(EXTRAPOLATED, "AFA Merge Models", 1, extrapolated, "free")]
-    found = {row.name: row for row in rows}
+    found = {row.name: row for row in systems(world, [])}
     free = [found[name] for name in (*FREE, *(search.METHODS if searched else ()))]
     return [found[report.MERGE], shipped(world), MAIN, *free, *OTHERS]
-
-
-def extrapolated(world: World) -> list:
-    base = world.load(BASE)[0]
-    return [world.call("AFAMergeModels", **world.sockets(), base=base, extrapolation=1.5)[0]]
 
 
 def main() -> None:
@@ -73,7 +67,7 @@ def main() -> None:
     for name, pairs in lists.items():
         print(report.section(pairs, losses[name], systems, school.minutes))
     shown = lists[lessons.COVERED]
-    drawn = [systems[name] for name in (report.MERGE, report.AFA, MAIN.title)]
+    drawn = [systems[name] for name in (report.MERGE, OURS, MAIN.title)]
     painted = picture_rows(world, drawn, shown, world.budget.steps)
     print(f"\n## Pictures of {len(shown.pairs)} pairs of the prompt list\n")
     print(picture_table(drawn, painted, shown, MAIN.title))

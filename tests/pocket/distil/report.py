@@ -9,7 +9,7 @@ from tests.pocket.scenes.statistics import over_subjects, share_over_subjects
 from tests.tables.markdown import table
 from tests.tables.questions import PairList
 from tests.tables.systems import System
-from tests.tables.trained import FULL as AFA
+from tests.tables.trained import OURS
 
 from .lessons import COVERED, LISTS, OUTSIDE
 from .students import MAIN
@@ -22,16 +22,16 @@ Losses = dict[str, list[list[float]]]
 
 
 def section(pairs: PairList, losses: Losses, systems: dict[str, System], minutes: dict[str, float]) -> str:
-    """Of every row its loss, how much lower it is than the merge's, and the share of the gap from merge to AFA.
+    """Of every row its loss, how much lower it is than the merge's, and the share of the gap from merge to ensemble.
 
     minutes: of the trainings, by the title of the row
     """
-    merge, afa = (_mean(losses[name]) for name in (MERGE, AFA))
+    merge, ensemble = (_mean(losses[name]) for name in (MERGE, OURS))
     lines = []
     for title, seeds in losses.items():
         won = merge - _mean(seeds)
         numbers = ", ".join(f"{sum(seed) / len(seed):.4f}" for seed in seeds)
-        against = [str(over_subjects(-won, pairs.codes)), _share(won, merge - afa, pairs)]
+        against = [str(over_subjects(-won, pairs.codes)), _share(won, merge - ensemble, pairs)]
         took = f"{minutes[title]:.1f}" if title in minutes else ""
         lines.append([title, str(systems[title].networks), took, numbers, *(against if title != MERGE else ["", ""])])
     found = ["loss (a number a seed)", "minus the merge (95 %)", "share of the gap (95 %)"]
@@ -43,14 +43,14 @@ def section(pairs: PairList, losses: Losses, systems: dict[str, System], minutes
 def limits(lists: dict[str, PairList], losses: dict[str, Losses], statics: list[System]) -> str:
     """What distilling is asked for, of the first student."""
     covered, found = lists[COVERED], losses[COVERED]
-    ours, merge, afa = (_mean(found[name]) for name in (MAIN.title, MERGE, AFA))
-    share = share_over_subjects(merge - ours, merge - afa, covered.codes)
+    ours, merge, ensemble = (_mean(found[name]) for name in (MAIN.title, MERGE, OURS))
+    share = share_over_subjects(merge - ours, merge - ensemble, covered.codes)
     rivals = [system.name for system in statics if system.networks == 1]
     against = {name: over_subjects(ours - _mean(found[name]), covered.codes) for name in rivals}
     unsure = [f"{name} ({change})" for name, change in against.items() if change.sign >= 0]
     outside = over_subjects(_mean(losses[OUTSIDE][MAIN.title]) - _mean(losses[OUTSIDE][MERGE]), lists[OUTSIDE].codes)
     lines = [
-        [f"prompt list: at least {WANTED:.0%} of the gap from merge to ensemble", _share(merge - ours, merge - afa, covered),
+        [f"prompt list: at least {WANTED:.0%} of the gap from merge to ensemble", _share(merge - ours, merge - ensemble, covered),
          share is not None and share.mean >= WANTED],
         [f"prompt list: surely less loss than each of {len(rivals)} single networks without training",
          f"not than: {', '.join(unsure) or 'none'}", not unsure],

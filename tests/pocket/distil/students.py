@@ -14,8 +14,7 @@ from tests.support.widgets import defaults
 from tests.tables.search import RESOLUTION
 from tests.tables.store import file_digest, fingerprint
 from tests.tables.systems import AVERAGES, System, ensemble, static
-from tests.tables.trained import FULL as AFA
-from tests.tables.trained import Trained
+from tests.tables.trained import OURS, Trained
 from tests.tables.world import World
 
 from . import lessons
@@ -33,14 +32,14 @@ FULL_RANK = 256
 
 @dataclass(frozen=True)
 class Student:
-    """control: the LoRA that learns the data alone; teacher: AFA or the noise average; share: of the steps of the run"""
+    """control: the LoRA that learns the data alone; teacher: the committed aggregator's ensemble or the noise average; share: of the steps of the run"""
 
     title: str
     pictures: bool = True
     prompts: bool = True
     rank: int = 8
     control: bool = False
-    teacher: str = AFA
+    teacher: str = OURS
     share: float = 1.0
 
     @property
@@ -80,7 +79,7 @@ class School:
         return lessons.QUICK if self.quick else lessons.FULL
 
     def teacher(self, name: str) -> System:
-        return shipped(self.world) if name == AFA else static(name, name, self.world.experts)
+        return shipped(self.world) if name == OURS else static(name, name, self.world.experts)
 
     def row(self, student: Student, seed: int) -> System:
         """A student as one network, loaded by the host; it is trained where that is not done yet."""
@@ -131,4 +130,4 @@ def shipped(world: World) -> System:
     committed = models.WEIGHTS / "aggregator.safetensors"
     copy = Path(world.aggregators, f"scenes_shipped_{file_digest(committed)[:12]}.safetensors")
     copy.write_bytes(committed.read_bytes())
-    return ensemble(Trained(AFA, 1, copy), world.experts)
+    return ensemble(Trained(OURS, 1, copy), world.experts)
