@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from .config import AggregatorConfig
@@ -14,13 +15,21 @@ ALONE = 0.995
 """An expert's own weight above which a fusion point is not worth its cost."""
 
 
-def pruned(config: AggregatorConfig, state: Mapping[str, Tensor]) -> tuple[AggregatorConfig, dict[str, Tensor]]:
-    """The aggregator without those points whose identity bias gives an expert's own feature more than ALONE.
+def points_alone(config: AggregatorConfig, state: Mapping[str, Tensor]) -> frozenset[int]:
+    """Fusion points whose identity bias gives an expert's own feature more than ALONE.
 
-    Its weight at equal logits decides, so that no picture has to be seen.
+    Its weight at equal logits decides, so that no picture has to be seen. The device is asked once.
     """
+    if not config.biased_points:
+        return frozenset()
     largest = math.log(ALONE / (1 - ALONE) * (config.num_experts - 1))
-    alone = {i for i in config.biased_points if state[f"aggregators.{i}.identity_bias"].item() > largest}
+    biases = torch.stack([state[f"aggregators.{i}.identity_bias"] for i in config.biased_points]).tolist()
+    return frozenset(i for i, bias in zip(config.biased_points, biases, strict=True) if bias > largest)
+
+
+def pruned(config: AggregatorConfig, state: Mapping[str, Tensor]) -> tuple[AggregatorConfig, dict[str, Tensor]]:
+    """The aggregator without the points of `points_alone`."""
+    alone = points_alone(config, state)
     if not alone:
         return config, dict(state)
     gone = tuple(f"aggregators.{i}." for i in alone)

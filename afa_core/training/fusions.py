@@ -1,4 +1,4 @@
-"""Fusions that only training needs: one that saves memory, one that leaves experts out at random."""
+"""Fusions that only training needs: one that saves memory, one that leaves points out, one that loses experts at random."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ from ..fusion.sabw_fusion import attend
 def checkpointed(*inputs: Any) -> tuple[Tensor, Tensor]:
     """As `attend` of a SABWFusion: keeps the features alone, and computes the point again in the backward pass."""
     return cast(tuple[Tensor, Tensor], checkpoint(attend, *inputs, use_reentrant=False, preserve_rng_state=False))
+
+
+class WithoutPoints:
+    """A fusion that leaves these fusion points alone."""
+
+    def __init__(self, fusion: Fusion, points: frozenset[int]):
+        self.fusion = fusion
+        self.points = points
+
+    def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+        return features if point.index in self.points else self.fusion(point, features, state)
 
 
 class ExpertDropout:

@@ -194,23 +194,45 @@ def test_points_that_leave_experts_alone_are_dropped():
 
 
 # ------------------------------------------------------------------ training
-def train(folder, steps: int, listen=lambda report: None):
+SETTINGS = TrainingSettings(12, 2, learning_rate=3e-3, warmup_steps=2, evaluate_every=5, ema=0.9)
+
+
+def a_task(drop_points: bool = False, bias: float = 0.0) -> AggregatorTask:
+    """bias: of the first point"""
     config = dataclasses.replace(CONFIG, identity_bias=True)
-    task = AggregatorTask(ToyExperts(), config, [{"file": "a"}, {"file": "b"}], AggregatorSettings(), 0)
-    settings = TrainingSettings(steps, 2, learning_rate=3e-3, warmup_steps=2, evaluate_every=5, ema=0.9)
-    return fit(task, toy_dataset(), settings, Keeping(folder / "toy.safetensors", save_every=3), listen)
+    sources = [{"file": "a"}, {"file": "b"}]
+    task = AggregatorTask(ToyExperts(), config, sources, AggregatorSettings(drop_points=drop_points), 0)
+    task.module.point(0).identity_bias.data.fill_(bias)
+    return task
 
 
-def test_a_training_with_biases_goes_on_to_the_same_numbers(tmp_path):
+def train(folder, steps: int, listen=lambda report: None, task: AggregatorTask | None = None):
+    settings = dataclasses.replace(SETTINGS, steps=steps)
+    return fit(task or a_task(), toy_dataset(), settings, Keeping(folder / "toy.safetensors", save_every=3), listen)
+
+
+@pytest.mark.parametrize("how", [{}, {"drop_points": True, "bias": 5.4}])
+def test_a_training_with_biases_goes_on_to_the_same_numbers(tmp_path, how):
     def stop(report):
         if report.state.step == 7:
             raise Stop
 
-    file, state = train(tmp_path / "whole", 12)
-    train(tmp_path / "stopped", 12, stop)
-    again, resumed = train(tmp_path / "stopped", 12)
+    file, state = train(tmp_path / "whole", 12, task=a_task(**how))
+    train(tmp_path / "stopped", 12, stop, task=a_task(**how))
+    again, resumed = train(tmp_path / "stopped", 12, task=a_task(**how))
     assert resumed.losses == state.losses
     assert all(torch.equal(file.state[key], again.state[key]) for key in file.state)
+
+
+@pytest.mark.parametrize(("bias", "kept"), [(5.4, (1, 2)), (5.2, (0, 1, 2))])
+def test_a_point_that_leaves_experts_alone_is_dropped_from_the_training(tmp_path, bias, kept):
+    task = a_task(True, bias)
+    before = {key: tensor.clone() for key, tensor in task.module.named_parameters()}
+    file, _ = train(tmp_path, 3, task=task)
+    changed = [key for key, tensor in task.module.named_parameters() if not torch.equal(tensor, before[key])]
+    assert {int(key.split(".")[1]) for key in changed if key.startswith("aggregators.")} == {*kept}
+    assert tuple(file.config.fused_points) == kept
+    assert file.routing["points"] == [task.experts.points[i].name for i in kept]
 
 
 def test_biases_have_a_rate_of_their_own(tmp_path):

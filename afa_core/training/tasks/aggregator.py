@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...aggregator.config import AggregatorConfig
 from ...aggregator.file import AggregatorFile, save_aggregator
-from ...aggregator.pruning import pruned
+from ...aggregator.pruning import points_alone, pruned
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
 from ...fusion.fusion import Fusion
@@ -21,7 +21,7 @@ from ...fusion.points import FusionPoint
 from ...fusion.sabw_fusion import SABWFusion, attend
 from ..data.dataset import Batch
 from ..draw import Draw, generator, held_out_draw
-from ..fusions import ExpertDropout, checkpointed
+from ..fusions import ExpertDropout, WithoutPoints, checkpointed
 from ..objective import Balance, FrozenExperts, baseline_losses, sample_loss
 
 NOISE_LEVELS = 5
@@ -32,11 +32,13 @@ class AggregatorSettings:
     """The published loss, and what can be added to it.
 
     expert_dropout: probability of losing an expert at a fusion point
+    drop_points:    leaves a fusion point alone from where its identity bias leaves experts alone; its file lacks it anyway
     """
 
     min_snr_gamma: float = 0.0
     load_balance: float = 0.0
     expert_dropout: float = 0.0
+    drop_points: bool = False
 
 
 class AggregatorTask:
@@ -62,14 +64,25 @@ class AggregatorTask:
         self.device, self.compute_dtype = experts.device, experts.compute_dtype
 
     def identity(self) -> dict[str, Any]:
-        return {**self.config.to_json(), **asdict(self.settings), **of_experts(self.sources)}
+        settings = asdict(self.settings)
+        if not self.settings.drop_points:  # a training of an earlier version has no such setting, and goes on
+            del settings["drop_points"]
+        return {**self.config.to_json(), **settings, **of_experts(self.sources)}
 
-    def fusion(self) -> SABWFusion:
-        return SABWFusion(self.module, checkpointed if self.experts.checkpointing else attend)
+    def fusion(self) -> Fusion:
+        """A point that is left alone gets no gradient, so it stays so: what is dropped follows from the weights."""
+        fusion = SABWFusion(self.module, checkpointed if self.experts.checkpointing else attend)
+        return WithoutPoints(fusion, self._dropped())
+
+    @torch.no_grad()
+    def _dropped(self) -> frozenset[int]:
+        if not self.settings.drop_points:
+            return frozenset()
+        return points_alone(self.config, dict(self.module.named_parameters()))
 
     def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         balance = Balance()
-        fusion: Fusion = self.fusion()
+        fusion = self.fusion()
         if self.settings.expert_dropout:
             fusion = ExpertDropout(fusion, self.settings.expert_dropout, generator(*draw.seeds, 1))
         losses = sample_loss(self.experts, fusion, batch, draw, balance.observe, self.settings.min_snr_gamma)
@@ -107,7 +120,8 @@ class AggregatorTask:
         {"points": names, "timesteps": middles of the levels in thousandths of the noise range, "shares":
         [levels][points][N]}; level 0 is the least noise.
         """
-        points = [self.experts.points[i] for i in self.config.fused_points]
+        dropped = self._dropped()
+        points = [self.experts.points[i] for i in self.config.fused_points if i not in dropped]
         sums = torch.zeros(NOISE_LEVELS, len(points), self.config.num_experts)
         counts = torch.zeros(NOISE_LEVELS)
         for batch in batches:

@@ -24,6 +24,7 @@ VARIANTS = {
     "AFA": {},
     "last point only": {"ablations": ("blocks",)},
     "identity bias": {"identity_bias": True},
+    "identity bias, points dropped": {"identity_bias": True},
     "gate": {"identity_bias": True},
     "without spatial location": {"ablations": ("space",)},
     "without timestep": {"ablations": ("time",)},
@@ -33,6 +34,8 @@ VARIANTS = {
 EVERY = 2
 """So manieth blocks of a DiT have a fusion point. There are five: every fourth, the default, leaves none before the last two."""
 OTHER_BLOCKS = {"every block": {"every": 1}, "every fourth block": {"every": 4}}
+DROPPING = {"identity bias, points dropped"}
+"""Points that leave experts alone leave the training, too."""
 TASKS = {"gate": gate.GateTask}
 STEPS = 2000
 SETTINGS = {"batch_size": datasets.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.995, "weight_decay": 0.01}
@@ -78,7 +81,8 @@ def train(of: world.World, name: str, seed: int, steps: int) -> Path:
 
     with outside_inference():
         kind, config = TASKS.get(name, AggregatorTask), of.config(**variants(of.kind)[name])
-        task = kind(of.experts, config, sources, AggregatorSettings(load_balance=LOAD_BALANCE), seed)
+        asked = AggregatorSettings(load_balance=LOAD_BALANCE, drop_points=name in DROPPING)
+        task = kind(of.experts, config, sources, asked, seed)
         fit(task, datasets.training(), settings, Keeping(kept, save_every=50), listen)
     return last(of, name, seed, steps)
 
