@@ -28,7 +28,8 @@ def overhead(size: int, experts: int, family: Family = SD15, **sizes) -> float:
     one = _flops(lambda: unet(tensor(1, 4, size, size), tensor(1), text, label))
     inputs = aggregator(time, text)
     fusing = _flops(lambda: aggregator(time, text))
-    for point in UNet().points(model.model):
+    points = UNet().points(model.model)
+    for point in (points[index] for index in config.fused_points):
         side = size // point.stride
         features = [tensor(1, point.channels, side, side)] * experts
         fusing += _flops(lambda f=features, p=point: aggregator.logits(p.index, f, inputs[p.index], p.stride))
