@@ -108,7 +108,7 @@ def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
         num_heads=widgets["num_heads"],
         ablations=tuple(name for name in ABLATIONS if ABLATION_CHOICES[name] == widgets["ablation"]),
         routing_stride=widgets["routing_stride"],
-        identity_bias=widgets.get("identity_bias", False),
+        identity_bias=widgets.get("identity_bias", False),  # an older workflow has no such widget
     )
 
 

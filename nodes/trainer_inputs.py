@@ -86,11 +86,11 @@ def _all_inputs() -> list[io.Input]:
         io.Latent.Input("latents", optional=True, tooltip="Latents of ComfyUI's own dataset nodes, in place of a folder."),
         io.Conditioning.Input("conditioning", optional=True, tooltip="Conditioning of ComfyUI's own dataset nodes, in place of a folder."),
         io.Boolean.Input(
-            "identity_bias", default=False, optional=True,
-            tooltip="For experts that differ much: each gets attention maps of its own, in which its own feature counts more, by an amount that is learned. Off: one map for all, as published.",
+            "identity_bias", default=True, optional=True,
+            tooltip="Each expert gets attention maps of its own, in which its own feature counts more, by an amount that is learned. Off: one map for all, as published.",
         ),
         io.Boolean.Input(
-            "drop_points", default=LOSS.drop_points, optional=True,
+            "drop_points", default=True, optional=True,
             tooltip="With identity_bias: a fusion point at which each expert's own feature has come to count for more than 0.995 is left out of the rest of the training, which makes steps faster. Off: it is left out of the file alone.",
         ),
     ]  # fmt: skip
