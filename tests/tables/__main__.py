@@ -14,7 +14,7 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.pocket.scenes import aggregators, datasets  # noqa: E402
+from tests.pocket.scenes import datasets  # noqa: E402
 from tests.support.comfy.bootstrap import REPOSITORY  # noqa: E402
 
 from .budget import BUDGETS, FULL  # noqa: E402
@@ -30,10 +30,9 @@ def main() -> None:
         "--final", action="store_true", help="known, experts_only and held_out, into docs/results/tables.md"
     )
     ask.add_argument("--budget", choices=BUDGETS, default=FULL.name)
-    ask.add_argument("--steps", type=int, default=aggregators.STEPS, help="of the aggregators' trainings")
     args = ask.parse_args()
     names = list(FINAL if args.final else args.lists)
-    text = document(start(BUDGETS[args.budget]), names, args.steps, " ".join(sys.argv[1:]))
+    text = document(start(BUDGETS[args.budget]), names, " ".join(sys.argv[1:]))
     path = FOLDER / f"{args.budget}_{'_'.join(names)}.md"
     if args.final and args.budget == FULL.name:
         path = REPOSITORY / "docs" / "results" / "tables.md"

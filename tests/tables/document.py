@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.pocket import common
-from tests.pocket.scenes.aggregators import SETTINGS
+from tests.pocket.scenes.aggregators import SETTINGS, STEPS
 
 from . import words
 from .fewer_steps import contenders, fewer_steps
@@ -33,11 +33,11 @@ EVERYWHERE = (
 on which claims are judged."""
 
 
-def document(world: World, names: list[str], steps: int, arguments: str) -> str:
-    """Measures what is not on disk yet, and writes it all down. steps: of the aggregators' trainings."""
+def document(world: World, names: list[str], arguments: str) -> str:
+    """Measures what is not on disk yet, and writes it all down."""
     lists = pair_lists(world, names)
     worlds = {kind: world.of_kind(kind) for kind in trained_kinds()}
-    rows = {kind: systems(w, trained(w, steps)) for kind, w in worlds.items()}
+    rows = {kind: systems(w, trained(w)) for kind, w in worlds.items()}
     near = rows[world.kind]
     losses = {
         pairs.name: {
@@ -48,7 +48,7 @@ def document(world: World, names: list[str], steps: int, arguments: str) -> str:
         for pairs in lists
     }
     ours = reference([system.name for system in near])
-    sections = [*_losses(near, lists, losses, ours, steps)]
+    sections = [*_losses(near, lists, losses, ours)]
     shown = painted_list(world, names)
     if shown:
         (asked,) = [pairs for pairs in lists if pairs.name.endswith(PAINTED)]
@@ -63,7 +63,7 @@ def document(world: World, names: list[str], steps: int, arguments: str) -> str:
     budget = world.budget
     about = words.SEARCH.format(merges=budget.merges, pairs=budget.merge_pairs)
     sections.append(("What autoMBW found", about, _searches(world)))
-    absent = [name for w in worlds.values() for name in missing(w, steps)]
+    absent = [name for w in worlds.values() for name in missing(w)]
     head = words.head(world, near, shown, absent, arguments)
     return "\n".join([head, *(f"## {title}\n\n{text}\n\n{table}\n" for title, text, table in sections)])
 
@@ -80,7 +80,7 @@ def reference(names: list[str]) -> str:
 
 
 def _losses(
-    near: list[System], lists: list[PairList], losses: dict[str, dict[str, Rows]], ours: str, steps: int
+    near: list[System], lists: list[PairList], losses: dict[str, dict[str, Rows]], ours: str
 ) -> Sections:
     for pairs in lists:
         found = losses[pairs.name]
@@ -89,9 +89,10 @@ def _losses(
             yield f"The paper beside ours by noise loss, {kind} experts: {pairs.title}", words.PAPER, verdicts
     for pairs in lists:
         yield f"Noise loss: {pairs.title}", words.LOSS.format(ours=ours), loss_table(losses[pairs.name], pairs, ours)
-    about = words.ABLATIONS.format(steps=steps, batch=SETTINGS["batch_size"])
     kept = {FULL, *ABLATIONS, *AVERAGES}
     for pairs in [pairs for pairs in lists if pairs.name.endswith(PAINTED)]:
+        steps = " and ".join(f"{STEPS[kind]} steps ({kind} experts)" for kind in losses[pairs.name])
+        about = words.ABLATIONS.format(steps=steps, batch=SETTINGS["batch_size"])
         parts = {kind: {n: r for n, r in rows.items() if n in kept} for kind, rows in losses[pairs.name].items()}
         yield f"Ablations: {pairs.title}", about, loss_table(parts, pairs, FULL)
 

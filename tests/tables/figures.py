@@ -157,15 +157,12 @@ def main() -> None:
     ask.add_argument("--list", default=datasets.WATCHED[1], help="of pairs.tsv; the held-out lists only at the end")
     ask.add_argument("--variant", default=OURS, choices=aggregators.VARIANTS)
     ask.add_argument("--seed", type=int, default=SEEDS[0])
-    ask.add_argument("--steps", type=int, default=aggregators.STEPS, help="of the aggregator's training")
     ask.add_argument("--sampling-steps", type=int, default=FULL.steps)
     args = ask.parse_args()
     world = start(FULL)
-    there = [t for t in trained(world, args.steps) if (t.variant, t.seed) == (args.variant, args.seed)]
+    there = [t for t in trained(world) if (t.variant, t.seed) == (args.variant, args.seed)]
     if not there:
-        ask.error(
-            f"{args.variant} of seed {args.seed} and {args.steps} steps is not trained: python -m tests.pocket.scenes.aggregators"
-        )
+        ask.error(f"{args.variant} of seed {args.seed} is not trained: python -m tests.pocket.scenes.aggregators")
     painter = Painter(world, ensemble(there[0], world.experts), args.sampling_steps)
     # One of each order of two domains.
     for claim, figure in figures(painter, PairList(args.list, 6, 1)).items():

@@ -35,16 +35,17 @@ class Trained:
         return file_digest(self.path)
 
 
-def trained(world: World, steps: int) -> list[Trained]:
-    """Of all variants and seeds, those that have been trained for so many steps."""
-    return [found for found in _all(world, steps) if _has_ended(found.path, steps)]
+def trained(world: World) -> list[Trained]:
+    """Of all variants and seeds, those that have been trained to the end."""
+    return [found for found in _all(world) if _has_ended(found.path, aggregators.STEPS[world.kind])]
 
 
-def missing(world: World, steps: int) -> list[str]:
+def missing(world: World) -> list[str]:
     """The others: each variant with its seeds."""
     absent: dict[str, list[str]] = {}
-    for found in _all(world, steps):
-        if not _has_ended(found.path, steps):
+    there = trained(world)
+    for found in _all(world):
+        if found not in there:
             absent.setdefault(found.variant, []).append(str(found.seed))
     return [f"{variant} of {world.kind} experts (seed {', '.join(seeds)})" for variant, seeds in absent.items()]
 
@@ -56,11 +57,7 @@ def _has_ended(path: Path, steps: int) -> bool:
     return path.exists() and load_aggregator(path).training["steps"] == steps
 
 
-def _all(world: World, steps: int) -> list[Trained]:
-    return [
-        Trained(
-            variant, seed, world.aggregators / f"{aggregators.stem(world.kind, variant, seed, steps)}-last.safetensors"
-        )
-        for variant in aggregators.VARIANTS
-        for seed in SEEDS
-    ]
+def _all(world: World) -> list[Trained]:
+    steps = aggregators.STEPS[world.kind]
+    stems = {(v, s): aggregators.stem(world.kind, v, s, steps) for v in aggregators.VARIANTS for s in SEEDS}
+    return [Trained(*of, world.aggregators / f"{stem}-last.safetensors") for of, stem in stems.items()]

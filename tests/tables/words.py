@@ -46,7 +46,7 @@ Intervals are 95 % bootstrap intervals over subjects of paired differences. "Sur
 LIMITS = "Set before anything was measured; what does not hold is printed as it is. Losses are of {losses}, pictures of {painted}."
 LOSS = "The difference is negative where {ours} is better."
 ABLATIONS = (
-    "Trained alike by `python -m tests.pocket.scenes.aggregators`: {steps} steps of {batch} pictures, the same seeds, batches and settings, and taken as "
+    "Trained alike by `python -m tests.pocket.scenes.aggregators`: {steps} of {batch} pictures, the same seeds, batches and settings, and taken as "
     "they were at the end. Losses are means over the seeds that are there."
 )
 PICTURES = "Networks: U-Nets evaluated a step for the prompt, and as many again for the negative prompt. Aggregators of seed 1."

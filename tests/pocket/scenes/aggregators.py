@@ -37,7 +37,8 @@ OTHER_BLOCKS = {"every block": {"every": 1}, "every fourth block": {"every": 4}}
 DROPPING = {"identity bias, points dropped"}
 """Points that leave experts alone leave the training, too."""
 TASKS = {"gate": gate.GateTask}
-STEPS = 2000
+STEPS = {"near": 2000, "far": 1000, "lora": 400, "dit": 1000}
+"""Of a training, by the kind of its experts."""
 SETTINGS = {"batch_size": datasets.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.995, "weight_decay": 0.01}
 LOAD_BALANCE = 0.2
 
@@ -100,18 +101,18 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("variants", nargs="*", metavar="variant", help="default: all")
     ask.add_argument("--kind", default="near", choices=world.KINDS)
-    ask.add_argument("--steps", type=int, default=STEPS)
+    ask.add_argument("--steps", type=int, help="by default as many as the kind has in STEPS")
     ask.add_argument("--seed", type=int, default=1)
     ask.add_argument(
         "--ship", action="store_true", help="commit the last weights of the one variant named, as far as it is trained"
     )
     args = ask.parse_args()
-    of = world.start(args.kind)
+    of, steps = world.start(args.kind), args.steps or STEPS[args.kind]
     for name in args.variants or variants(args.kind):
         if args.ship:
-            ship(of, last(of, name, args.seed, args.steps))
+            ship(of, last(of, name, args.seed, steps))
         else:
-            train(of, name, args.seed, args.steps)
+            train(of, name, args.seed, steps)
 
 
 if __name__ == "__main__":

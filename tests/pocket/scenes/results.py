@@ -44,11 +44,11 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("lists", nargs="*", default=datasets.WATCHED, help="of pairs.tsv; default: the watched ones")
     ask.add_argument("--kind", default="near", choices=world.KINDS)
-    ask.add_argument("--steps", type=int, default=aggregators.STEPS, help="of the aggregators' trainings")
+    ask.add_argument("--steps", type=int, help="of the aggregators' trainings")
     ask.add_argument("--seed", type=int, default=1)
     args = ask.parse_args()
-    of = world.start(args.kind)
-    files = {name: aggregators.last(of, name, args.seed, args.steps) for name in aggregators.variants(args.kind)}
+    of, steps = world.start(args.kind), args.steps or aggregators.STEPS[args.kind]
+    files = {name: aggregators.last(of, name, args.seed, steps) for name in aggregators.variants(args.kind)}
     trained = {name: file for name, file in files.items() if file.exists()}
     moved, near = models.moves(args.kind), rows.cosines(of, datasets.listed("watched_known"))
     print(
