@@ -30,7 +30,9 @@ def test_assembling_twice_gives_the_same_bytes(tmp_path):
 
 
 def test_what_is_committed_is_small():
-    assert sum(p.stat().st_size for p in common.WEIGHTS.rglob("*.safetensors")) <= 36e6
+    """Far experts, where somebody has trained them, are not committed."""
+    committed = [p for p in common.WEIGHTS.rglob("*.safetensors") if not p.name.startswith("far_")]
+    assert sum(p.stat().st_size for p in committed) <= 36e6
 
 
 def test_what_the_scenes_start_from_is_trained_where_it_or_the_autoencoder_is_lacking(monkeypatch, tmp_path):
