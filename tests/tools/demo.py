@@ -32,7 +32,7 @@ from tests.support.comfy.templates import (
 WEIGHTS = REPOSITORY / "tests" / "pocket" / "weights"
 EXPERTS = checkpoints.expert_names("near")
 TRAINED = WEIGHTS / "scenes" / "aggregator.safetensors"
-PROMPT = "left twemoji, man running, person activity; right twemoji, pouring liquid, drink"
+PROMPT = "left twemoji, man running, person activity; right twemoji, notebook, book paper"
 SIZE = {"width": 128, "height": 64}
 OUTPUT = REPOSITORY / "output" / "demo"
 SAMPLING = {"sampler_name": "dpmpp_2m", "scheduler": "normal", "cfg": 3.0}
