@@ -19,15 +19,15 @@ def checkpointed(*inputs: Any) -> tuple[Tensor, Tensor]:
     return cast(tuple[Tensor, Tensor], checkpoint(attend, *inputs, use_reentrant=False, preserve_rng_state=False))
 
 
-class WithoutPoints:
-    """A fusion that leaves these fusion points alone."""
+class OnlyPoints:
+    """A fusion that leaves all but these fusion points alone."""
 
-    def __init__(self, fusion: Fusion, points: frozenset[int]):
+    def __init__(self, fusion: Fusion, points: tuple[int, ...]):
         self.fusion = fusion
         self.points = points
 
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-        return features if point.index in self.points else self.fusion(point, features, state)
+        return self.fusion(point, features, state) if point.index in self.points else features
 
 
 class ExpertDropout:

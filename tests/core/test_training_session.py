@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from afa_core.aggregator.file import AggregatorError, load_aggregator
-from afa_core.training.fusions import WithoutPoints
+from afa_core.training.fusions import OnlyPoints
 from afa_core.training.loop import Stop
 from afa_core.training.session import TrainingError
 from tests.support import toy_training
@@ -196,7 +196,7 @@ def test_nan_at_the_first_evaluation_does_not_decide_what_is_best(tmp_path, monk
 
     def predict(self, fusion, noisy, *args):
         prediction = sound(self, fusion, noisy, *args)
-        evaluating = isinstance(fusion, WithoutPoints) and not torch.is_grad_enabled()
+        evaluating = isinstance(fusion, OnlyPoints) and not torch.is_grad_enabled()
         return prediction * torch.nan if evaluating and next(looks) == 0 else prediction
 
     monkeypatch.setattr(ToyExperts, "predict", predict)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...aggregator.config import AggregatorConfig
 from ...aggregator.file import AggregatorFile, save_aggregator
-from ...aggregator.pruning import points_alone, pruned
+from ...aggregator.pruning import points_kept, pruned
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
 from ...fusion.fusion import Fusion
@@ -21,7 +21,7 @@ from ...fusion.points import FusionPoint
 from ...fusion.sabw_fusion import SABWFusion, attend
 from ..data.dataset import Batch
 from ..draw import Draw, generator, held_out_draw
-from ..fusions import ExpertDropout, WithoutPoints, checkpointed
+from ..fusions import ExpertDropout, OnlyPoints, checkpointed
 from ..objective import Balance, FrozenExperts, baseline_losses, sample_loss
 
 NOISE_LEVELS = 5
@@ -72,13 +72,13 @@ class AggregatorTask:
     def fusion(self) -> Fusion:
         """A point that is left alone gets no gradient, so it stays so: what is dropped follows from the weights."""
         fusion = SABWFusion(self.module, checkpointed if self.experts.checkpointing else attend)
-        return WithoutPoints(fusion, self._dropped())
+        return OnlyPoints(fusion, self._kept())
 
     @torch.no_grad()
-    def _dropped(self) -> frozenset[int]:
+    def _kept(self) -> tuple[int, ...]:
         if not self.settings.drop_points:
-            return frozenset()
-        return points_alone(self.config, dict(self.module.named_parameters()))
+            return self.config.fused_points
+        return points_kept(self.config, dict(self.module.named_parameters()))
 
     def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         balance = Balance()
@@ -120,8 +120,8 @@ class AggregatorTask:
         {"points": names, "timesteps": middles of the levels in thousandths of the noise range, "shares":
         [levels][points][N]}; level 0 is the least noise.
         """
-        dropped = self._dropped()
-        points = [self.experts.points[i] for i in self.config.fused_points if i not in dropped]
+        fusion = self.fusion()
+        points = [self.experts.points[i] for i in self._kept()]
         sums = torch.zeros(NOISE_LEVELS, len(points), self.config.num_experts)
         counts = torch.zeros(NOISE_LEVELS)
         for batch in batches:
@@ -131,7 +131,7 @@ class AggregatorTask:
             def observe(point: FusionPoint, share: Tensor, shares: list[Tensor] = shares) -> None:
                 shares.append(share.mean((2, 3)).float().cpu())
 
-            sample_loss(self.experts, self.fusion(), batch, draw, observe)
+            sample_loss(self.experts, fusion, batch, draw, observe)
             levels = (draw.levels * NOISE_LEVELS).long()
             sums.index_add_(0, levels, torch.stack(shares, dim=1))
             counts.index_add_(0, levels, torch.ones(len(levels)))
