@@ -65,7 +65,7 @@ PARTS = {
     "economical": ("A lighter aggregator, and one trained to do without, on the near experts", bench_economical),
 }
 IN_PROCESS = (
-    "dits", "gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "distilling", "selective_step",
+    "gpu_habits", "loading", "step32", "step64", "sdxl64", "kernels", "loras", "training", "distilling", "selective_step",
 )  # fmt: skip
 """Parts that need the host in this process; the others start processes of their own, or make their own host."""
 

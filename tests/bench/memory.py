@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 GIB = 2**30
 
 
-def child(*arguments: object, module: str = "tests.bench.child") -> dict[str, int]:
-    """The bytes that a command prints last: each figure is from a process of its own."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+def child(*arguments: object, module: str = "tests.bench.child", environment: dict[str, str] | None = None) -> dict[str, Any]:
+    """The figures that a command prints last, measured in a process of its own."""
+    output = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **(environment or {})},
+    )
     return json.loads(output.stdout.splitlines()[-1])
 
 
