@@ -1,1 +1,1 @@
-"""What distilling an ensemble of the scenes' near experts is worth: python -m tests.pocket.distil"""
+"""What distilling an ensemble of the scenes' experts is worth: python -m tests.pocket.distil"""

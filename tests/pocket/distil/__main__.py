@@ -1,6 +1,6 @@
-"""What distilling is worth: python -m tests.pocket.distil [--steps N] [--rows N] [--twice N] [--search] [--quick]
+"""What distilling is worth: python -m tests.pocket.distil [--kind far] [--steps N] [--rows N] [--twice N] [--search] [--quick]
 
-Trains students of the scenes' near experts through the node, measures the noise loss of every row on the watched lists
+Trains students of the scenes' experts through the node, measures the noise loss of every row on the watched lists
 (PROTOCOL.md), paints the pairs of the prompt list with the merge, the ensemble and the student, and prints tables. Finished
 rows are on disk, and a training that was cut off goes on.
 """
@@ -21,10 +21,10 @@ from tests.tables.picture_tables import picture_table  # noqa: E402
 from tests.tables.questions import pair_lists  # noqa: E402
 from tests.tables.systems import EXTRAPOLATED, System, expert_name, systems  # noqa: E402
 from tests.tables.trained import OURS  # noqa: E402
-from tests.tables.world import World, start  # noqa: E402
+from tests.tables.world import KINDS, World, start  # noqa: E402
 
 from . import lessons, report  # noqa: E402
-from .students import AVERAGE, MAIN, OTHERS, School, Student, shipped  # noqa: E402
+from .students import AVERAGE, MAIN, OTHERS, School, Student, ours  # noqa: E402
 
 FREE = (AVERAGE, EXTRAPOLATED, "MBW GRAD_V", "MBW SMOOTHSTEP", ORACLE, *map(expert_name, common.DOMAINS))
 
@@ -33,18 +33,19 @@ def ordered(world: World, searched: bool) -> list[System | Student]:
     """By importance: a run that is cut off has the first ones."""
     found = {row.name: row for row in systems(world, [])}
     free = [found[name] for name in (*FREE, *(search.METHODS if searched else ()))]
-    return [found[report.MERGE], shipped(world), MAIN, *free, *OTHERS]
+    return [found[report.MERGE], ours(world), MAIN, *free, *OTHERS]
 
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--kind", choices=KINDS, default=KINDS[0], help="of the experts")
     ask.add_argument("--steps", type=int, default=500)
     ask.add_argument("--rows", type=int, help="only the first so many, which are the most important")
     ask.add_argument("--twice", type=int, default=0, help="the first so many rows have their students from two seeds")
     ask.add_argument("--search", action="store_true", help="autoMBW too, which wants tests/tables/requirements.txt")
     ask.add_argument("--quick", action="store_true", help="few pictures and prompts, to see that all of it runs")
     args = ask.parse_args()
-    world = start(QUICK if args.quick else FULL)
+    world = start(QUICK if args.quick else FULL).of_kind(args.kind)
     school = School(world, args.steps, args.quick)
     lists = {pairs.name: pairs for pairs in pair_lists(world, [*lessons.LISTS])}
     rows = ordered(world, args.search)[: args.rows]

@@ -14,7 +14,7 @@ from tests.support.widgets import defaults
 from tests.tables.search import RESOLUTION
 from tests.tables.store import file_digest, fingerprint
 from tests.tables.systems import AVERAGES, System, ensemble, static
-from tests.tables.trained import OURS, Trained
+from tests.tables.trained import OURS, Trained, trained
 from tests.tables.world import World
 
 from . import lessons
@@ -32,7 +32,7 @@ FULL_RANK = 256
 
 @dataclass(frozen=True)
 class Student:
-    """control: the LoRA that learns the data alone; teacher: the committed aggregator's ensemble or the noise average; share: of the steps of the run"""
+    """control: the LoRA that learns the data alone; teacher: the aggregator's ensemble or the noise average; share: of the steps of the run"""
 
     title: str
     pictures: bool = True
@@ -79,7 +79,7 @@ class School:
         return lessons.QUICK if self.quick else lessons.FULL
 
     def teacher(self, name: str) -> System:
-        return shipped(self.world) if name == OURS else static(name, name, self.world.experts)
+        return ours(self.world) if name == OURS else static(name, name, self.world.experts)
 
     def row(self, student: Student, seed: int) -> System:
         """A student as one network, loaded by the host; it is trained where that is not done yet."""
@@ -125,8 +125,11 @@ def _minutes(lora: Path) -> float:
         return json.loads(file.metadata()["afa_distil"])["seconds"] / 60
 
 
-def shipped(world: World) -> System:
-    """The ensemble with the committed aggregator."""
+def ours(world: World) -> System:
+    """The ensemble with the committed aggregator; of far experts, which have none, with the one trained from the first seed."""
+    if world.kind != "near":
+        (found,) = [found for found in trained(world) if found.name == OURS]
+        return ensemble(found, world.experts)
     committed = models.WEIGHTS / "aggregator.safetensors"
     copy = Path(world.aggregators, f"scenes_shipped_{file_digest(committed)[:12]}.safetensors")
     copy.write_bytes(committed.read_bytes())
