@@ -37,7 +37,8 @@ def document(world: World, names: list[str], arguments: str) -> str:
     """Measures what is not on disk yet, and writes it all down."""
     lists = pair_lists(world, names)
     worlds = {kind: world.of_kind(kind) for kind in trained_kinds()}
-    rows = {kind: systems(w, trained(w)) for kind, w in worlds.items()}
+    aggregators = {kind: trained(w) for kind, w in worlds.items()}
+    rows = {kind: systems(w, aggregators[kind]) for kind, w in worlds.items()}
     near = rows[world.kind]
     losses = {
         pairs.name: {
@@ -63,7 +64,7 @@ def document(world: World, names: list[str], arguments: str) -> str:
     budget = world.budget
     about = words.SEARCH.format(merges=budget.merges, pairs=budget.merge_pairs)
     sections.append(("What autoMBW found", about, _searches(world)))
-    absent = [name for w in worlds.values() for name in missing(w)]
+    absent = [name for kind, w in worlds.items() for name in missing(w, aggregators[kind])]
     head = words.head(world, near, shown, absent, arguments)
     return "\n".join([head, *(f"## {title}\n\n{text}\n\n{table}\n" for title, text, table in sections)])
 

@@ -40,10 +40,9 @@ def trained(world: World) -> list[Trained]:
     return [found for found in _all(world) if _has_ended(found.path, aggregators.STEPS[world.kind])]
 
 
-def missing(world: World) -> list[str]:
-    """The others: each variant with its seeds."""
+def missing(world: World, there: list[Trained]) -> list[str]:
+    """The others than there: each variant with its seeds."""
     absent: dict[str, list[str]] = {}
-    there = trained(world)
     for found in _all(world):
         if found not in there:
             absent.setdefault(found.variant, []).append(str(found.seed))
