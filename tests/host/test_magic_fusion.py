@@ -8,6 +8,7 @@ import torch
 
 from afa_core.fusion.fusion import FusionError
 from afa_core.fusion.magic import MODES, REFERENCES, MagicFusion, saliency
+from tests.support import transformers
 
 
 def noises(models, height, width, batch=2, channels=4, seed=0):
@@ -231,6 +232,21 @@ def test_every_kind_of_checkpoint(checkpoint, encode, sample, magic):
 
     (xl, xl_clip, _), other = checkpoint("tiny_sdxl_a"), checkpoint("tiny_sdxl_b")[0]
     assert torch.isfinite(sample(magic((xl, other))[0], encode(xl_clip, "a cat"), encode(xl_clip, ""))).all()
+
+
+@pytest.mark.parametrize("family", ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"])
+def test_transformers(comfy_host, magic, family):
+    """Of a batch of two; latents of some families have a dimension of frames."""
+    a, b = (transformers.load(comfy_host, f"tiny_{family}_{letter}") for letter in "ab")
+    latent = comfy_host.call("EmptySD3LatentImage", width=64, height=96, batch_size=2)[0]["samples"]
+
+    def painted(model):
+        return transformers.sample(comfy_host, model, a, latent=latent)
+
+    alone, other = painted(a.patcher), painted(b.patcher)
+    assert torch.equal(painted(magic((a.patcher, a.patcher.clone()))[0]), alone)
+    blended = painted(magic((a.patcher, b.patcher))[0])
+    assert torch.isfinite(blended).all() and not torch.equal(blended, alone) and not torch.equal(blended, other)
 
 
 def test_each_expert_reads_its_own_text(comfy_host, checkpoint, encode, sample, magic):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...fusion.fusion import FusionError, blend, logits_of
 from ...fusion.magic import MODES, TIMESTEPS, MagicFusion
+from ..architectures.frames import with_frames, without_frames
 from .parts import ensemble_of
 from .run import Run, run_of
 from .step import EXPERT
@@ -49,14 +50,15 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
     for index in range(1, len(ensemble.experts)):
         chosen = {**options, "transformer_options": {**options["transformer_options"], EXPERT: index}}
         predictions.append(comfy.samplers.calc_cond_batch(model, args["conds"], x, sigma, chosen))
-    sides = list(zip(*predictions, strict=True))
-    guided, unguided = ([(x - denoised) / sigma.view(-1, 1, 1, 1) for denoised in side] for side in sides)
+    noisy = without_frames(x)
+    sides = [[without_frames(denoised) for denoised in side] for side in zip(*predictions, strict=True)]
+    guided, unguided = ([(noisy - denoised) / sigma.view(-1, 1, 1, 1) for denoised in side] for side in sides)
     shares = fusion.shares(guided, unguided, args["cond_scale"])
     if current.routing:
         evaluation = current.routing.evaluate(sigma, [True] * len(x))
         evaluation.observe(ensemble.points[-1], shares)
         evaluation.end()
-    return [blend(side, logits_of(shares))[0] for side in sides]
+    return [with_frames(blend(side, logits_of(shares))[0], x) for side in sides]
 
 
 def _fuses(fusion: MagicFusion, current: Run, sigma: Tensor) -> bool:
