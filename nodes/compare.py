@@ -38,7 +38,7 @@ class AFACompare(io.ComfyNode):
         return schema(
             node_id="AFACompare",
             display_name="Compare AFA Methods",
-            description="Paints the same prompt and seeds by every way to use several checkpoints: a grid, a table, and a blind choice.",
+            description="Paints the same prompt and seeds by seven ways to use several checkpoints: a grid, a table, and a blind choice.",
             search_aliases=["xy plot", "x/y plot", "compare checkpoints", "compare merges", "grid", "blind test"],
             inputs=[
                 *numbered(io.Model, "model", "A checkpoint of the same architecture as the others, with its LoRAs: model"),

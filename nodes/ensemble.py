@@ -31,8 +31,9 @@ def _economies() -> list[io.Input]:
     return [
         io.Float.Input(
             "skip_below", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip="Faster: a model that is followed less than this, on average over the picture, is left out of that "
-            "block. 0 always runs every model. A fast setting: 0.2, with decide_every 6.",
+            tooltip="Faster: a model whose mean weight over the picture is below this is not run. With identity_bias and on "
+            "transformers it is left out of a whole step, else of single blocks. 0 runs every model. A fast setting: 0.2, "
+            "with decide_every 6.",
         ),
         io.Int.Input(
             "decide_every", default=1, min=1, max=100, optional=True,

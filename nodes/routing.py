@@ -19,10 +19,10 @@ class AFARoutingMaps(io.ComfyNode):
         return schema(
             node_id="AFARoutingMaps",
             display_name="AFA Routing Maps",
-            description="Shows which expert was followed where: a heat map an expert, and shares over steps and blocks.",
+            description="Shows which expert was followed where: an attention map an expert, and shares over steps and blocks.",
             search_aliases=["attention maps", "expert heat map", "routing"],
             inputs=[
-                RoutingType.Input("routing", tooltip="The routing output of AFA Ensemble Model."),
+                RoutingType.Input("routing", tooltip="The routing output of AFA Ensemble Model or Load AFA Ensemble."),
                 io.Latent.Input(
                     "samples", tooltip="The sampler's latent, so that the maps are drawn after it has run."
                 ),

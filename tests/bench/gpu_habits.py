@@ -51,7 +51,7 @@ class Row(NamedTuple):
         return self.found <= self.limit
 
     def __str__(self) -> str:
-        return f"| {self.what} | {self.found:,} | {self.limit:,} |{'' if self.holds else MISSED}"
+        return f"| {self.what} | {self.found:,} | {self.limit:,}{'' if self.holds else MISSED} |"
 
 
 def bench_gpu_habits() -> list[str]:

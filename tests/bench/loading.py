@@ -39,6 +39,6 @@ def bench_loading(rounds: int = 5) -> list[str]:
         )
     read, made = (ratios(seconds[name], seconds["checkpoint"]) for name in ("aggregator", "ensemble"))
     return [
-        "Beside reading the weights of one SD1.5 U-Net (1.7 GB), an aggregator for two experts (85 MB) costs "
-        f"{spread(read)} to read and check, and AFA Ensemble Model {spread(made)}."
+        "Times / the time to read the weights of one SD1.5 U-Net (1.7 GB): reading and checking an aggregator for two experts "
+        f"(85 MB) {spread(read)}, AFA Ensemble Model {spread(made)}."
     ]
