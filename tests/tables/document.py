@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.pocket import common
-from tests.pocket.scenes.aggregators import SETTINGS, STEPS
+from tests.pocket.scenes.aggregators import LOAD_BALANCE, SETTINGS, STEPS
+from tests.pocket.scenes.world import SIZES
 
 from . import words
 from .fewer_steps import contenders, fewer_steps
-from .limits import limits
+from .limits import LIMIT, YES, limits
 from .loss_tables import loss_table
+from .markdown import table
 from .measure import Rows, by_variant, loss_rows, picture_rows
 from .numbers_of_experts import numbers_of_experts
 from .oracle import ORACLE
@@ -56,17 +58,19 @@ def document(world: World, names: list[str], arguments: str) -> str:
         drawn = [system for system in near if system.name in EVERYWHERE]
         painted = picture_rows(world, drawn, shown, world.budget.steps)
         held = limits(near, losses[asked.name], asked, painted, shown, ours)
-        about = words.LIMITS.format(losses=asked.title, painted=shown.title)
+        holding = [line[-1] for line in held].count(YES)
+        about = words.LIMITS.format(holding=holding, limits=len(held), losses=asked.title, painted=shown.title)
         racing = contenders(drawn, losses[asked.name][world.kind], ours)
-        sections = [("What must hold", about, held), *sections, *_pictures(drawn, painted, shown, ours)]
+        sections = [("What must hold", about, table(LIMIT, held)), *sections, *_pictures(drawn, painted, shown, ours)]
         sections.append(("Fewer steps", words.FEWER.format(ours=ours), fewer_steps(world, racing, shown)))
     sections.append(("Number of experts", words.NUMBERS, numbers_of_experts(world, lists)))
     budget = world.budget
     about = words.SEARCH.format(merges=budget.merges, pairs=budget.merge_pairs)
     sections.append(("What autoMBW found", about, _searches(world)))
     absent = [name for kind, w in worlds.items() for name in missing(w, aggregators[kind])]
-    head = words.head(world, near, shown, absent, arguments)
-    return "\n".join([head, *(f"## {title}\n\n{text}\n\n{table}\n" for title, text, table in sections)])
+    sections.append(("How it was measured", words.measured(world, near, shown, absent), ""))
+    pages = (f"## {title}\n\n{text}\n\n{body}".rstrip() + "\n" for title, text, body in sections)
+    return "\n".join([words.head(arguments), *pages])
 
 
 def asked_of(rows: list[System], pairs: PairList, kind: str) -> list[System]:
@@ -93,7 +97,7 @@ def _losses(
     kept = {FULL, *ABLATIONS, *AVERAGES}
     for pairs in [pairs for pairs in lists if pairs.name.endswith(PAINTED)]:
         steps = " and ".join(f"{STEPS[kind]} steps ({kind} experts)" for kind in losses[pairs.name])
-        about = words.ABLATIONS.format(steps=steps, batch=SETTINGS["batch_size"])
+        about = words.ABLATIONS.format(steps=steps, batch=SETTINGS["batch_size"], settings=_settings())
         parts = {kind: {n: r for n, r in rows.items() if n in kept} for kind, rows in losses[pairs.name].items()}
         yield f"Ablations: {pairs.title}", about, loss_table(parts, pairs, FULL)
 
@@ -103,6 +107,12 @@ def _pictures(drawn: list[System], painted: Rows, shown: PairList, ours: str) ->
     yield f"The paper beside ours by both subjects right: {shown.title}", words.PAPER, verdicts
     yield f"Pictures: {shown.title}", words.PICTURES, picture_table(drawn, painted, shown, ours)
     yield f"Routing: {shown.title}", words.ROUTING, routing_table(painted, shown)
+
+
+def _settings() -> str:
+    """Of every aggregator's training, beside the batch."""
+    others = {name: value for name, value in SETTINGS.items() if name != "batch_size"}
+    return ", ".join(f"{name} {value}" for name, value in {**SIZES, **others, "load_balance": LOAD_BALANCE}.items())
 
 
 def _searches(world: World) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.pocket import common
 
-from .markdown import table
 from .measure import Rows
 from .oracle import ORACLE
 from .paper import judged
@@ -15,14 +14,16 @@ from .systems import System, expert_name
 from .trained import ABLATIONS
 
 GAP, RIGHT = 0.7, 0.65
+LIMIT = ("limit", "found", "holds")
+YES = "yes"
 RIVALS = ("weighted merge", "noise average", "autoMBW (binary mid)", *map(expert_name, common.DOMAINS))
 """By pictures: both subjects right surely more often than each."""
 
 
 def limits(
     systems: list[System], losses: dict[str, Rows], pairs: PairList, painted: Rows, shown: PairList, ours: str
-) -> str:
-    """losses: by kind of experts, near first, of the pairs; painted: of the pairs `shown`."""
+) -> list[list[str]]:
+    """Rows of LIMIT. losses: by kind of experts, near first, of the pairs; painted: of the pairs `shown`."""
     lines = []
     untrained = [s.name for s in systems if s.kind in ("base", "free")]
     lesser = [*untrained, *(s.name for s in systems if s.name in ABLATIONS)]
@@ -42,7 +43,7 @@ def limits(
         found = over_subjects(painted[ours]["right weight"], shown.codes)
         text = f"mean weight of the right expert in its half at least {RIGHT:.0%}"
         lines.append([text, f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})", found.mean >= RIGHT])
-    return table(["limit", "found", "holds"], [[a, b, "yes" if c else "**no**"] for a, b, c in lines])
+    return [[limit, found, YES if holds else "**no**"] for limit, found, holds in lines]
 
 
 def gap_share(rows: Rows, untrained: list[str], ours: str) -> tuple[str, float]:

@@ -9,6 +9,7 @@ from datetime import date
 from tests.pocket.scenes import judge
 
 from .features import features, likeness
+from .oracle import ORACLE
 from .paint import SAMPLER, SCHEDULER
 from .questions import PairList, halves
 from .systems import System
@@ -16,19 +17,26 @@ from .world import World
 
 HEAD = """# The paper's tables, on scenes
 
-Printed by `make tables TABLES='{arguments}'` on {today}: {machine}, {cores} cores, no GPU. Measuring took {minutes:.0f} minutes; times are of a
-clock on the wall, whatever else the machine did. Every row is made of nodes, as an artist would make it:
+Printed by `make tables TABLES='{arguments}'` on {today}: {machine}, {cores} cores, no GPU.
+
+Scenes are pictures of 128 x 64 pixels with two subjects side by side. Three small checkpoints were trained on one domain each
+(`tests/pocket/README.md`): *near* experts saw pictures of the other domains too, *far* experts did not. These tables say how the rows rank on
+*them*; they do not say how full-size checkpoints would rank. `tests/pocket/PROTOCOL.md` fixed lists, rows and limits before the lists were looked at.
+
+- **identity bias**: an aggregator that was trained with `identity_bias`; *points dropped*: with `drop_points` too, as the trainer does by default.
+- **Noise loss**: mean squared error of the prediction. Lower is better.
+- **{oracle}**: each half of the prediction by its own expert's. No method can have this knowledge.
+- Intervals are 95 % bootstrap intervals over subjects of paired differences. "Surely" means that the interval leaves out 0.
+
+Rows and measures are described [below](#how-it-was-measured).
+"""
+MEASURED = """Measuring took {minutes:.0f} minutes; times are of a clock on the wall, whatever else the machine did. Every row is made of nodes:
 
 {nodes}
 
-Scenes are pictures of 128 x 64 pixels with two subjects side by side, and the experts are small (`tests/pocket/README.md`). These tables
-say how the rows rank on *them*; they do not say how full-size checkpoints would rank. `tests/pocket/PROTOCOL.md` fixed lists, rows and limits
-before the lists were looked at.
-
-- **Noise loss**: mean squared error of the v-prediction for the prompt, without guidance, of the MODEL itself through the host's
-  guider; {looks} fixed draws of noise and timestep for every pair. Lower is better. MagicFusion weighs the models by what guidance does, so
-  its mask is that of the guidance that is painted with; a step switch is judged by the model that is in charge at the timestep.
-- **{oracle}**: each half of the prediction by its own expert's. It knows what no row may know.
+- **Noise loss**: of the v-prediction for the prompt, without guidance, of the MODEL itself through the host's guider; {looks} fixed draws of noise and
+  timestep for every pair. MagicFusion weighs the models by what guidance does, so its mask is that of the guidance that is painted with; a step
+  switch is judged by the model that is in charge at the timestep.
 - **Probe's weights by noise level** come from {probed} pairs and **autoMBW** from {merge_pairs} pairs of subjects that the aggregators learn from.
 - **Pictures**: {painted}, {steps} steps of {sampler} ({scheduler}), guidance {cfg:g}; the same noise, text encoder, VAE and precision
   (float32) in every row.
@@ -39,15 +47,15 @@ before the lists were looked at.
   ImageReward need weights that no package carries: `AFA Score Images` has them.
 
 {scale}
-
-Intervals are 95 % bootstrap intervals over subjects of paired differences. "Surely" means that the interval leaves out 0.
 {absent}"""
 
-LIMITS = "Set before anything was measured; what does not hold is printed as it is. Losses are of {losses}, pictures of {painted}."
+LIMITS = (
+    "Set before anything was measured: {holding} of {limits} hold. Losses are of {losses}, pictures of {painted}."
+)
 LOSS = "The difference is negative where {ours} is better."
 ABLATIONS = (
     "Trained alike by `python -m tests.pocket.scenes.aggregators`: {steps} of {batch} pictures, the same seeds, batches and settings, and taken as "
-    "they were at the end. Losses are means over the seeds that are there."
+    "they were at the end. Losses are means over the seeds that are there. Not the trainer's defaults: {settings}."
 )
 PICTURES = "Networks: U-Nets evaluated a step for the prompt, and as many again for the negative prompt. Aggregators of seed 1."
 ROUTING = (
@@ -69,20 +77,24 @@ PAPER = (
 )
 
 
-def head(world: World, rows: list[System], shown: PairList | None, absent: list[str], arguments: str) -> str:
-    from .oracle import ORACLE
+def head(arguments: str) -> str:
+    return HEAD.format(
+        arguments=arguments, today=date.today(), machine=platform.machine(), cores=os.cpu_count(), oracle=ORACLE
+    )  # fmt: skip
 
+
+def measured(world: World, rows: list[System], shown: PairList | None, absent: list[str]) -> str:
     budget = world.budget
     nodes: dict[str, list[str]] = {}
     for system in rows:
         nodes.setdefault(system.node, []).append(system.name)
-    return HEAD.format(
-        arguments=arguments, today=date.today(), machine=platform.machine(), cores=os.cpu_count(),
+    untrained = "\n".join(f"- {name}" for name in absent)
+    return MEASURED.format(
         minutes=world.store.minutes, nodes="\n".join(f"- {node}: {'; '.join(names)}" for node, names in nodes.items()),
-        looks=budget.looks, oracle=ORACLE, probed=budget.probed, merge_pairs=budget.merge_pairs,
+        looks=budget.looks, probed=budget.probed, merge_pairs=budget.merge_pairs,
         painted=f"{len(shown.pairs)} pairs of {shown.name}" if shown else "none", steps=budget.steps, sampler=SAMPLER,
         scheduler=SCHEDULER, cfg=budget.cfg, hands=" and ".join(judge.TRAINED), scale=_scale(world, shown) if shown else "",
-        absent=f"\nNot trained, and therefore absent: {', '.join(absent)}.\n" if absent else "",
+        absent=f"\nNot trained, and therefore absent:\n\n{untrained}" if absent else "",
     )  # fmt: skip
 
 
