@@ -13,7 +13,7 @@ from ..afa_core.comparison.seeds import parse_seeds
 from ..afa_core.fusion.averages import StaticFusion
 from ..afa_core.fusion.magic import MagicFusion
 from ..afa_core.host.merging.merge import check_mergeable
-from ..afa_core.host.sampling.ensemble import make_ensemble
+from ..afa_core.host.sampling.ensemble import check_fits
 from ..afa_core.host.text.clip import ensemble_clip
 from .compare_graph import FUSIONS, ComparisonGraph
 from .fusion import MAGIC
@@ -127,7 +127,7 @@ def _check(cls: type[io.ComfyNode], inputs: dict[str, Any]) -> dict[str, str]:
         check_mergeable(found)
     rules = [MagicFusion() if rule == MAGIC else StaticFusion(rule) for rule in FUSIONS if inputs[rule.replace(" ", "_")]]
     for rule in (*rules, *(aggregators.values() if inputs["trained_aggregators"] else ())):
-        make_ensemble(rule, found)
+        check_fits(rule, found)
     return {
         socket: _short(rule.name) if isinstance(rule, AggregatorFile) else socket.replace("_", " ")
         for socket, rule in aggregators.items()

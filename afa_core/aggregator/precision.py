@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import cast
 
@@ -24,14 +25,17 @@ class CastAggregator:
         flat = torch.cat([weight.flatten() for weight in weights]).to(dtype)
         parts = flat.split([weight.numel() for weight in weights])
         self.weights = {n: p.view_as(w) for n, p, w in zip(names, parts, weights, strict=True)}
+        self.by_point: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name in (name for name in names if name.startswith("aggregators.")):
+            _, index, key = name.split(".", 2)
+            self.by_point[index][key] = self.weights[name]
 
     def __call__(self, time: Tensor, text: Tensor) -> dict[int, Inputs]:
         return functional_call(self.aggregator, self.weights, (time, text))
 
     def logits(self, index: int, features: Sequence[Tensor | None], inputs: Inputs, stride: int) -> Tensor:
-        prefix = f"aggregators.{index}."
-        own = {n.removeprefix(prefix): w for n, w in self.weights.items() if n.startswith(prefix)}
-        return cast(Tensor, functional_call(self.aggregator.aggregators[str(index)], own, (features, inputs, stride)))
+        module, own = self.aggregator.aggregators[str(index)], self.by_point[str(index)]
+        return cast(Tensor, functional_call(module, own, (features, inputs, stride)))
 
 
 def in_dtype(aggregator: Aggregator, dtype: torch.dtype) -> Aggregator | CastAggregator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -46,12 +47,11 @@ class StaticFusion:
         logits = logits_of(torch.tensor(self.shares(experts)).view(1, -1, 1, 1))
         first = {"block average": 0, "noise average": -1, "last block average": -2}[self.method]
         fused = set(points[first:])
+        on = cache(logits.to)  # several GPUs have a thread each
 
         def fusion(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-            nonlocal logits
             if point not in fused:
                 return features
-            logits = logits.to(present(features)[0].device)  # a copy for the first point alone
-            return fuse(point, features, logits, state)
+            return fuse(point, features, on(present(features)[0].device), state)
 
         return fusion

@@ -41,7 +41,7 @@ class Embeddings:
 
 @dataclass
 class FusionState:
-    """What a fusion may know of this evaluation beside the features.
+    """What a fusion may use of this evaluation beside the features.
 
     embeddings: one an expert
     observe:    called with (point, shares) wherever features are fused; shares [B, N, H, W] sum to 1 over the
@@ -141,8 +141,9 @@ def hand_out(
 
 
 def present(features: Sequence[Feature]) -> list[Tensor]:
-    """The features of the experts that were not left out."""
-    return [feature for feature in features if feature is not None]
+    """The features of the experts that were not left out, in the dtype of the first: experts may compute in several."""
+    there = [feature for feature in features if feature is not None]
+    return [feature.to(there[0].dtype) for feature in there]
 
 
 def of_present(features: Sequence[Feature], logits: Tensor) -> Tensor:

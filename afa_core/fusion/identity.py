@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-RANGE = (-8.0, 16.0)
-"""Of the bias. At its ends an expert's own feature counts for next to nothing, or alone."""
+RANGE = (-2.0, 16.0)
+"""Of the bias. At its upper end an expert's own feature counts alone. Below the lower end the interpolation would reach so far
+beyond `fused`, which is rounded, that half precision is not enough."""
 
 
 def own_blends(features: Sequence[Tensor], fused: Tensor, shares: Tensor, bias: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -30,15 +31,14 @@ class LevelFusion:
                 f"The probe's fusion has weights for {len(self.weights[0])} models, but {experts} models are connected: "
                 "connect the models that were probed, in the same order."
             )
-        levels, weights = torch.tensor(self.levels), torch.tensor(self.weights)
+        levels, weights = (cache(torch.tensor(numbers).to) for numbers in (self.levels, self.weights))  # by device
 
         def fusion(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
-            nonlocal levels, weights
             if not point.is_prediction:
                 return features
             assert state.level is not None
-            levels, weights = levels.to(state.level.device), weights.to(state.level.device)  # a copy once a run
-            shares = interpolated(levels, weights, state.level)[..., None, None]
+            device = state.level.device
+            shares = interpolated(levels(device), weights(device), state.level)[..., None, None]
             return fuse(point, features, logits_of(shares), state)
 
         return fusion

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 
 from ...aggregator.config import AggregatorConfig
@@ -29,7 +28,7 @@ class ExpertError(ValueError):
 
 @dataclass(frozen=True)
 class Expert:
-    """A model on a socket, with the name an artist knows it by.
+    """A model on a socket, with the name that messages use.
 
     beside: its weight patches that are not in the network, where it shares that with other experts
     """
@@ -95,10 +94,10 @@ def check_experts(experts: list[Expert]) -> None:
     first = experts[0]
     for other in experts[1:]:
         _check_topology(first, other)
-        if _latent_format(other) != _latent_format(first):
+        if latent_space(other) != latent_space(first):
             raise ExpertError(
-                f"{other.label} and {first.label} paint in different latent spaces ({_latent_format(other)[0]} and "
-                f"{_latent_format(first)[0]}): an ensemble needs checkpoints that share a VAE."
+                f"{other.label} and {first.label} paint in different latent spaces ({latent_space(other)[0]} and "
+                f"{latent_space(first)[0]}): an ensemble needs checkpoints that share a VAE."
             )
         if not _same_noising(other, first):
             raise ExpertError(
@@ -130,11 +129,10 @@ def check_config(name: str, config: AggregatorConfig, experts: list[Expert]) -> 
             )
 
 
-def compute_dtype(model: BaseModel) -> torch.dtype:
-    """The dtype a host's model computes in, as its own `_apply_model` chooses it."""
-    if hasattr(model, "get_dtype_inference"):
-        return model.get_dtype_inference()
-    return model.get_dtype() if model.manual_cast_dtype is None else model.manual_cast_dtype
+def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
+    """The dtype that a model computes in, as the host's `_apply_model` chooses it once the model is patched."""
+    chosen = patcher.get_model_object("manual_cast_dtype")  # a node may have set it
+    return patcher.model.get_dtype() if chosen is None else chosen
 
 
 def later_weights(main: ModelPatcher, known: dict[str, int]) -> dict[str, list[Patch]]:
@@ -226,7 +224,8 @@ def _check_topology(first: Expert, other: Expert) -> None:
             raise ExpertError(f"{differs.format(f' ({key} {theirs})', f' ({key} {ours})')}: {needs}")
 
 
-def _latent_format(expert: Expert) -> tuple[str, float]:
+def latent_space(expert: Expert) -> tuple[str, float]:
+    """The latent format's name, and the factor by which it scales a VAE's latents."""
     latent = expert.patcher.model.latent_format
     return type(latent).__name__, getattr(latent, "scale_factor", 1.0)
 

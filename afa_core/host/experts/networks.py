@@ -136,7 +136,7 @@ def _built(network: _Network, is_copy: bool = False) -> list[Expert]:
 
 def _beside(patcher: ModelPatcher, patches: list[_Own], hooks: LayerHooks) -> ModelPatcher | None:
     """A model of the host's that holds an expert's own patches, so that its memory manager counts and moves them."""
-    dtype = compute_dtype(patcher.model)
+    dtype = compute_dtype(patcher)
     by_layer = {}
     for name, layer, patch in patches:
         by_layer.setdefault(name, []).append(adding(patch, layer, dtype))

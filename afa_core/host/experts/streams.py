@@ -32,7 +32,7 @@ def expert_stream(
     inputs: the network's arguments; `transformer_options` is this stream's own
     own:    conditionings of this expert by the host's names; None where it has none of that name
     """
-    dtype, device, home = compute_dtype(expert.patcher.model), expert.patcher.load_device, inputs["x"].device
+    dtype, device, home = compute_dtype(expert.patcher), expert.patcher.load_device, inputs["x"].device
     control = inputs["control"] and {
         name: [residual if residual is None else residual.to(device) for residual in residuals]
         for name, residuals in inputs["control"].items()

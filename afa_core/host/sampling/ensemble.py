@@ -33,9 +33,22 @@ from ..module_patcher import module_patcher
 from . import guidance, run, step
 from .parts import Ensemble, ensemble_of
 
+Rule = AggregatorFile | StaticFusion | LevelFusion | MagicFusion | MaxFusion
+"""How experts are fused: trained, or without training."""
+
+
+def check_fits(aggregator: Rule, experts: list[Expert]) -> None:
+    """Raises ExpertError or FusionError, before any weight is moved, where the parts do not fit."""
+    check_experts(experts)
+    if isinstance(aggregator, AggregatorFile):
+        check_config(aggregator.name, aggregator.config, experts)
+        check_identity(aggregator, experts)
+    else:
+        aggregator.bind(experts[0].points, len(experts))
+
 
 def make_ensemble(
-    aggregator: AggregatorFile | StaticFusion | LevelFusion | MagicFusion | MaxFusion,
+    aggregator: Rule,
     experts: list[Expert],
     start_percent: float = 0.0,
     end_percent: float = 1.0,
@@ -45,15 +58,13 @@ def make_ensemble(
     """A model that evaluates all experts in lockstep between the two percents of sampling, and the first
     alone outside them. skip_below, decide_every: as in Selection.
 
-    Raises ExpertError or FusionError, before any weight is moved, where the parts do not fit.
+    Raises what `check_fits` raises.
     """
-    check_experts(experts)
+    check_fits(aggregator, experts)
     warn_of_distilled(experts)
     points = experts[0].points
     if isinstance(aggregator, AggregatorFile):
-        check_config(aggregator.name, aggregator.config, experts)
-        check_identity(aggregator, experts)
-        patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher.model))
+        patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher))
         fusion, companions = SABWFusion(patcher.model, top_k=aggregator.top_k), [patcher]
         table = routing_table(aggregator.routing, points, len(experts))
         selection = Selection(skip_below, decide_every, table, whole=aggregator.config.identity_bias)

@@ -34,7 +34,7 @@ class Question:
 class FiniteCheck:
     """Asks every prediction of one sampling run whether it holds NaN or infinity.
 
-    On the CPU the answer is there at once, and the second look's prediction is used. On a CUDA device answers are heard
+    On the CPU the answer is there at once, and the second look's prediction is used. On a CUDA device answers are read
     in the next step, if they have arrived, else in the one after it; a prediction that had gone wrong ends the run.
     """
 
@@ -46,13 +46,13 @@ class FiniteCheck:
         # Of finite numbers the sum is finite; whatever an expert's share, its NaN is still there in the prediction.
         question = Question(step, HostCopy(prediction.sum(dtype=torch.float32)), x, look_again)
         if prediction.is_cuda:
-            self.hear(step)  # all of this step is queued by now, so the GPU has work while the CPU waits
+            self.read_answers(step)  # all of this step is queued by now, so the GPU has work while the CPU waits
             self.questions.append(question)
         elif question.has_gone_wrong():
             return look_again()
         return prediction
 
-    def hear(self, step: float = math.inf) -> None:
+    def read_answers(self, step: float = math.inf) -> None:
         """Raises NotFinite where an answer says so. step: the one that runs; without it every answer is waited for."""
         while question := self._next(step):
             if question.has_gone_wrong():

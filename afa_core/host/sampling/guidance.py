@@ -62,5 +62,5 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
 
 
 def _fuses(fusion: MagicFusion, current: Run, sigma: Tensor) -> bool:
-    """Whether this step is fused; what never switches does not need to know its timestep."""
+    """Whether this step is fused; what never switches needs no timestep."""
     return fusion.mode == MODES[0] or fusion.fuses_at(round(current.noise_level(sigma)[1] * TIMESTEPS))

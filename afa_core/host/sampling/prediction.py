@@ -12,7 +12,7 @@ from ...fusion.fusion import Feature, Fusion, FusionState
 from ...fusion.points import FusionPoint
 
 
-def speaks_like(sampling: Any, first: Any) -> bool:
+def predicts_like(sampling: Any, first: Any) -> bool:
     """Whether two of the host's model samplings read a prediction alike."""
     return type(sampling).calculate_denoised is type(first).calculate_denoised
 
@@ -35,14 +35,14 @@ def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tenso
     first: the sampling in whose terms to fuse, where it is not that of the first prediction.
     """
     first = first or samplings[0]
-    if all(speaks_like(sampling, first) for sampling in samplings):
+    if all(predicts_like(sampling, first) for sampling in samplings):
         return fusion
 
     def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.is_prediction:
             features = [
                 feature
-                if feature is None or speaks_like(sampling, first)
+                if feature is None or predicts_like(sampling, first)
                 else converted(feature, sigma, x, sampling, first)
                 for feature, sampling in zip(features, samplings, strict=True)
             ]

@@ -146,7 +146,7 @@ def apply_hooks(main: ModelPatcher, hooks) -> None:
 def prepare_state(main: ModelPatcher, *_) -> None:
     """Before every evaluation: where a changed keyframe took the hooks off the first expert, off the others too.
 
-    The host does this without a word, and says nothing either when what comes next runs without hooks.
+    The host logs nothing here, and nothing either when what comes next runs without hooks.
     """
     if main.current_hooks is None:
         for expert in experts_of(main)[1:]:
@@ -171,7 +171,7 @@ def activation_factor(main: ModelPatcher, noise_shape) -> float:
     ensemble = ensemble_of(main)
     positions = noise_shape[0] * noise_shape[-2] * noise_shape[-1]
     hidden = ensemble.fusion.aggregator.config.hidden_size if isinstance(ensemble.fusion, SABWFusion) else 0
-    size, count = compute_dtype(main.model).itemsize, len(ensemble.experts)
+    size, count = compute_dtype(main).itemsize, len(ensemble.experts)
     extra = positions * ensemble.experts[0].architecture.fusion_memory(ensemble.points, count, hidden, size)
     return 1 + extra / main.memory_required(list(noise_shape))
 
@@ -188,7 +188,7 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
     latent = None
     try:
         samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
-        current.finite.hear()
+        current.finite.read_answers()
         latent = guider.inner_model.process_latent_out(samples.to(torch.float32))
         return samples
     finally:
