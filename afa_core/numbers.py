@@ -1,4 +1,4 @@
-"""Numbers as an artist types them."""
+"""Numbers in the text of a widget."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What an artist drags: one file a theme, each node a thin caller of afa_core."""
+"""The nodes: one file a theme, each node a thin caller of afa_core."""
 
 from comfy_api.latest import ComfyExtension, io
 
 from ..afa_core.host.files import register_folder
-from ..afa_core.host.scoring.files import register_scorer_folder
+from ..afa_core.host.scoring import files as scorers
 from .auto_merge import AFAAutoMerge
 from .compare import AFACompare
 from .compare_grid import AFACompareClock, AFACompareGrid
@@ -43,6 +43,6 @@ class AFAExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> AFAExtension:
     register_folder()
-    register_scorer_folder()
+    register_folder(scorers.FOLDER, scorers.ENDINGS)
     register_routes()
     return AFAExtension()

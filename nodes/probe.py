@@ -1,4 +1,4 @@
-"""Telling whether experts are worth ensembling, before hours of training."""
+"""Whether experts are worth ensembling, measured before hours of training."""
 
 from __future__ import annotations
 

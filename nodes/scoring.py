@@ -1,4 +1,4 @@
-"""Telling pictures apart by numbers."""
+"""Scores of pictures."""
 
 from __future__ import annotations
 

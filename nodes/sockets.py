@@ -21,7 +21,7 @@ LOADER_NAMES = ("ckpt_name", "unet_name", "model_name")
 
 
 def schema(**settings: Any) -> io.Schema:
-    """A node's schema without the fields that this host does not know yet.
+    """A node's schema without the fields that this host does not have yet.
 
     A node that reports to the browser is `not_idempotent`: else the host answers for a twin of it, in this
     graph or in the next, with what it has kept of the first, and the twin's viewer stays empty.

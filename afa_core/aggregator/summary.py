@@ -78,7 +78,7 @@ def _text(value: Any) -> str:
 
 
 def _short(value: Any) -> str | int | float | None:
-    """Texts cut short and numbers that JSON knows; None for everything else."""
+    """Texts cut short and numbers that JSON has; None for everything else."""
     if isinstance(value, str):
         return _text(value)
     if type(value) not in (int, float):

@@ -1,4 +1,4 @@
-"""Seeds as an artist types them."""
+"""Seeds in the text of a widget."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The part of AFA that knows ComfyUI: its networks, its model patchers, its memory manager, its files."""
+"""The part of AFA that uses ComfyUI: its networks, its model patchers, its memory manager, its files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import folder_paths
@@ -10,11 +11,11 @@ import folder_paths
 FOLDER = "afa"
 
 
-def register_folder() -> None:
-    """Makes models/afa known to the host, beside what the user's extra_model_paths.yaml says."""
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
-    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
+def register_folder(name: str = FOLDER, endings: Collection[str] = (".safetensors",)) -> None:
+    """Makes a folder of models/ known to the host, beside what the user's extra_model_paths.yaml says."""
+    folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name), is_default=True)
+    paths, _ = folder_paths.folder_names_and_paths[name]
+    folder_paths.folder_names_and_paths[name] = (paths, set(endings))
 
 
 def aggregator_folder() -> Path:

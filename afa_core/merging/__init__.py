@@ -1,1 +1,1 @@
-"""Static merges: what artists make of several checkpoints today, and what an ensemble has to beat."""
+"""Static merges: one checkpoint made of several, which an ensemble is compared with."""

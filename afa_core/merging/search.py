@@ -1,7 +1,7 @@
 """Searching block weights that a scorer likes: autoMBW's own search, and CMA-ES.
 
 A strategy is a generator: it yields what each block should take and is sent the scores of the pictures painted with
-it. It knows nothing of models, files or time; the same answers make it ask the same questions, so that a search
+it. It uses no models, files or clock; the same answers make it ask the same questions, so that a search
 is resumed by answering again what it has asked before.
 """
 
@@ -157,4 +157,4 @@ STRATEGIES: dict[str, Callable[[SearchSpace, int], Strategy]] = {
     "CMA-ES": cma_es,
     "binary mid (autoMBW)": lambda space, seed: binary_mid(space),
 }
-"""Strategies by the name an artist chooses; each takes the space and a seed."""
+"""Strategies by the name in the node; each takes the space and a seed."""

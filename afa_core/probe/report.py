@@ -132,7 +132,7 @@ def _gain(routed: Tensor, baseline: Tensor, seed: int) -> dict[str, float]:
 
 
 def _consistency(probe: Probe) -> tuple[Tensor, float, float, float]:
-    """(wins [K], agreement, what chance would give, kappa). Chance: winners at a level that know no place or picture."""
+    """(wins [K], agreement, what chance would give, kappa). Chance: winners at a level, whatever the place and picture."""
     wins = torch.stack([torch.stack([cell.wins for cell in row]) for row in probe.cells]).mean(0)
     agreement = sum(cell.agreement for row in probe.cells for cell in row) / len(probe.cells) / len(probe.levels)
     chance = wins.square().sum(-1).mean().item()

@@ -14,7 +14,7 @@ STRENGTHS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 1e6)
 
 
 def level_weights(grams: Tensor, seed: int = 0) -> dict[str, Any]:
-    """The weights of a probe's grams [I, L, K, K], and what they gain over equal shares on pictures they do not know.
+    """The weights of a probe's grams [I, L, K, K], and what they gain over equal shares on pictures that they do not come from.
 
     Gives {"weights": [L][K], "strength", "gain", "low", "high"}: a picture's loss is that of the weights that the other
     pictures give; the interval is the bootstrap's over pictures, of 95 %.

@@ -74,10 +74,9 @@ def _map_side(sizes: list[tuple[int, int]], copies: int, budget: int) -> int:
 def _packed(side: dict[str, dict[int, Tensor]], limit: int) -> dict[str, Any]:
     points = list(side["shares"])
     small = _shrunk(side["maps"], limit)
-    # One copy from the device for all maps, and one for all shares.
     flat = [small[point].flatten() for point in points if point in small]
-    data = torch.cat(flat).cpu().numpy().tobytes() if flat else b""
-    shares = torch.stack([side["shares"][point].float() for point in points]).tolist()
+    data = torch.cat(flat).numpy().tobytes() if flat else b""
+    shares = torch.stack([side["shares"][point] for point in points]).tolist()
     return {
         "points": points,
         "shares": [[round(share, 4) for share in row] for row in shares],

@@ -1,4 +1,4 @@
-"""What a training needs of that which it trains. The loop, the state, resume and the report know nothing else of it."""
+"""What a training needs of that which it trains. The loop, the state, resume and the report use nothing else of it."""
 
 from __future__ import annotations
 

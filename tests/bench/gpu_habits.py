@@ -191,7 +191,7 @@ def waits_of_run(patcher, viewer: bool = False) -> tuple[list[int], int]:
             step(patcher, run, 14.0 * 0.9**number)
             totals.append(counts.waits.total() - before)
         before = counts.waits.total()
-        run.finite.hear()
+        run.finite.read_answers()
         run.finish(torch.zeros(1, 4, SIDE, SIDE, device="cuda"))
         return totals, counts.waits.total() - before
 

@@ -174,7 +174,7 @@ def test_missing_and_unfit_files_are_reported(comfy_host, files, blip):
 
     weights, vocabulary = files
     vocabulary.write_text("\n".join(WORDS + [f"more{i}" for i in range(9)]))
-    with pytest.raises(ValueError, match="vocab.txt has 25 words, and ImageReward.pt knows 18"):
+    with pytest.raises(ValueError, match="vocab.txt has 25 words, and ImageReward.pt has 18"):
         score()
     state = authors_layout(*blip)
     del state["blip.text_encoder.encoder.layer.1.crossattention.self.key.weight"]

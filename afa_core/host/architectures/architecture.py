@@ -1,4 +1,4 @@
-"""What the pack must know of a family of networks. Each family is one file beside this one."""
+"""What the pack needs of a family of networks. Each family is one file beside this one."""
 
 from __future__ import annotations
 

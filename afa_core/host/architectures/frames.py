@@ -1,4 +1,4 @@
-"""Pictures of families that know videos too: latents of a single frame, [B, C, 1, H, W]. Fusions know [B, C, H, W]."""
+"""Pictures of families for videos: latents of a single frame, [B, C, 1, H, W]. Fusions take [B, C, H, W]."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import folder_paths
 from torch import Tensor
 
 FOLDER = "scorers"
+ENDINGS = folder_paths.supported_pt_extensions | {".txt"}
 FOLDERS = (FOLDER, "clip_vision")
 GENERIC = {"model", "pytorchmodel", "openclippytorchmodel", "openclipmodel", "vocab"}
 """File names that say nothing: there the folder's name counts."""
@@ -42,7 +42,7 @@ class WeightsFile:
         """Raises MissingFile where the user does not have it."""
         for folder in FOLDERS:
             for name in folder_paths.get_filename_list(folder):
-                if re.search(self.pattern, _telling(name)):
+                if re.search(self.pattern, _kind_in(name)):
                     return Path(folder_paths.get_full_path_or_raise(folder, name))
         raise MissingFile(
             f"{scorer} needs a file that is not in models/{FOLDERS[0]} or models/{FOLDERS[1]}: get {self.source} and save "
@@ -92,13 +92,6 @@ INCEPTION = WeightsFile(
 )
 
 
-def register_scorer_folder() -> None:
-    """Makes models/scorers known to the host, beside what the user's extra_model_paths.yaml says."""
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
-    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, folder_paths.supported_pt_extensions | {".txt"})
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A file's tensors by name, read without running anything in it. Raises ScorerError for anything else."""
     try:
@@ -110,7 +103,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _telling(name: str) -> str:
+def _kind_in(name: str) -> str:
     """The part of a file's name that names its kind, reduced to small letters and digits, and its suffix."""
     path = Path(name)
     stem, folder = (re.sub(r"[^a-z0-9]", "", part.lower()) for part in (path.stem, path.parent.name))

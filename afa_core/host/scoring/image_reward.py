@@ -37,7 +37,7 @@ class ImageRewardScorer:
         words = network.get_parameter("blip.text_encoder.embeddings.word_embeddings.weight").shape[0]
         if self.tokenizer.get_vocab_size() > words:
             raise ScorerError(
-                f"{vocabulary.name} has {self.tokenizer.get_vocab_size()} words, and {path.name} knows {words}: get "
+                f"{vocabulary.name} has {self.tokenizer.get_vocab_size()} words, and {path.name} has {words}: get "
                 f"{files.BERT_VOCABULARY.source}."
             )
         self.device = comfy.model_management.text_encoder_device()

@@ -27,7 +27,7 @@ class Scorer(Protocol):
 
 
 class CosineScorer:
-    """How well picture and prompt agree in CLIP's eyes: CLIP-T, PickScore, HPSv2.
+    """The cosine of picture and prompt in CLIP's space: CLIP-T, PickScore, HPSv2.
 
     CLIP-T:    the cosine, as the papers report it (torchmetrics multiplies by 100)
     PickScore: the cosine times the model's own logit scale

@@ -67,7 +67,7 @@ def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -
 
 
 def take_texts(model_conds: dict[str, Any]) -> dict[str, Any]:
-    """Removes the experts' texts from the host's keyword arguments, which a network would not know."""
+    """Removes the experts' texts from the host's keyword arguments, which a network does not take."""
     return {name: model_conds.pop(name) for name in list(model_conds) if name.startswith(PREFIX)}
 
 

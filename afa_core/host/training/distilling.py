@@ -17,7 +17,7 @@ from ..experts.fingerprint import patcher_digest
 from ..experts.networks import copied
 from ..merging.merge import merge_models, recipe_for
 from ..sampling.parts import ensemble_of
-from ..sampling.prediction import converted, speaks_like
+from ..sampling.prediction import converted, predicts_like
 from ..text.captions import TextEncoder
 from .adapters import TARGETS, adapted_weights, put_adapters
 from .cache import Cache
@@ -118,7 +118,7 @@ class Distillation:
         first, own = (e.patcher.get_model_object("model_sampling") for e in (self.experts[0], student.experts[0]))
 
         def convert(label: torch.Tensor, sigma: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-            return label if speaks_like(first, own) else converted(label, sigma, noisy, first, own)
+            return label if predicts_like(first, own) else converted(label, sigma, noisy, first, own)
 
         lessons = Lessons([e.label for e in self.experts], convert, self.teacher if lora.online else None, control)
         settings = {name: value for name, value in asdict(lora).items() if name != "gradient_checkpointing"}

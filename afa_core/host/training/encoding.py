@@ -85,7 +85,7 @@ def prepare_dataset(
     """Encodes what is not yet on disk, and frees the memory again.
 
     `progress(done, total, what)` is called after every entry. Raises ExpertError or PromptFolderError where
-    the parts do not fit, and the host's own exception when the artist interrupts: what was encoded stays.
+    the parts do not fit, and the host's own exception when the queue is cancelled: what was encoded stays.
     """
     progress = progress or (lambda done, total, what: None)
     try:

@@ -46,7 +46,7 @@ class HostExperts:
         self.checkpointing = checkpointing
         first = self.experts[0].patcher
         self.device = first.load_device
-        self.compute_dtype = compute_dtype(first.model)
+        self.compute_dtype = compute_dtype(first)
         beside = [expert.beside for expert in self.experts if expert.beside]
         set_companions(first, [expert.patcher for expert in self.experts], beside)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import comfy.model_management
 import torch
@@ -16,7 +16,7 @@ from ...training.data.buckets import Augmentation, assign, augmented, buckets
 from ...training.data.pictures import PictureError, read_picture
 from ...training.data.prompt_folder import PromptFolderError, PromptItem, picture_digest
 from ..architectures.frames import latent_in, without_frames
-from ..experts.experts import Expert, ExpertError
+from ..experts.experts import Expert, ExpertError, latent_space
 from ..experts.fingerprint import vae_digest
 from .cache import Cache, cache_key
 
@@ -39,7 +39,7 @@ class PictureEncoder:
 
         Raises PromptFolderError where no picture is sound.
         """
-        shapes, fixed = buckets(resolution), [vae_digest(self.vae), *_latent_space(self.expert)]
+        shapes, fixed = buckets(resolution), [vae_digest(self.vae), *latent_space(self.expert)]
         entries: list[Entry] = []
         jobs = []
         for item in items:
@@ -103,9 +103,3 @@ def _unchanged(item: PromptItem) -> Tensor:
     except OSError as error:
         raise PictureError("cannot be read") from error
     raise PictureError("was changed while the folder was read: start again")
-
-
-def _latent_space(expert: Expert) -> list[Any]:
-    """What decides how a VAE's latent is scaled for an expert, for a cache's key."""
-    latent = expert.patcher.model.latent_format
-    return [type(latent).__name__, getattr(latent, "scale_factor", 1.0)]

@@ -92,7 +92,7 @@ def read_prompt_folder(
 ) -> PromptFolder:
     """Reads a folder, or a single text file with a prompt a line.
 
-    `tick` is called for every file, so that a caller can interrupt; `digest` may know the pictures' already.
+    `tick` is called for every file, so that a caller can interrupt; `digest` may have the pictures' from before.
     Raises PromptFolderError where nothing is left to learn from.
     """
     root = Path(path)
