@@ -34,7 +34,9 @@ class AFAMergeModels(io.ComfyNode):
                 io.String.Input(
                     "block_weights", default="", multiline=True, optional=True,
                     tooltip="Lines such as 'IN04-IN08 0.2, 0.8': a block, a range or the beginning of a layer's name, and one "
-                    "number a model. They go before the preset. For two models also a row of 25 (SDXL: 19) numbers.",
+                    "number a model. They go before the preset. Blocks of U-Nets: IN00, M00, OUT00 and so on; of Flux.1 and "
+                    "Chroma: D00, S00; of Lumina 2 and Z-Image: L00; of Qwen-Image, Cosmos-Predict2, Anima and Krea 2: B00. "
+                    "For two models also a row of one number a block (SD1.5: 25, SDXL: 19).",
                 ),
                 io.Model.Input(
                     "base", optional=True,

@@ -23,17 +23,17 @@ from tests.support.small_clip import small_clip
 TOYS = ["tiny_sd15_a", "tiny_sd15_b", "tiny_sd15_c"]
 SDXL_TOYS = ["tiny_sdxl_a", "tiny_sdxl_b"]
 NET = "model.diffusion_model."
-DIT = {"model.diffusion_model.": "diffusion_models/tiny_lumina_a", "vae.": "vae/tiny_16_channels"}
-"""Parts of the toy DiT's checkpoint; its text encoder is that of a toy of SD2."""
 FILES = {
     "diffusion_models/your_flux_1": "tiny_flux_a",
     "diffusion_models/your_flux_2": "tiny_flux_b",
     "diffusion_models/your_anima_1": "tiny_anima_a",
     "diffusion_models/your_anima_2": "tiny_anima_b",
     "diffusion_models/your_anima_3": "tiny_anima_c",
+    "diffusion_models/your_z_image": "tiny_zimage_a",
     "text_encoders/clip_l": "tiny_clip_l",
     "text_encoders/t5xxl_fp16": "tiny_t5xxl",
     "text_encoders/qwen_3_06b_base": "tiny_qwen3_06b",
+    "text_encoders/qwen_3_4b": "tiny_qwen3_4b",
     "vae/ae": "tiny_16_channels",
     "vae/qwen_image_vae": "tiny_16_channels",
 }
@@ -48,10 +48,8 @@ def can_run(base: Path, prompt: dict) -> bool:
 
 
 @contextmanager
-def stand_ins(
-    base: Path, experts: list[str] = TOYS, sdxl_experts: list[str] = SDXL_TOYS, dit: str | None = None
-) -> Iterator[None]:
-    """Everything that the templates name, in a base directory for as long as it is needed. dit: by default a toy of Lumina 2."""
+def stand_ins(base: Path, experts: list[str] = TOYS, sdxl_experts: list[str] = SDXL_TOYS) -> Iterator[None]:
+    """Everything that the templates name, in a base directory for as long as it is needed."""
     models, given = base / "models", base / "input"
     checkpoints = models / "checkpoints"
     with ExitStack() as stack:
@@ -77,13 +75,11 @@ def stand_ins(
                 lora(checkpoints / f"{name}.safetensors", number),
                 place(models / "loras" / f"your_lora_{number}.safetensors"),
             )
-        path = place(checkpoints / "your_dit_checkpoint.safetensors")
-        if dit is None:
-            save_file(dit_checkpoint(models), path)
-        else:
-            path.symlink_to((checkpoints / f"{dit}.safetensors").resolve())
         for number in (1, 2, 3):
-            save_file(lora(path, number), place(models / "loras" / f"your_dit_lora_{number}.safetensors"))
+            save_file(
+                lora(models / "diffusion_models" / "your_z_image.safetensors", number),
+                place(models / "loras" / f"your_z_image_lora_{number}.safetensors"),
+            )
         save_file(
             control_net(checkpoints / f"{experts[0]}.safetensors"),
             place(models / "controlnet" / "your_control_net.safetensors"),
@@ -108,21 +104,13 @@ def pictures(folder: Path) -> None:
     (folder / "held_out.txt").write_text(SUBJECTS[0])
 
 
-def dit_checkpoint(models: Path) -> dict[str, torch.Tensor]:
-    state = load_file(models / "checkpoints" / "tiny_sd2_a.safetensors")
-    found = {key: tensor for key, tensor in state.items() if key.startswith("cond_stage_model.")}
-    for prefix, name in DIT.items():
-        found |= {prefix + key: tensor for key, tensor in load_file(models / f"{name}.safetensors").items()}
-    return found
-
-
 def lora(checkpoint: Path, seed: int) -> dict[str, torch.Tensor]:
-    """Rank 2 on every attention of the network."""
+    """Rank 2 on every attention of the network, which may be in a file of its own."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     with safe_open(checkpoint, "pt") as file:
         for key in file.keys():  # noqa: SIM118 - safe_open is no dict
-            if key.startswith(NET) and key.endswith(("to_q.weight", "to_v.weight", "attention.qkv.weight")):
+            if key.endswith(("to_q.weight", "to_v.weight", "attention.qkv.weight")):
                 rows, columns = file.get_slice(key).get_shape()
                 name = "diffusion_model." + key.removeprefix(NET).removesuffix(".weight")
                 state[f"{name}.lora_up.weight"] = torch.randn(rows, 2, generator=generator) * 0.3

@@ -18,7 +18,7 @@ PAINTED = (
 )  # fmt: skip
 DIAGRAMS = (
     diagrams.probe_experts, diagrams.train_aggregator, diagrams.train_from_prompts, diagrams.distil_to_lora,
-    diagrams.auto_block_merge, diagrams.three_loras_dit,
+    diagrams.auto_block_merge, diagrams.z_image_with_loras,
     diagrams.flux_ensemble, diagrams.anima_ensemble, diagrams.control_and_high_res,
 )  # fmt: skip
 

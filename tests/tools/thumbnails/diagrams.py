@@ -137,8 +137,8 @@ def _lighthouse(sheet: Sheet, x: float, ground: float, scale: float, colour: str
         sheet.path(rays, ANIMALS if colour else QUIET, thickness)
 
 
-def three_loras_dit() -> Image.Image:
-    return _transformer("One DiT, three LoRAs", "the memory of one", 3)
+def z_image_with_loras() -> Image.Image:
+    return _transformer("Z-Image, three LoRAs", "the memory of one", 3)
 
 
 def flux_ensemble() -> Image.Image:

@@ -20,7 +20,7 @@ def server() -> Iterator[LiveServer]:
         base = make_base(Path(scratch))
         models = base / "models"
         checkpoints.ensure(models / "checkpoints", [checkpoints.BASE, *EXPERTS])
-        with stand_ins(base, EXPERTS, [checkpoints.BASE] * 2, checkpoints.BASE), LiveServer(base) as running:
+        with stand_ins(base, EXPERTS, [checkpoints.BASE] * 2), LiveServer(base) as running:
             (models / "afa" / "your_aggregator_1_2_3.safetensors").write_bytes(TRAINED.read_bytes())
             for number, domain in enumerate(common.DOMAINS, start=1):
                 trained = TRAINED.with_name(f"lora_{domain}.safetensors")

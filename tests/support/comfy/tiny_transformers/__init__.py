@@ -48,13 +48,6 @@ class TinyLumina(host.Lumina2):
     network = "comfy.ldm.lumina.model.NextDiT"
     shape: ClassVar = {"patch_size": 2, "in_channels": 16, "cap_feat_dim": 48, "n_layers": 5, "qk_norm": True}
 
-    # In a whole checkpoint the text encoder is that of a toy of SD2, which has the width.
-    def clip_target(self, state_dict=None):
-        return _toy_of_sd2().clip_target(state_dict)
-
-    def process_clip_state_dict(self, state_dict):
-        return _toy_of_sd2().process_clip_state_dict(state_dict)
-
 
 class TinyZImage(host.ZImage):
     unet_config: ClassVar = {"image_model": "lumina2", "dim": 256}  # the width of its time vector is fixed
@@ -87,10 +80,6 @@ class TinyCosmos(host.CosmosT2IPredict2):
         "patch_temporal": 1, "concat_padding_mask": True, "pos_emb_cls": "rope3d", "pos_emb_learnable": True,
         "use_adaln_lora": True, "rope_h_extrapolation_ratio": 4.0, "rope_w_extrapolation_ratio": 4.0,
     }  # fmt: skip
-
-
-def _toy_of_sd2():
-    return next(family for family in host.models if family.__name__ == "TinySD2")({})
 
 
 FAMILIES = [TinyFlux, TinySchnell, TinyChroma, TinyLumina, TinyZImage, TinyQwen, TinyCosmos]
