@@ -76,8 +76,9 @@ def test_outside_the_percents_the_first_model_runs_alone(flux, comfy_host):
     assert torch.equal(results[-1], sample(comfy_host, a.patcher, a, steps=6))
 
 
-def test_every_expert_reads_its_own_text(flux, comfy_host):
-    a, b, _ = flux
+@pytest.mark.parametrize("family", ["flux", "anima"])
+def test_every_expert_reads_its_own_text(comfy_host, pack, family):
+    a, b = (load(comfy_host, f"tiny_{family}_{letter}") for letter in "ab")
     own = [conditioning(case, seed) for case, seed in ((a, 1), (b, 7))]
     negative = conditioning(a, 2)
     following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, 1), a.patcher, b.patcher)
@@ -162,6 +163,23 @@ def test_a_network_that_adapts_its_prompt_adapts_it_itself(comfy_host, pack, mon
     assert torch.equal(sample(comfy_host, following, a), expected)
     monkeypatch.undo()
     assert mean_difference(sample(comfy_host, b.patcher, b), expected) > 1e-3
+
+
+def test_experts_of_anima_use_their_own_adapters(comfy_host, pack):
+    """Two experts that differ in their adapters alone, on one text."""
+    a, b = (load(comfy_host, "tiny_anima_a") for _ in range(2))
+    both = ensemble(comfy_host, "block average", a.patcher, b.patcher)
+    alike = sample(comfy_host, a.patcher, a)
+    assert torch.equal(sample(comfy_host, both, a), alike)
+    with torch.inference_mode():
+        for parameter in b.network.llm_adapter.parameters():
+            parameter.copy_(parameter.flip(0))
+    other = sample(comfy_host, b.patcher, a)
+    assert mean_difference(alike, other) > 1e-3
+    assert mean_difference(sample(comfy_host, both, a), alike) > 1e-3
+    for chosen, expected in enumerate((alike, other)):
+        following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, chosen), a.patcher, b.patcher)
+        assert torch.equal(sample(comfy_host, following, a), expected)
 
 
 def test_merges_by_block(twins, comfy_host):
