@@ -6,7 +6,7 @@ import torch
 from tests.support.ensembles import random_aggregator
 from tests.support.transformers import conditioning, load
 
-FAMILIES = ["flux", "chroma", "lumina", "qwen", "cosmos", "anima", "krea2"]
+FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -34,13 +34,13 @@ def texts_of(cases, experts):
     return [{name: torch.cat([tensor, tensor]) for name, tensor in text.items()} for text in texts]
 
 
-def losses(cases, checkpointing=False):
+def losses(cases, checkpointing=False, identity_bias=False):
     """Of one batch, with the gradient of every parameter of a random aggregator by name."""
     from afa_core.aggregator.sabw import Aggregator
     from afa_core.fusion.sabw_fusion import SABWFusion
     from afa_core.host.training.frozen_experts import outside_inference
 
-    file = random_aggregator(cases[0].patcher, 2)
+    file = random_aggregator(cases[0].patcher, 2, identity_bias=identity_bias)
     with outside_inference():
         experts = experts_of(cases, checkpointing)
         aggregator = Aggregator(file.config)
@@ -55,13 +55,15 @@ def losses(cases, checkpointing=False):
     return loss.detach(), {name: p.grad for name, p in aggregator.named_parameters()}, experts
 
 
-def test_every_parameter_learns_and_recomputing_changes_nothing(cases):
-    loss, gradients, _ = losses(cases)
+@pytest.mark.parametrize("identity_bias", [False, True])
+def test_every_parameter_learns_and_recomputing_changes_nothing(cases, identity_bias):
+    loss, gradients, _ = losses(cases, identity_bias=identity_bias)
     assert torch.isfinite(loss)
     assert not [name for name, g in gradients.items() if g is None or not torch.isfinite(g).all()]
     silent = [name for name, g in gradients.items() if not g.any()]
     assert not silent
-    again, recomputed, _ = losses(cases, checkpointing=True)
+    assert any(name.endswith("identity_bias") for name in gradients) == identity_bias
+    again, recomputed, _ = losses(cases, checkpointing=True, identity_bias=identity_bias)
     assert torch.equal(loss, again)
     for name, gradient in gradients.items():
         torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7)
