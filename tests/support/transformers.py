@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,14 +74,9 @@ class Case:
         return {**defaults, **inputs, "control": control, "transformer_options": options}
 
 
-def available(host, name: str) -> bool:
-    """Whether the host at hand has the family of a toy."""
-    return f"{name}.safetensors" in host.folder_paths.get_filename_list("diffusion_models")
-
-
 def load(host, name: str) -> Case:
     """A toy; skips the test where the host at hand does not have its family."""
-    if not available(host, name):
+    if name not in {Path(file).stem for file in host.folder_paths.get_filename_list("diffusion_models")}:
         pytest.skip(f"this ComfyUI has no {name.split('_')[1]}")
     return Case(name, host.call("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")[0])
 
