@@ -8,6 +8,7 @@ import torch
 
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, spy_on, untrained
 from tests.support.faults import counted
+from tests.support.small_files import make_lora
 from tests.support.transformers import conditioning, load, sample
 
 FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"]
@@ -211,6 +212,20 @@ def test_experts_of_anima_use_their_own_adapters(comfy_host, pack):
     for chosen, expected in enumerate((alike, other)):
         following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, chosen), a.patcher, b.patcher)
         assert torch.equal(sample(comfy_host, following, a), expected)
+
+
+def test_a_lora_of_one_expert_on_its_adapter(comfy_host, pack, caplog):
+    """The adapter runs before the network is called, where no expert's patches act beside shared weights."""
+    a = load(comfy_host, "tiny_anima_a")
+    lora = make_lora(comfy_host.base, a.patcher, name="tiny_anima_lora")
+    patched = comfy_host.call("LoraLoaderModelOnly", model=a.patcher, lora_name=lora, strength_model=1.0)[0]
+    models = (a.patcher, patched)
+    assert any(key.startswith("diffusion_model.llm_adapter.") for key in patched.patches)
+    for chosen, model in enumerate(models):
+        expected = sample(comfy_host, model, a)
+        following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, chosen), *models)
+        assert torch.equal(sample(comfy_host, following, a), expected)
+    assert "model_2 runs on a copy of its network: a patch of what adapts its prompts" in caplog.text
 
 
 def test_merges_by_block(twins, comfy_host):
