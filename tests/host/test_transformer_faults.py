@@ -129,7 +129,7 @@ def test_an_early_return_is_named(case, monkeypatch):
 @pytest.fixture
 def patient(case, comfy_host, pack):
     """(ensemble of two experts, what it samples, the network of each of its experts and of its aggregator)"""
-    twin = load(comfy_host, case.name.replace("_a", "_b"))
+    twin = load(comfy_host, case.name[:-1] + "b")
     model = ensemble(comfy_host, random_aggregator(case.patcher, 2), case.patcher, twin.patcher)
 
     def run():
