@@ -1,11 +1,14 @@
 """Ensembles of transformers, as artists wire them: equal to plain models where they must be, and refused by name."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, spy_on, untrained
+from tests.support.faults import counted
+from tests.support.small_files import make_lora
 from tests.support.transformers import conditioning, load, sample
 
 FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"]
@@ -76,8 +79,9 @@ def test_outside_the_percents_the_first_model_runs_alone(flux, comfy_host):
     assert torch.equal(results[-1], sample(comfy_host, a.patcher, a, steps=6))
 
 
-def test_every_expert_reads_its_own_text(flux, comfy_host):
-    a, b, _ = flux
+@pytest.mark.parametrize("family", ["flux", "anima"])
+def test_every_expert_reads_its_own_text(comfy_host, pack, family):
+    a, b = (load(comfy_host, f"tiny_{family}_{letter}") for letter in "ab")
     own = [conditioning(case, seed) for case, seed in ((a, 1), (b, 7))]
     negative = conditioning(a, 2)
     following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, 1), a.patcher, b.patcher)
@@ -87,20 +91,49 @@ def test_every_expert_reads_its_own_text(flux, comfy_host):
     assert torch.equal(sample(comfy_host, following, a, positive=positive, negative=negative), expected)
 
 
-def test_kept_maps_between_decisions(flux, comfy_host):
+@pytest.mark.parametrize(("decide_every", "decisions"), [(1, [1, 2, 3, 4]), (2, [1, 1, 3, 3]), (3, [1, 1, 1, 4])])
+def test_kept_maps_between_decisions(flux, comfy_host, decide_every, decisions):
+    """decisions: for each step the one whose maps it goes by; the aggregator runs in those alone."""
     a, b, _ = flux
-    file = random_aggregator(a.patcher, 2)
-    at_every_step = ensemble(comfy_host, file, a.patcher, b.patcher)
-    at_second = ensemble(comfy_host, file, a.patcher, b.patcher, decide_every=2)
-    assert mean_difference(sample(comfy_host, at_every_step, a), sample(comfy_host, at_second, a)) > 1e-6
+    model = ensemble(comfy_host, random_aggregator(a.patcher, 2), a.patcher, b.patcher, decide_every=decide_every)
+    calls = []
+    with counted(aggregator_of(model).aggregators["3"], calls):
+        sample(comfy_host, model, a, steps=4)
+    (run,) = model.get_attachment("afa").record.runs
+    maps = [evaluation.maps[3] for _, (evaluation,) in run.steps]
+    assert len(calls) == len(set(decisions))
+    for step in range(4):
+        same = [torch.allclose(maps[step], maps[other], atol=1e-3) for other in range(4)]
+        assert same == [decisions[step] == decision for decision in decisions]
 
 
-def test_an_expert_that_is_never_followed_can_be_left_out(flux, comfy_host):
-    """As a whole only: its text would stay behind where it skips single blocks."""
+@pytest.mark.parametrize(("another", "runs"), [(None, 2), (3, 4)])
+def test_an_expert_is_left_out_of_whole_steps_or_not_at_all(flux, comfy_host, another, runs):
+    """Its text would stay behind where it skips single blocks; `another`: a point that follows it all the same."""
     a, b, _ = flux
-    file = certain_aggregator(a.patcher, 2, 1)
-    model = ensemble(comfy_host, file, a.patcher, b.patcher, decide_every=4, skip_below=0.1)
-    assert torch.equal(sample(comfy_host, model, a), sample(comfy_host, b.patcher, a))
+    file, other = (certain_aggregator(a.patcher, 2, chosen) for chosen in (1, 0))
+    if another:
+        key = f"aggregators.{another}.conv_out.weight"
+        file = replace(file, state={**file.state, key: other.state[key]})
+    model = ensemble(comfy_host, file, a.patcher, b.patcher, decide_every=2, skip_below=0.1)
+    found, count = sampled_with_counts(flux[:2], lambda: sample(comfy_host, model, a, steps=4))
+    assert count == [[runs] * len(a.points[:-1]), [4] * len(a.points[:-1])]
+    assert torch.equal(found, sample(comfy_host, b.patcher, a, steps=4)) == (another is None)
+
+
+def sampled_with_counts(cases, run):
+    """What `run` gives, and for each case how often each of its blocks ran meanwhile."""
+    counts = [[[] for _ in case.points[:-1]] for case in cases]
+    with ExitStack() as stack:
+        for case, calls in zip(cases, counts, strict=True):
+            for block, its_calls in zip(case.architecture.blocks(case.network), calls, strict=True):
+                stack.enter_context(counted(block.module, its_calls))
+        found = run()
+    return found, [[len(each) for each in calls] for calls in counts]
+
+
+def aggregator_of(model):
+    return model.get_additional_models()[-1].model
 
 
 def test_loras_of_one_expert_and_of_the_ensemble(flux, comfy_host):
@@ -162,6 +195,37 @@ def test_a_network_that_adapts_its_prompt_adapts_it_itself(comfy_host, pack, mon
     assert torch.equal(sample(comfy_host, following, a), expected)
     monkeypatch.undo()
     assert mean_difference(sample(comfy_host, b.patcher, b), expected) > 1e-3
+
+
+def test_experts_of_anima_use_their_own_adapters(comfy_host, pack):
+    """Two experts that differ in their adapters alone, on one text."""
+    a, b = (load(comfy_host, "tiny_anima_a") for _ in range(2))
+    both = ensemble(comfy_host, "block average", a.patcher, b.patcher)
+    alike = sample(comfy_host, a.patcher, a)
+    assert torch.equal(sample(comfy_host, both, a), alike)
+    with torch.inference_mode():
+        for parameter in b.network.llm_adapter.parameters():
+            parameter.copy_(parameter.flip(0))
+    other = sample(comfy_host, b.patcher, a)
+    assert mean_difference(alike, other) > 1e-3
+    assert mean_difference(sample(comfy_host, both, a), alike) > 1e-3
+    for chosen, expected in enumerate((alike, other)):
+        following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, chosen), a.patcher, b.patcher)
+        assert torch.equal(sample(comfy_host, following, a), expected)
+
+
+def test_a_lora_of_one_expert_on_its_adapter(comfy_host, pack, caplog):
+    """The adapter runs before the network is called, where no expert's patches act beside shared weights."""
+    a = load(comfy_host, "tiny_anima_a")
+    lora = make_lora(comfy_host.base, a.patcher, name="tiny_anima_lora")
+    patched = comfy_host.call("LoraLoaderModelOnly", model=a.patcher, lora_name=lora, strength_model=1.0)[0]
+    models = (a.patcher, patched)
+    assert any(key.startswith("diffusion_model.llm_adapter.") for key in patched.patches)
+    for chosen, model in enumerate(models):
+        expected = sample(comfy_host, model, a)
+        following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, chosen), *models)
+        assert torch.equal(sample(comfy_host, following, a), expected)
+    assert "model_2 runs on a copy of its network: a patch of what adapts its prompts" in caplog.text
 
 
 def test_merges_by_block(twins, comfy_host):

@@ -11,11 +11,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.faults import failing_module, interrupted, interruption, nan_from
-from tests.support.transformers import Case, by_host, by_stream, load
+from tests.support.ensembles import ensemble, random_aggregator
+from tests.support.faults import failing_module, interrupted, interruption, nan_from, out_of_memory
+from tests.support.transformers import Case, by_host, by_stream, load, sample
 
 TOYS = ["tiny_flux_a", "tiny_lumina_a", "tiny_cosmos_a"]
 SECONDS = 60
+STEPS = 2
 
 
 @pytest.fixture(scope="module", params=TOYS)
@@ -121,6 +123,53 @@ def test_an_early_return_is_named(case, monkeypatch):
     monkeypatch.setattr(case.network, "_forward", early, raising=False)
     with pytest.raises(BlockSkipped, match=case.points[0].name):
         by_stream(case, case.inputs())
+
+
+# ------------------------------------------------------------------ while an ensemble samples
+@pytest.fixture
+def patient(case, comfy_host, pack):
+    """(ensemble of two experts, what it samples, the network of each of its experts and of its aggregator)"""
+    twin = load(comfy_host, case.name[:-1] + "b")
+    model = ensemble(comfy_host, random_aggregator(case.patcher, 2), case.patcher, twin.patcher)
+
+    def run():
+        return sample(comfy_host, model, case, steps=STEPS)
+
+    expected = run()
+    yield run, [case, twin], model.get_additional_models()[-1].model.aggregators["3"]
+    assert torch.equal(run(), expected)
+
+
+@pytest.mark.parametrize("index", [1, 3], ids=["not fused", "fused"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_nan_is_traced_to_its_expert_block_and_step(patient, step, index):
+    from afa_core.fusion.not_finite import NotFinite
+
+    run, (case, twin), _ = patient
+    module = block(twin, index)
+    told = f"model_2 produced NaN or infinite numbers in block {case.points[index].name} in step {step} of {STEPS} "
+    with nan_from(getattr(module, "img_mlp", module), first=step), pytest.raises(NotFinite, match=told):
+        run()
+
+
+def test_nan_of_the_aggregator_is_reported(patient):
+    from afa_core.fusion.not_finite import NotFinite
+
+    run, (case, _), aggregator = patient
+    told = f"The aggregator produced NaN or infinite numbers at {case.points[3].name} in step 1 of {STEPS} "
+    with nan_from(aggregator.conv_out), pytest.raises(NotFinite, match=told):
+        run()
+
+
+@pytest.mark.parametrize(("part", "name"), [(0, "model_1"), (1, "model_2"), (2, "The aggregator")])
+def test_memory_runs_out(patient, part, name):
+    import comfy.model_management as memory
+
+    run, cases, aggregator = patient
+    module = aggregator.transformer if part == 2 else block(cases[part])
+    told = f"{name} ran out of memory: make the picture or the batch smaller"
+    with failing_module(module, out_of_memory(), at=2), pytest.raises(memory.OOM_EXCEPTION, match=told):
+        run()
 
 
 def test_nan_travels(case):

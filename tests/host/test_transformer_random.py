@@ -9,6 +9,7 @@ import gc
 import os
 import random
 import threading
+from functools import cache
 
 import pytest
 import torch
@@ -22,12 +23,11 @@ from tests.support.transformers import by_stream, conditioning, load, sample
 
 TIMES = int(os.environ.get("AFA_FAULTS", "3"))
 INTERRUPTIONS = 200
-FAMILIES = ("flux", "chroma", "lumina", "zimage", "qwen", "cosmos")
+FAMILIES = ("flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2")
 SIDES = st.integers(2, 8).map(lambda side: 2 * side)
 
 GRAPHS = st.fixed_dictionaries(
     {
-        "family": st.sampled_from(FAMILIES),
         "copies": st.integers(2, 3),
         "aggregator": st.one_of(st.integers(0, 99), st.sampled_from(["block average", "max fusion", "last block average"])),
         "size": st.tuples(st.integers(1, 2), SIDES, SIDES),
@@ -45,9 +45,9 @@ GRAPHS = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def toys(comfy_host, pack):
-    """Of each family one network three times over, each with weights of its own."""
-    return {family: [load(comfy_host, f"tiny_{family}_a") for _ in range(3)] for family in FAMILIES}
+def three(comfy_host, pack):
+    """Of a family one network three times over, each with weights of its own."""
+    return cache(lambda family: [load(comfy_host, f"tiny_{family}_a") for _ in range(3)])
 
 
 def changed(graph, case):
@@ -72,10 +72,11 @@ def run(host, graph, case, model):
     return sample(host, model, case, latent=latent, **texts, **widgets)
 
 
-@examples(6)
+@pytest.mark.parametrize("family", FAMILIES)
+@examples(3)
 @given(graph=GRAPHS)
-def test_copies_of_one_transformer_in_any_sampling(comfy_host, toys, graph):
-    cases = toys[graph["family"]][: graph["copies"]]
+def test_copies_of_one_transformer_in_any_sampling(comfy_host, three, family, graph):
+    cases = three(family)[: graph["copies"]]
     expected = run(comfy_host, graph, cases[0], changed(graph, cases[0]))
     aggregator = graph["aggregator"]
     economies = graph["economies"]
@@ -89,9 +90,9 @@ def test_copies_of_one_transformer_in_any_sampling(comfy_host, toys, graph):
     assert torch.equal(run(comfy_host, graph, cases[0], model), expected)
 
 
-def test_interrupted_at_random_in_a_forward_pass(toys):
+def test_interrupted_at_random_in_a_forward_pass(three):
     """At any of the moments at which the host asks; every run after it is as ever."""
-    cases = toys["flux"][:2]
+    cases = three("flux")[:2]
     inputs = cases[0].inputs(size=(4, 4), batch=1)
     expected = by_stream(cases[0], inputs, experts=cases)
     dice = random.Random(SEED)
@@ -104,8 +105,8 @@ def test_interrupted_at_random_in_a_forward_pass(toys):
     assert torch.equal(by_stream(cases[0], inputs, experts=cases), expected)
 
 
-def test_interrupted_at_random_while_sampling(comfy_host, toys):
-    cases = toys["lumina"][:2]
+def test_interrupted_at_random_while_sampling(comfy_host, three):
+    cases = three("lumina")[:2]
     model = ensemble(comfy_host, random_aggregator(cases[0].patcher, 2), *(case.patcher for case in cases))
     latent = torch.zeros(1, 16, 4, 4)
     with interrupted() as asked:

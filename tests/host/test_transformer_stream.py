@@ -4,6 +4,8 @@ Each case runs twice on one network: by the host and by the stream. What it hand
 write in place) is made anew for each run. A family that this host does not have is left out, by name.
 """
 
+from inspect import signature
+
 import pytest
 import torch
 
@@ -47,10 +49,22 @@ def test_without_guidance(case):
     assert torch.equal(with_guidance, without) == (case.family == "schnell")
 
 
-@pytest.mark.parametrize("method", ["offset", "index", "uxo"])
-@of("flux", "schnell", "qwen")
+METHODS = {
+    "flux": ("offset", "index", "uxo"),
+    "schnell": ("offset",),
+    "qwen": ("offset", "index", "index_timestep_zero"),
+    "krea2": ("index", "index_timestep_zero"),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "method"),
+    [(f"tiny_{family}_a", method) for family, methods in METHODS.items() for method in methods],
+    indirect=["case"],
+)
 def test_reference_latents(case, method):
-    frames = (1,) if case.family == "qwen" else ()
+    needs_argument(case, "ref_latents")
+    frames = (1,) if case.architecture.has_frames else ()
     references = [
         torch.randn(2, 16, *frames, *size, generator=torch.Generator().manual_seed(1)) for size in [(8, 6), (7, 5)]
     ]
@@ -59,13 +73,43 @@ def test_reference_latents(case, method):
 
 
 @of("lumina", "zimage")
-def test_attention_mask(case):
-    mask = torch.ones(2, 1, 1, 7, dtype=torch.bool)
-    mask[..., 5:] = False
+def test_reference_latents_with_texts_of_their_own(case):
+    needs_argument(case, "ref_latents")
+    random = torch.Generator().manual_seed(1)
+    inputs = {
+        **case.inputs(size=(13, 9)),
+        "ref_latents": [torch.randn(1, 16, *size, generator=random) for size in [(8, 6), (2, 10)]],
+        "ref_contexts": [torch.randn(1, length, 48, generator=random) for length in (5, 2)],
+    }
+    assert not torch.equal(check(case, inputs), by_host(case, case.inputs(size=(13, 9))))
+
+
+def needs_argument(case, name):
+    if name not in signature(case.network._forward).parameters:
+        pytest.skip(f"this ComfyUI's {case.architecture.name(case.model)} takes no {name}")
+
+
+@of(*FLUX)
+def test_mask_of_the_whole_attention(case):
+    """As style models add one: how much each token of text and picture looks at each other one."""
     inputs = case.inputs()
+    tokens = inputs["context"].shape[1] + 8 * 6
+    mask = torch.randn(2, tokens, tokens, generator=torch.Generator().manual_seed(1))
+    assert not torch.equal(check(case, {**inputs, "attention_mask": mask}), by_host(case, inputs))
+
+
+@of("lumina", "zimage", "qwen", "krea2")
+def test_mask_of_the_prompt(case):
+    """Whatever a host makes of it; not all of these families look at it on all hosts."""
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[:, 5:] = False
+    if case.family in ("lumina", "zimage"):
+        mask = mask[:, None, None]
     if case.family == "zimage":  # its padding is attended to whatever the mask says
         mask = torch.nn.functional.pad(mask, (0, 25), value=True)
-    check(case, {**inputs, "attention_mask": mask})
+    if case.family == "qwen":  # is given what is added to the attention
+        mask = torch.zeros(2, 7).masked_fill(~mask, -1e4)
+    check(case, {**case.inputs(), "attention_mask": mask})
 
 
 # ------------------------------------------------------------------ control, patches
@@ -141,28 +185,49 @@ def test_replacements_elsewhere_stay(case):
     assert all(slots == kept["attn2"] for slots in seen)
 
 
-@of("qwen")
+@of("qwen", "lumina", "zimage")
 def test_patches_behind_a_block(case):
-
-    def patch(arguments):
-        arguments["img"].mul_(1.0 + 0.1 * arguments["block_index"])
-        return arguments
-
-    expected = check(case, case.inputs(), options=lambda: {"patches": {"double_block": [patch, patch]}})
-    assert not torch.equal(expected, by_host(case, case.inputs()))
+    check_patches(case, "double_block", louder_by_block)
 
 
-@of("flux", "schnell")
+@of("lumina", "zimage")
+def test_patches_behind_a_refiner(case):
+    """As Z-Image's ControlNets have both."""
+    check_patches(case, "noise_refiner", louder_by_block)
+
+
+def louder_by_block(arguments):
+    """Writes into what it is given."""
+    arguments["img"].mul_(1.1 + 0.1 * arguments["block_index"])
+    return arguments
+
+
+@of("flux", "schnell", "qwen", "krea2", "cosmos", "anima")
 def test_a_patch_of_the_first_hidden_states(case):
     """It may prepend tokens to the text, as USO does."""
 
     def patch(states):
-        text = torch.cat((0.5 * states["txt"][:, :3], states["txt"]), dim=1)
-        ids = torch.cat((states["txt_ids"][:, :3], states["txt_ids"]), dim=1)
-        return {**states, "img": states["img"] * 1.1, "txt": text, "txt_ids": ids}
+        states = {**states, "img": states["img"] * 1.1}
+        for name in states.keys() & {"txt", "txt_ids"}:
+            states[name] = torch.cat((states[name][:, :3], states[name]), dim=1)
+        return states
 
-    expected = check(case, case.inputs(), options=lambda: {"patches": {"post_input": [patch]}})
-    assert not torch.equal(expected, by_host(case, case.inputs()))
+    check_patches(case, "post_input", patch)
+
+
+def check_patches(case, kind, patch):
+    """Skips the test where the host's network does not call such patches."""
+    calls = []
+
+    def counted(arguments):
+        calls.append(1)
+        return patch(arguments)
+
+    patched = by_host(case, case.inputs(), options={"patches": {kind: [counted, counted]}})
+    if not calls:
+        pytest.skip(f"this ComfyUI's {case.architecture.name(case.model)} calls no {kind} patches")
+    assert not torch.equal(patched, by_host(case, case.inputs()))
+    check(case, case.inputs(), options=lambda: {"patches": {kind: [counted, counted]}})
 
 
 def test_overridden_attention(case):
@@ -268,7 +333,7 @@ def test_copies_of_one_expert_on_one_network_equal_it(case):
 @pytest.mark.parametrize("chosen", [0, 1])
 def test_following_one_expert_equals_it(case, comfy_host, chosen):
     twin = (
-        load(comfy_host, case.name.replace("_a", "_b")) if case.family != "schnell" else load(comfy_host, "tiny_flux_b")
+        load(comfy_host, case.name[:-1] + "b") if case.family != "schnell" else load(comfy_host, "tiny_flux_b")
     )
 
     def follow(point, features, state):

@@ -1,12 +1,16 @@
 """Aggregators learn on transformers: on flow models, with gradients through the host's blocks."""
 
+import math
+
 import pytest
 import torch
 
 from tests.support.ensembles import random_aggregator
 from tests.support.transformers import conditioning, load
 
-FAMILIES = ["flux", "chroma", "lumina", "qwen", "cosmos", "anima", "krea2"]
+FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"]
+SHIFTS = {"lumina": 6.0, "zimage": 3.0, "anima": 3.0}
+"""How far the families move their levels towards noise; the others are trained with that of Flux."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -34,13 +38,13 @@ def texts_of(cases, experts):
     return [{name: torch.cat([tensor, tensor]) for name, tensor in text.items()} for text in texts]
 
 
-def losses(cases, checkpointing=False):
+def losses(cases, checkpointing=False, identity_bias=False):
     """Of one batch, with the gradient of every parameter of a random aggregator by name."""
     from afa_core.aggregator.sabw import Aggregator
     from afa_core.fusion.sabw_fusion import SABWFusion
     from afa_core.host.training.frozen_experts import outside_inference
 
-    file = random_aggregator(cases[0].patcher, 2)
+    file = random_aggregator(cases[0].patcher, 2, identity_bias=identity_bias)
     with outside_inference():
         experts = experts_of(cases, checkpointing)
         aggregator = Aggregator(file.config)
@@ -55,13 +59,15 @@ def losses(cases, checkpointing=False):
     return loss.detach(), {name: p.grad for name, p in aggregator.named_parameters()}, experts
 
 
-def test_every_parameter_learns_and_recomputing_changes_nothing(cases):
-    loss, gradients, _ = losses(cases)
+@pytest.mark.parametrize("identity_bias", [False, True])
+def test_every_parameter_learns_and_recomputing_changes_nothing(cases, identity_bias):
+    loss, gradients, _ = losses(cases, identity_bias=identity_bias)
     assert torch.isfinite(loss)
     assert not [name for name, g in gradients.items() if g is None or not torch.isfinite(g).all()]
     silent = [name for name, g in gradients.items() if not g.any()]
     assert not silent
-    again, recomputed, _ = losses(cases, checkpointing=True)
+    assert any(name.endswith("identity_bias") for name in gradients) == identity_bias
+    again, recomputed, _ = losses(cases, checkpointing=True, identity_bias=identity_bias)
     assert torch.equal(loss, again)
     for name, gradient in gradients.items():
         torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7)
@@ -74,6 +80,9 @@ def test_levels_of_noise(cases):
     levels = torch.tensor([0.0, 0.25, 0.5, 0.75, 0.999])
     sigma = experts.sigma(levels)
     assert (sigma.diff() > 0).all()
+    shift = SHIFTS.get(cases[0].family, math.exp(1.15))
+    shifted = shift * levels / (1 + (shift - 1) * levels) if cases[0].family != "cosmos" else levels / (1 - levels)
+    torch.testing.assert_close(sigma[1:-1], shifted[1:-1], rtol=1e-4, atol=0)
     assert float(sampling.sigma_min) <= sigma[0]
     assert sigma[-1] <= float(sampling.sigma_max)
     latents, noise = torch.randn(5, 16, 4, 4), torch.randn(5, 16, 4, 4)

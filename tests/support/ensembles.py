@@ -75,7 +75,7 @@ class Spy(SABWFusion):
     """
 
     def __init__(self, inner: SABWFusion):
-        super().__init__(inner.aggregator)
+        super().__init__(inner.aggregator, inner.attend, inner.top_k)
         self.features: dict[int, list[Tensor]] = {}
         self.shares: dict[int, Tensor] = {}
         self.fused: dict[int, Tensor] = {}

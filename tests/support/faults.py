@@ -83,7 +83,7 @@ def nan_from(module: torch.nn.Module, first: int = 1, last: int = 10**9) -> Iter
         calls.append(1)
         if first <= len(calls) <= last:
             output = output.clone()
-            output.view(-1)[-1] = float("nan")
+            output[(-1,) * output.ndim] = float("nan")
         return output
 
     hook = module.register_forward_hook(spoil)

@@ -145,9 +145,12 @@ def conditioning(case: Case, seed: int, tokens: int = 6) -> list:
     """A prompt as one of the host's conditionings, of random numbers."""
     generator = torch.Generator().manual_seed(seed)
     text = torch.randn(1, tokens, case.architecture.prompt_width(case.model), generator=generator)
-    if case.family not in ("flux", "schnell", "chroma"):
-        return [[text, {}]]
-    return [[text, {"pooled_output": torch.randn(1, 48, generator=generator), "guidance": 3.5}]]
+    if case.family in ("flux", "schnell", "chroma"):
+        return [[text, {"pooled_output": torch.randn(1, 48, generator=generator), "guidance": 3.5}]]
+    if case.architecture.adapts_text(case.model):  # what the adapter makes of the text, token by token of T5's
+        ids = torch.randint(32128, (tokens + 2,), generator=generator, dtype=torch.int)
+        return [[text, {"t5xxl_ids": ids, "t5xxl_weights": 0.5 + torch.rand(tokens + 2, generator=generator)}]]
+    return [[text, {}]]
 
 
 def sample(host, model, case: Case, positive=None, negative=None, latent=None, **widgets) -> Tensor:

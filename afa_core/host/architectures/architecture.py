@@ -27,6 +27,7 @@ class Architecture(ABC):
     topology:  keys of the host's network configuration that experts must share
     noise:     its noise levels as fractions
     tokens:    whether features are tokens of a transformer
+    text_adapter: the part of its network, if any, that makes a text of a prompt before the network is called
     joint_text: whether text and picture share one attention, in which a repeated token of the text counts twice
     runs_compiled_blocks: whether its stream calls a network's blocks one by one, as the host does
     downscale: pixels that one position of a latent spans, where no VAE is there to be asked
@@ -40,6 +41,7 @@ class Architecture(ABC):
     tokens: ClassVar[bool] = False
     runs_compiled_blocks: ClassVar[bool] = False
     joint_text: ClassVar[bool] = False
+    text_adapter: ClassVar[str | None] = None
     downscale: ClassVar[int] = 8
 
     @abstractmethod
@@ -94,7 +96,7 @@ class Architecture(ABC):
 
     def adapts_text(self, model: BaseModel) -> bool:
         """Whether weights of its own turn a prompt into the text that the network is called with."""
-        return False
+        return self.text_adapter is not None and hasattr(model.diffusion_model, self.text_adapter)
 
     def named(self, args: tuple, kwargs: dict[str, Any]) -> Inputs:
         """The arguments of a DIFFUSION_MODEL call by their names."""

@@ -21,6 +21,7 @@ class Cosmos(Transformer):
     title = "Cosmos-Predict2 and Anima"
     has_frames = True
     joint_text = False
+    text_adapter = "llm_adapter"
     arguments = arguments_of(MiniTrainDIT.forward)
     own = {"c_crossattn": "context"}
     topology = (
@@ -61,9 +62,6 @@ class Cosmos(Transformer):
 
     def time_width(self, model: BaseModel) -> int:
         return network_of(model).model_channels
-
-    def adapts_text(self, model: BaseModel) -> bool:
-        return hasattr(network_of(model), "llm_adapter")
 
     def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
         return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(network_of(model).blocks))}

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from comfy.model_base import BaseModel
 from torch import Tensor
 
 from .architecture import Inputs
-from .transformer import TIME_WIDTH, Transformer, network_of, sinusoid
+from .transformer import TIME_WIDTH, Transformer, arguments_of, network_of, sinusoid
 from .transformer_stream import Block
+
+try:
+    NETWORK = import_module("comfy.ldm.krea2.model").SingleStreamDiT
+except ImportError:
+    NETWORK = None
 
 
 class Krea2(Transformer):
     title = "Krea 2"
     has_frames = True
-    arguments = ("x", "timesteps", "context", "attention_mask", "ref_latents", "transformer_options")
+    arguments = arguments_of(NETWORK.forward) if NETWORK else ()
     own = {"c_crossattn": "context", "attention_mask": "attention_mask"}
     topology = ("features", "channels", "layers", "heads", "kvheads", "txtlayers", "txtdim")
 
     def matches(self, model: BaseModel) -> bool:
-        return type(model).__name__ == "Krea2"  # by its name: older hosts have no such class
+        return type(network_of(model)) is NETWORK
 
     def name(self, model: BaseModel) -> str:
         return "Krea 2"
@@ -29,7 +35,8 @@ class Krea2(Transformer):
         return [Block(f"block {i}", module, joint=True) for i, module in enumerate(network.blocks)]
 
     def embed(self, network: Any, call: dict[str, Any], inputs: Inputs) -> tuple[Tensor, Tensor]:
-        text, _ = call["transformer_options"]["img_slice"]  # where the picture begins
+        # Where the picture begins. Hosts before 0.29 do not say; there no patch can put tokens before the text's.
+        text = call["transformer_options"].get("img_slice", inputs["context"].shape[1:])[0]
         return sinusoid(inputs), call["x"][:, :text]
 
     def width(self, network: Any) -> int:

@@ -53,8 +53,11 @@ class _Network:
             name.startswith("diffusion_model.") for name in expert.patcher.object_patches
         )
         common = _common(self.common, expert.patcher.patches)
+        adapter = expert.architecture.text_adapter
         for member in (*self.members, expert):
-            for _, layer, patch in _rest(member.patcher, common):
+            for name, layer, patch in _rest(member.patcher, common):
+                if adapter and name.startswith(f"diffusion_model.{adapter}."):
+                    return "a patch of what adapts its prompts"
                 if reason := "a patch of a replaced block" if compiled else obstacle(patch, layer):
                     return reason
         self.members.append(expert)

@@ -1,4 +1,4 @@
-"""Eleven prompts with as many different ensembles, in API format."""
+"""Twelve prompts with as many different ensembles, in API format."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.support.aggregators import random_aggregator
 A, B, C, V = (f"tiny_sd15_{name}.safetensors" for name in "abcv")
 FLUX = [f"tiny_flux_{name}.safetensors" for name in "ab"]
 CONFIG = {"text_width": 32, "time_width": 256, "hidden_size": 64, "num_layers": 1}
+TOKENS = {**CONFIG, "text_width": 64, "time_width": 64, "fused": (3, 6, 7), "tokens": True}
 
 SAMPLING = {
     "steps": 2, "cfg": 5.0, "sampler_name": "euler", "denoise": 1.0, "model": ["e", 0], "positive": ["p", 0],
@@ -30,12 +31,15 @@ ENSEMBLES = [
     ([B, C, V], "last block average", 0.0, 64),
     ([C, A, B], "three.safetensors", 0.0, 64),
     (FLUX, "block average", 0.0, 64),
+    (FLUX, "tokens.safetensors", 0.4, 96),
 ]
 
 
 def put_aggregators(base: Path) -> None:
-    for name, experts, seed in (("pair", 2, 1), ("other", 2, 2), ("three", 3, 3)):
-        config = AggregatorConfig("SD1.x", (*[64] * 24, 4), experts, **CONFIG)
+    unets = {"pair": 2, "other": 2, "three": 3}
+    configs = {name: AggregatorConfig("SD1.x", (*[64] * 24, 4), experts, **CONFIG) for name, experts in unets.items()}
+    configs["tokens"] = AggregatorConfig("Flux.1", (*[64] * 7, 16), 2, **TOKENS)
+    for seed, (name, config) in enumerate(configs.items(), start=1):
         save_aggregator(random_aggregator(config, seed), base / "models" / "afa" / f"{name}.safetensors")
 
 
@@ -43,34 +47,37 @@ def prompt(number: int) -> dict:
     """The number-th prompt of a soak; each has a seed of its own."""
     experts, fusion, start, width = ENSEMBLES[number % len(ENSEMBLES)]
     if experts is FLUX:
-        return transformers_prompt(number, fusion, width)
+        return transformers_prompt(number, aggregator(fusion), start, width)
     loaders = {f"c{i}": node("CheckpointLoaderSimple", ckpt_name=name) for i, name in enumerate(experts, start=1)}
     models = {f"model_{i}": [f"c{i}", 0] for i in range(1, len(experts) + 1)}
     clips = {f"clip_{i}": [f"c{i}", 1] for i in range(1, len(experts) + 1)}
-    if fusion.endswith(".safetensors"):
-        aggregator = node("LoadAFAAggregator", aggregator_name=fusion)
-    else:
-        aggregator = node("AFATrainingFreeFusion", method=fusion)
     return painted(number, clip=["t", 0], vae=["c1", 2], scheduler="normal") | {
         **loaders,
-        "a": aggregator,
+        "a": aggregator(fusion),
         "e": node("AFAEnsembleModel", aggregator=["a", 0], start_percent=start, **models),
         "t": node("AFAEnsembleCLIP", **clips),
         "l": node("EmptyLatentImage", width=width, height=64, batch_size=1),
     }
 
 
-def transformers_prompt(number: int, fusion: str, width: int) -> dict:
+def transformers_prompt(number: int, aggregator: dict, start: float, width: int) -> dict:
     """Networks in files of their own, with the text encoder of a checkpoint and a VAE."""
     loaders = {f"c{i}": node("UNETLoader", unet_name=name, weight_dtype="default") for i, name in enumerate(FLUX, start=1)}
     return painted(number, clip=["t", 1], vae=["v", 0], scheduler="simple") | {
         **loaders,
         "t": node("CheckpointLoaderSimple", ckpt_name="tiny_sd2_a.safetensors"),
         "v": node("VAELoader", vae_name="tiny_16_channels.safetensors"),
-        "a": node("AFATrainingFreeFusion", method=fusion),
-        "e": node("AFAEnsembleModel", aggregator=["a", 0], model_1=["c1", 0], model_2=["c2", 0]),
+        "a": aggregator,
+        "e": node("AFAEnsembleModel", aggregator=["a", 0], start_percent=start, model_1=["c1", 0], model_2=["c2", 0]),
         "l": node("EmptySD3LatentImage", width=width, height=64, batch_size=1),
     }
+
+
+def aggregator(fusion: str) -> dict:
+    """A file's name, or a training-free method."""
+    if fusion.endswith(".safetensors"):
+        return node("LoadAFAAggregator", aggregator_name=fusion)
+    return node("AFATrainingFreeFusion", method=fusion)
 
 
 def painted(number: int, clip: list, vae: list, scheduler: str) -> dict:
