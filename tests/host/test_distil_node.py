@@ -6,6 +6,8 @@ from contextlib import ExitStack
 import pytest
 import torch
 
+from afa_core.fusion.levels import LevelFusion
+from tests.support.ensembles import ensemble
 from tests.support.faults import full_disk
 from tests.support.node_trainer import same, twelve_pictures
 from tests.support.widgets import defaults
@@ -241,6 +243,26 @@ def test_online_the_ensemble_labels_fresh_noise_and_stays_as_it_is(distiller, ta
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
     for model, was in zip(distiller.models, before, strict=True):
         assert torch.equal(prediction(model), was)
+
+
+def test_the_probes_fusion_is_distilled_with_its_shares_by_noise_level(distiller):
+    from afa_core.host.training.distilling import Distillation
+    from afa_core.training.objective import Predictions
+
+    rows = ((1.0, 0.0), (0.0, 1.0))
+    models = [ensemble(distiller.host, LevelFusion((0.1, 0.9), each), *distiller.models) for each in (rows, rows[::-1])]
+    report = distiller.run("by level", ensemble=models[0], steps=1, resume="start anew")[2]
+    assert "evaluates 1 network instead of 2" in report
+    teacher, turned = (Distillation(model, None).teacher for model in models)
+    assert teacher.digest != turned.digest
+    x, _, text = question()
+    singles = Predictions()
+    with torch.inference_mode(False), torch.no_grad():
+        teacher.load([2, 4, 8, 8])
+        sigma, texts = teacher.experts.sigma(torch.tensor([0.05, 0.95])), [{"c_crossattn": text, "y": None}] * 2
+        found = teacher.experts.predict(teacher.fusion, x, sigma, texts)
+        teacher.experts.predict(singles, x, sigma, texts)
+    assert torch.equal(found[0], singles.predictions[0][0]) and torch.equal(found[1], singles.predictions[1][1])
 
 
 def test_a_control_learns_the_data_alone_and_is_reported_beside(distiller, tasks):

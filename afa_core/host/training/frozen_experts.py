@@ -137,7 +137,8 @@ class HostExperts:
             strict=True,
         )
         fusion = fuse_in_first_terms(fusion, samplings, sigma, noisy)
-        return lockstep(streams, self.points, fusion, FusionState(embeddings, observe))
+        level = self.experts[0].architecture.noise.level(samplings[0], sigma)
+        return lockstep(streams, self.points, fusion, FusionState(embeddings, observe, level))
 
     def _stream(
         self, expert: Expert, sampling: Any, text: Text, noisy: Tensor, sigma: Tensor
