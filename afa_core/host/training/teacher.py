@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import NoReturn, cast
 
-import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -67,8 +66,7 @@ class Teacher:
         self.experts = HostExperts(experts, checkpointing=True)  # keeps nothing: it reserves memory for one block
 
     def load(self, latent_shape: list[int]) -> None:
-        comfy.model_management.load_models_gpu(self.companions)
-        self.experts.load(latent_shape)
+        self.experts.load(latent_shape, others=self.companions)
 
     @property
     def patchers(self) -> list[ModelPatcher]:
