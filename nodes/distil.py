@@ -87,7 +87,7 @@ class AFADistill(io.ComfyNode):
                     task_of_control = distillation.task(data, lora, control=True)
                     beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
                     found, its_state = fit(task_of_control, labelled, settings, beside, _quietly(feed, settings.steps))
-                    notes.insert(1, _of_control(found, its_state.best_loss("held_out")))
+                    notes.insert(1, _of_control(found, its_state.best_loss(task_of_control.chosen_by)))
             student_file = save_network(distillation.student, f"{path.stem}_student") if widgets.get("save_student") else None
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:

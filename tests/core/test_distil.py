@@ -91,3 +91,11 @@ def test_the_best_weights_are_the_nearest_to_the_teacher(tmp_path):
     best = min(range(len(distances)), key=distances.__getitem__)
     assert best > 0 and best != min(range(len(distances)), key=state.values("held_out").__getitem__)
     assert state.best_loss("distance") == state.values("held_out")[best]
+
+
+def test_the_best_weights_of_a_control_are_those_with_the_least_denoising_loss(tmp_path):
+    """Not the nearest to the teacher, from which it learns nothing."""
+    lora, state = run(tmp_path, 40, data_only=True)
+    losses, distances = state.values("held_out"), state.values("distance")
+    assert losses.index(min(losses)) != distances.index(min(distances))
+    assert lora.measured["losses"]["LoRA"] == pytest.approx(min(losses))

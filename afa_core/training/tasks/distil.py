@@ -65,7 +65,6 @@ class DistilTask:
     """
 
     name = "LoRA"
-    chosen_by = "distance"
     curves_title = "share of the gap closed"
 
     def __init__(
@@ -78,6 +77,7 @@ class DistilTask:
     ):
         self.student, self.module, self.shapes, self.lessons = student, module, shapes, lessons
         self._identity = identity
+        self.chosen_by = "held_out" if lessons.data_only else "distance"
         self.device, self.compute_dtype = student.device, student.compute_dtype
 
     def identity(self) -> dict[str, Any]:
