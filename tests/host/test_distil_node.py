@@ -274,6 +274,19 @@ def test_a_control_learns_the_data_alone_and_is_reported_beside(distiller, tasks
     assert same(distiller.file("beside-last"), distiller.file("beside alone-last"))
 
 
+def test_the_control_of_an_online_distillation_leaves_the_ensemble_alone(distiller, tasks, monkeypatch):
+    """The ensemble is loaded and asked for the student alone: before its task is made, and while it trains."""
+    from afa_core.host.training.teacher import Teacher
+
+    loaded, asked = [], []
+    load, predict = Teacher.load, Teacher.predict
+    monkeypatch.setattr(Teacher, "load", lambda *args: loaded.append(len(tasks)) or load(*args))
+    monkeypatch.setattr(Teacher, "predict", lambda *args: asked.append(len(tasks)) or predict(*args))
+    distiller.run("alone", resume="start anew", online=True, control=True, steps=2)
+    assert len(tasks) == 2
+    assert set(loaded) == {0} and set(asked) <= {0, 1} and asked.count(1) == 2
+
+
 def test_the_student_is_saved_as_the_host_saves_it(distiller):
     model, _, report = distiller.run("kept", resume="start anew", steps=2, learning_rate=1e-2, save_student=True)
     (sentence,) = (line for line in report.splitlines() if line.startswith("To load it"))

@@ -112,15 +112,16 @@ class Distillation:
         module = put_adapters(patcher, weights, lora.rank, lora.alpha, data.plan.seed)
         count = sum(weight.numel() for weight in module.parameters())
         shape = [data.plan.batch_size, *largest_latent(data)]
-        if lora.online:
-            self.teacher.load(shape)
-        student.load(shape, count * trained_bytes(student), self.teacher.patchers if lora.online else ())
+        teacher = self.teacher if lora.online and not control else None
+        if teacher:
+            teacher.load(shape)
+        student.load(shape, count * trained_bytes(student), teacher.patchers if teacher else ())
         first, own = (e.patcher.get_model_object("model_sampling") for e in (self.experts[0], student.experts[0]))
 
         def convert(label: torch.Tensor, sigma: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
             return label if speaks_like(first, own) else converted(label, sigma, noisy, first, own)
 
-        lessons = Lessons([e.label for e in self.experts], convert, self.teacher if lora.online else None, control)
+        lessons = Lessons([e.label for e in self.experts], convert, teacher, control)
         settings = {name: value for name, value in asdict(lora).items() if name != "gradient_checkpointing"}
         identity = {**settings, "teacher": self.digest, "student": patcher_digest(self.student), "control": control}
         shapes = {key: weight.shape for key, weight in weights.items()}
