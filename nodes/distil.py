@@ -108,7 +108,7 @@ def _sources(widgets: dict[str, Any]) -> Sources:
             "Neither prompt_folder nor prompts is given: type the name of a folder with pictures and captions, or of a text "
             "file with a prompt a line, in ComfyUI's input folder."
         )
-    return Sources.of([folder] if folder else [], prompts, widgets["prompt_share"])
+    return Sources.of(folder, prompts, widgets["prompt_share"])
 
 
 def _check_held_out(data: LatentDataset) -> None:

@@ -172,6 +172,26 @@ def test_prompts_are_painted_by_the_ensemble_and_labelled_once(distiller, prompt
     assert len(sizes) == 12
 
 
+def test_two_lists_of_prompts_keep_what_each_holds_out_and_leaves_out(comfy_host, tmp_path):
+    from afa_core.host.training.distilling import Sources
+    from afa_core.training.data.prompt_folder import read_prompt_folder
+
+    folders = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        files = {"prompts.txt": f"{name} 1\n{name} 2", "held_out.txt": f"{name} 2", f"{name}.txt": ""}
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        folders.append(read_prompt_folder(folder))
+    sources = Sources.of(*folders, prompt_share=0.5)
+    assert sources.pictures is None
+    assert [item.caption for item in sources.prompts.items] == ["a 1", "a 2", "b 1", "b 2"]
+    assert sources.prompts.held_out == {"a 2", "b 2"}
+    assert [name for name, _ in sources.prompts.skipped] == [name for one in folders for name, _ in one.skipped]
+    assert len(sources.prompts.skipped) == 2
+
+
 @pytest.mark.parametrize(("aspect", "size"), [({}, (8, 8)), ({"paint_aspect": 2.0}, (6, 11)), ({"paint_aspect": 0.25}, (16, 4))])
 def test_paintings_have_the_aspect_that_is_asked_for(distiller, prompts, monkeypatch, aspect, size):
     from afa_core.host.training import paintings

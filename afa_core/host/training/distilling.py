@@ -50,13 +50,18 @@ class Sources:
     prompt_share: float
 
     @classmethod
-    def of(cls, folders: list[PromptFolder], prompts: PromptFolder | None, prompt_share: float) -> Sources:
+    def of(cls, folder: PromptFolder | None, prompts: PromptFolder | None, prompt_share: float) -> Sources:
         """A folder without pictures is one of prompts."""
-        pictures = next((folder for folder in folders if folder.has_pictures), None)
-        lists = [folder for folder in (*folders, prompts) if folder is not None and folder is not pictures]
-        if lists:
-            prompts = replace(lists[0], items=[item for one in lists for item in one.items])
-        return cls(pictures, prompts, prompt_share)
+        if folder is None or folder.has_pictures:
+            return cls(folder, prompts, prompt_share)
+        if prompts is not None:
+            folder = replace(
+                folder,
+                items=folder.items + prompts.items,
+                skipped=folder.skipped + prompts.skipped,
+                held_out=folder.held_out | prompts.held_out,
+            )
+        return cls(None, folder, prompt_share)
 
 
 class Distillation:
