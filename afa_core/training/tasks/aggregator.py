@@ -85,7 +85,8 @@ class AggregatorTask:
         fusion = self.fusion()
         if self.settings.expert_dropout:
             fusion = ExpertDropout(fusion, self.settings.expert_dropout, generator(*draw.seeds, 1))
-        losses = sample_loss(self.experts, fusion, batch, draw, balance.observe, self.settings.min_snr_gamma)
+        observe = balance.observe if self.settings.load_balance else None
+        losses = sample_loss(self.experts, fusion, batch, draw, observe, self.settings.min_snr_gamma)
         terms = {"error": losses.mean()}
         if self.settings.load_balance:
             terms["balance"] = self.settings.load_balance * balance.imbalance()
