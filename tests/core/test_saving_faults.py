@@ -77,7 +77,7 @@ def test_a_disk_that_fills_up_while_training(tmp_path):
             limit.__enter__()
 
     try:
-        with pytest.raises(AggregatorError, match="toy.resume could not be saved"):
+        with pytest.raises(SavingError, match="toy.resume could not be saved"):
             run(tmp_path, 17, fill)
     finally:
         limit.__exit__(None, None, None)
