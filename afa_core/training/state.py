@@ -65,10 +65,14 @@ class TrainingState:
         """One of every evaluation; infinite where it is NaN, which would compare as neither better nor worse."""
         return [math.inf if math.isnan(row[name]) else row[name] for row in self.evaluations]
 
+    def best_at(self, chosen_by: str) -> int:
+        """Which evaluation is that of the best weights."""
+        chosen = self.values(chosen_by)
+        return chosen.index(min(chosen))
+
     def best_loss(self, chosen_by: str) -> float:
         """The held-out loss of the best weights."""
-        chosen = self.values(chosen_by)
-        return self.values("held_out")[chosen.index(min(chosen))]
+        return self.values("held_out")[self.best_at(chosen_by)]
 
 
 class Training:
