@@ -19,8 +19,10 @@ from ..atomic_file import write_safetensors
 from .state import Training, TrainingState
 
 SUFFIX = ".resume"
-PLAIN = ("fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds", "skipped")
-LATER = {"skipped"}
+PLAIN = (
+    "fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds", "skipped", "watched",
+)  # fmt: skip
+LATER = {"skipped", "watched"}
 """What a state of an earlier version lacks."""
 
 

@@ -46,6 +46,7 @@ class TrainingState:
     """step: optimizer steps done; fingerprint: settings, data and experts that this training belongs to.
 
     skipped: steps that were tried again, since their gradients overflowed float16
+    watched: the numbers that the task watches, as they were before the last step
     torn: a step has begun to change the weights, and is not counted yet; such a state is never saved
     """
 
@@ -59,6 +60,7 @@ class TrainingState:
     scaler: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     skipped: int = 0
+    watched: list[float] = field(default_factory=list)
     torn: bool = False
 
     def values(self, name: str) -> list[float]:

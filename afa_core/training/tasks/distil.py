@@ -66,6 +66,7 @@ class DistilTask:
 
     name = "LoRA"
     curves_title = "share of the gap closed"
+    watched = ()
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class DistilTask:
     def identity(self) -> dict[str, Any]:
         return self._identity
 
-    def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, draw: Draw, watched: Sequence[float] = ()) -> dict[str, Tensor]:
         """Squared distance to the teacher's prediction; of a control, to what the data ask for."""
         draw = own_draw(batch, draw)
         sigma, noisy, lesson = problem(self.student, batch, draw)
