@@ -152,10 +152,13 @@ def evaluate(training: Training, listen: Callable[[Report], None]) -> None:
     if any(row["step"] == state.step for row in state.evaluations):
         return
     found: dict[str, list[Tensor]] = {}
-    for batch in training.dataset.held_out_batches(training.settings.batch_size):
-        batch = batch.to(task.device)
-        for name, value in with_weights(task.module, weights, lambda b=batch: task.evaluate(b)).items():
-            found.setdefault(name, []).append(value)
+
+    def look() -> None:
+        for batch in training.dataset.held_out_batches(training.settings.batch_size):
+            for name, value in task.evaluate(batch.to(task.device)).items():
+                found.setdefault(name, []).append(value)
+
+    with_weights(task.module, weights, look)
     row = {"step": state.step, **{name: _mean(values).tolist() for name, values in found.items()}}
     if row[task.chosen_by] < min(state.values(task.chosen_by), default=math.inf):
         state.best = {key: tensor.detach().cpu().clone() for key, tensor in weights.items()}
