@@ -66,8 +66,7 @@ class AFADistill(io.ComfyNode):
         check_writable(path.parent)
         settings, lora = of_widgets(TrainingSettings, widgets), of_widgets(LoraSettings, widgets)
         workflow = workflow_id(cls.hidden.extra_pnginfo)
-        labels = {"best_single": START, "block_average": TEACHER}
-        feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow, labels)
+        feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow)
         progress = _progress(feed)
         try:
             data = distillation.dataset(clip, vae, sources, of_widgets(DatasetSettings, widgets), progress)
@@ -79,7 +78,7 @@ class AFADistill(io.ComfyNode):
                 task = distillation.task(data, lora)
                 keeping = Keeping(path, widgets["resume"], widgets["save_every"])
                 labelled = HeldOutLabels(data, kept) if lora.online else LabelledDataset(replace(data, experts=1), kept)
-                listen = listener(feed, task, widgets, paint=None)
+                listen = listener(feed, task, widgets, {START: [START], TEACHER: [TEACHER]})
                 file, state = fit(task, labelled, settings, keeping, listen)
                 notes = [_found(file), _cost(len(distillation.experts), kept.size)]
                 if widgets.get("control") and not feed.stop_requested:

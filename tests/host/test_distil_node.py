@@ -246,6 +246,14 @@ def test_stop_keeps_a_usable_lora(distiller, monkeypatch):
     assert history("stopped", distiller)["finished"] == "stopped"
 
 
+def test_the_view_is_sent_the_losses_of_student_and_ensemble_by_name(distiller):
+    distiller.run("watched", resume="start anew", steps=1)
+    (live,) = (module for name, module in sys.modules.items() if name.endswith("afa-ensemble.nodes.live"))
+    baselines = history("watched", distiller)["baselines"]
+    shown = {name: baselines[name] for name in ("student before training", "ensemble")}
+    assert live.TrainingFeed.latest_of_all.snapshot()["rivals"] == shown
+
+
 def test_online_the_ensemble_labels_fresh_noise_and_stays_as_it_is(distiller, tasks, monkeypatch):
     from afa_core.host.training import labelling
 
