@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from ..afa_core.host.training.frozen_experts import outside_inference
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
 from ..afa_core.training.data.dataset import LatentDataset
 from ..afa_core.training.data.prompt_folder import PromptFolder
+from ..afa_core.training.data.split import FEWEST
 from ..afa_core.training.labels import HeldOutLabels, LabelledDataset
 from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.report import loss_plot, report_text
@@ -32,7 +32,7 @@ from .distil_inputs import distil_inputs
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import schema
-from .training import file_name, listener, of_widgets
+from .training import file_name, listener, of_widgets, preparation
 
 
 class AFADistill(io.ComfyNode):
@@ -67,7 +67,7 @@ class AFADistill(io.ComfyNode):
         settings, lora = of_widgets(TrainingSettings, widgets), of_widgets(LoraSettings, widgets)
         workflow = workflow_id(cls.hidden.extra_pnginfo)
         feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow)
-        progress = _progress(feed)
+        progress = preparation(feed)
         try:
             data = distillation.dataset(clip, vae, sources, of_widgets(DatasetSettings, widgets), progress)
             if not lora.online:
@@ -113,19 +113,9 @@ def _sources(widgets: dict[str, Any]) -> Sources:
 def _check_held_out(data: LatentDataset) -> None:
     if not data.held_out_count:
         raise TrainingError(
-            f"There are {len(data.items)} usable pictures and prompts, and training needs at least 10 of a kind, so that some "
-            "can be held out to measure what is learnt."
+            f"There are {len(data.items)} usable pictures and prompts, and training needs at least {FEWEST} of a kind, so that "
+            "some can be held out to measure what is learnt."
         )
-
-
-def _progress(feed: TrainingFeed):
-    bar = comfy.utils.ProgressBar(1)
-
-    def progress(done: int, total: int, what: str) -> None:
-        bar.update_absolute(done, total)
-        feed.send(step=0, message=f"{what} {done} of {total}")
-
-    return progress
 
 
 def _quietly(feed: TrainingFeed, steps: int):

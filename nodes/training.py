@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
+from ..afa_core.host.training.pictures import Progress
 from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.session import TrainingError
 from ..afa_core.training.task import Task
@@ -29,6 +30,18 @@ def file_name(name: str) -> str:
     if not re.fullmatch(r"\w[\w .-]{0,99}", name):
         raise TrainingError(f"save_as should be a plain file name such as my_ensemble, found {name!r:.60}.")
     return name.removesuffix(".safetensors")
+
+
+def preparation(feed: TrainingFeed | None = None) -> Progress:
+    """Shows how far the data are prepared: on the node's bar, and in words in the view of a training."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def progress(done: int, total: int, what: str) -> None:
+        bar.update_absolute(done, total)
+        if feed:
+            feed.send(step=0, message=f"{what} {done} of {total}")
+
+    return progress
 
 
 def listener(
