@@ -2,7 +2,7 @@
 
 The host loads weights in inference mode, and such weights cannot take part in a backward pass. They are
 replaced by ordinary ones before the memory manager moves them, and everything here runs outside
-inference mode (host.md section 4).
+inference mode.
 """
 
 from __future__ import annotations
