@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from ..afa_core.host.training.frozen_experts import outside_inference
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
 from ..afa_core.training.data.dataset import LatentDataset
 from ..afa_core.training.data.prompt_folder import PromptFolder
+from ..afa_core.training.data.split import FEWEST
 from ..afa_core.training.labels import HeldOutLabels, LabelledDataset
 from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.report import loss_plot, report_text
@@ -32,7 +32,7 @@ from .distil_inputs import distil_inputs
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import schema
-from .training import file_name, listener, of_widgets
+from .training import file_name, listener, of_widgets, preparation
 
 
 class AFADistill(io.ComfyNode):
@@ -66,9 +66,8 @@ class AFADistill(io.ComfyNode):
         check_writable(path.parent)
         settings, lora = of_widgets(TrainingSettings, widgets), of_widgets(LoraSettings, widgets)
         workflow = workflow_id(cls.hidden.extra_pnginfo)
-        labels = {"best_single": START, "block_average": TEACHER}
-        feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow, labels)
-        progress = _progress(feed)
+        feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow)
+        progress = preparation(feed)
         try:
             data = distillation.dataset(clip, vae, sources, of_widgets(DatasetSettings, widgets), progress)
             if not lora.online:
@@ -79,7 +78,7 @@ class AFADistill(io.ComfyNode):
                 task = distillation.task(data, lora)
                 keeping = Keeping(path, widgets["resume"], widgets["save_every"])
                 labelled = HeldOutLabels(data, kept) if lora.online else LabelledDataset(replace(data, experts=1), kept)
-                listen = listener(feed, task, widgets, paint=None)
+                listen = listener(feed, task, widgets, {START: [START], TEACHER: [TEACHER]})
                 file, state = fit(task, labelled, settings, keeping, listen)
                 notes = [_found(file), _cost(len(distillation.experts), kept.size)]
                 if widgets.get("control") and not feed.stop_requested:
@@ -87,7 +86,7 @@ class AFADistill(io.ComfyNode):
                     task_of_control = distillation.task(data, lora, control=True)
                     beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
                     found, its_state = fit(task_of_control, labelled, settings, beside, _quietly(feed, settings.steps))
-                    notes.insert(1, _of_control(found, its_state.best_loss("held_out")))
+                    notes.insert(1, _of_control(found, its_state.best_loss(task_of_control.chosen_by)))
             student_file = save_network(distillation.student, f"{path.stem}_student") if widgets.get("save_student") else None
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:
@@ -108,25 +107,15 @@ def _sources(widgets: dict[str, Any]) -> Sources:
             "Neither prompt_folder nor prompts is given: type the name of a folder with pictures and captions, or of a text "
             "file with a prompt a line, in ComfyUI's input folder."
         )
-    return Sources.of([folder] if folder else [], prompts, widgets["prompt_share"])
+    return Sources.of(folder, prompts, widgets["prompt_share"])
 
 
 def _check_held_out(data: LatentDataset) -> None:
     if not data.held_out_count:
         raise TrainingError(
-            f"There are {len(data.items)} usable pictures and prompts, and training needs at least 10 of a kind, so that some "
-            "can be held out to measure what is learnt."
+            f"There are {len(data.items)} usable pictures and prompts, and training needs at least {FEWEST} of a kind, so that "
+            "some can be held out to measure what is learnt."
         )
-
-
-def _progress(feed: TrainingFeed):
-    bar = comfy.utils.ProgressBar(1)
-
-    def progress(done: int, total: int, what: str) -> None:
-        bar.update_absolute(done, total)
-        feed.send(step=0, message=f"{what} {done} of {total}")
-
-    return progress
 
 
 def _quietly(feed: TrainingFeed, steps: int):

@@ -25,7 +25,7 @@ MESSAGES_A_SECOND = 4
 CURVE_POINTS = 2000
 SAMPLE_SIDE = 256
 SAMPLES = 4
-MEASURED = ("held_out", "best_single", "block_average", "shares")
+MEASURED = ("held_out", "shares")
 
 
 def running_server() -> PromptServer | None:
@@ -88,28 +88,19 @@ def data_url(picture, side: int) -> str:
 class TrainingFeed:
     """One training run as its node's view sees it: messages, the curve so far, and the Stop button.
 
-    labels: other names of measured values, for the legend
     state: "training", then "stopping" where the button was pressed, then "done" for good
     """
 
     latest_of_all: TrainingFeed | None = None
     """The training that runs, or ran last: the host runs one graph at a time."""
 
-    def __init__(
-        self,
-        node_id: str | None,
-        experts: list[str],
-        steps: int,
-        workflow: str = "",
-        labels: dict[str, str] | None = None,
-    ):
+    def __init__(self, node_id: str | None, experts: list[str], steps: int, workflow: str = ""):
         self.node_id = str(node_id)
         self.workflow = workflow
         self.run = uuid.uuid4().hex
         self.client = getattr(running_server(), "client_id", None)
         self.header = {
             "node": self.node_id, "workflow": workflow, "run": self.run, "experts": list(experts), "steps": steps,
-            "labels": labels or {},
         }  # fmt: skip
         self.state = "training"
         self._lock = threading.RLock()  # the button is pressed in the server's thread
@@ -121,7 +112,10 @@ class TrainingFeed:
         self.send(step=0)
 
     def send(self, step: int, sample=None, **values: Any) -> None:
-        """values: loss, held_out, best_single, block_average, shares, seconds_per_step, message; where measured."""
+        """values: loss, held_out, rivals, shares, seconds_per_step, message; where measured.
+
+        rivals: losses of what needs no training, by the names that the view shows
+        """
         values = {name: _finite(value) for name, value in values.items() if value is not None}
         self.latest.update(values, step=step)
         if any(name in values for name in ("loss", *MEASURED)):
@@ -197,6 +191,8 @@ def stop_training(run: str) -> bool:
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN: a browser would refuse the whole message."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

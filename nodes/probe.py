@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..afa_core.fusion.levels import LevelFusion
@@ -13,6 +12,7 @@ from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_na
 from ..afa_core.probe.plot import probe_plot, probe_table
 from ..afa_core.probe.report import report_of
 from .sockets import AggregatorType, experts, numbered, schema
+from .training import preparation
 
 DEFAULTS = ProbeSettings()
 
@@ -67,14 +67,8 @@ class AFAProbe(io.ComfyNode):
     @classmethod
     def execute(cls, clip, vae, prompt_folder, pictures, noises, resolution, seed, **models) -> io.NodeOutput:
         folder = read_named_folder(prompt_folder)
-        bars: dict[str, comfy.utils.ProgressBar] = {}
-
-        def progress(done: int, total: int, what: str) -> None:
-            bar = bars.setdefault(what, comfy.utils.ProgressBar(total))
-            bar.update_absolute(done, total)
-
         settings = ProbeSettings(pictures, noises, resolution, seed)
-        report = report_of(probe(experts(cls, models), clip, vae, folder, settings, progress))
+        report = report_of(probe(experts(cls, models), clip, vae, folder, settings, preparation()))
         report["left_out"] = [list(row) for row in folder.skipped]
         plot = probe_plot(report)
         shown = ui.PreviewImage(plot, cls=cls)

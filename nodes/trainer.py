@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from ..afa_core.host.training.frozen_experts import HostExperts, outside_inferen
 from ..afa_core.host.training.memory import aggregator_memory
 from ..afa_core.host.training.preview import Preview
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
+from ..afa_core.training.data.split import FEWEST
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import Keeping, TrainingError, fit
 from ..afa_core.training.state import TrainingSettings
@@ -34,10 +34,7 @@ from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import AggregatorType, experts, schema, source_file, source_loras
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
-from .training import file_name, listener, of_widgets
-
-FEWEST = 10
-"""Pictures, or prompts, below which none can be held out, and nothing would show whether training helps."""
+from .training import file_name, listener, of_widgets, preparation
 
 
 class AFATrainer(io.ComfyNode):
@@ -90,7 +87,8 @@ class AFATrainer(io.ComfyNode):
                 shape = [settings.batch_size, *size]
                 load = partial(frozen.load, shape, aggregator_memory(frozen, config, shape))
                 load()
-                listen = listener(feed, task, widgets, _painter(preview, frozen, task, load))
+                rivals = {"best single expert": labels, "block average": ["block average"]}
+                listen = listener(feed, task, widgets, rivals, _painter(preview, frozen, task, load))
                 file, state = fit(task, dataset, settings, keeping, listen)
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:
@@ -120,13 +118,7 @@ def _source(widgets: dict, latents: list | None, conditioning: list | None):
 
 def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):
     settings = of_widgets(DatasetSettings, widgets)
-    bar = comfy.utils.ProgressBar(1)
-
-    def progress(done: int, total: int, what: str) -> None:
-        bar.update_absolute(done, total)
-        feed.send(step=0, message=f"{what} {done} of {total}")
-
-    dataset = prepare_dataset(models, widgets.get("clip"), widgets.get("vae"), source, settings, progress)
+    dataset = prepare_dataset(models, widgets["clip"], widgets["vae"], source, settings, preparation(feed))
     if not dataset.held_out_count:
         usable = len({item.key for item in dataset.items})
         raise TrainingError(

@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.utils
 from torch import Tensor
 
+from ..afa_core.host.training.pictures import Progress
 from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.session import TrainingError
 from ..afa_core.training.task import Task
@@ -31,8 +32,30 @@ def file_name(name: str) -> str:
     return name.removesuffix(".safetensors")
 
 
-def listener(feed: TrainingFeed, task: Task, widgets: dict[str, Any], paint: Callable[[], Tensor] | None):
-    """Shows the progress, and ends the training on Stop or an interruption. paint: makes the sample picture."""
+def preparation(feed: TrainingFeed | None = None) -> Progress:
+    """Shows how far the data are prepared: on the node's bar, and in words in the view of a training."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def progress(done: int, total: int, what: str) -> None:
+        bar.update_absolute(done, total)
+        if feed:
+            feed.send(step=0, message=f"{what} {done} of {total}")
+
+    return progress
+
+
+def listener(
+    feed: TrainingFeed,
+    task: Task,
+    widgets: dict[str, Any],
+    rivals: dict[str, list[str]],
+    paint: Callable[[], Tensor] | None = None,
+):
+    """Shows the progress, and ends the training on Stop or an interruption.
+
+    rivals: names of losses without training that are shown beside the held-out one: of each the least of some baselines
+    paint:  makes the sample picture
+    """
     bar = comfy.utils.ProgressBar(widgets["steps"])
 
     def listen(report: Report) -> None:
@@ -42,12 +65,11 @@ def listener(feed: TrainingFeed, task: Task, widgets: dict[str, Any], paint: Cal
         if report.seconds_per_step:  # an evaluation comes between steps, and has none of its own
             fields = {"loss": state.losses[-1], "seconds_per_step": report.seconds_per_step}
         if report.evaluation:
-            best_single, _, block_average = task.rivals(state.baselines).values()
             fields |= {
                 "held_out": report.evaluation["held_out"],
+                "rivals": {name: min(state.baselines[of] for of in some) for name, some in rivals.items()},
                 "shares": [*task.curves(report.evaluation, state.baselines).values()],
             }
-            fields |= {"best_single": best_single, "block_average": block_average}
         if paint and report.evaluation and state.step % widgets["sample_every"] == 0:
             fields["sample"] = paint()
         feed.send(step=state.step, **fields)

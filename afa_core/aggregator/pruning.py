@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,17 +15,27 @@ ALONE = 0.995
 """An expert's own weight above which a fusion point is not worth its cost."""
 
 
-def points_kept(config: AggregatorConfig, state: Mapping[str, Tensor]) -> tuple[int, ...]:
+def identity_biases(config: AggregatorConfig, state: Mapping[str, Tensor]) -> list[Tensor]:
+    """A scalar of every point that has one."""
+    return [state[f"aggregators.{i}.identity_bias"] for i in config.biased_points]
+
+
+def points_fused(config: AggregatorConfig, biases: Sequence[float]) -> tuple[int, ...]:
     """The fused points, without those whose identity bias gives an expert's own feature more than ALONE.
 
-    Its weight at equal logits decides, so that no picture has to be seen. The device is asked once.
+    Its weight at equal logits decides, so that no picture has to be seen. biases: of all points that have one, or of none
     """
-    if not config.biased_points:
+    if not biases:
         return config.fused_points
     largest = math.log(ALONE / (1 - ALONE) * (config.num_experts - 1))
-    biases = torch.stack([state[f"aggregators.{i}.identity_bias"] for i in config.biased_points]).tolist()
     alone = {i for i, bias in zip(config.biased_points, biases, strict=True) if bias > largest}
     return tuple(i for i in config.fused_points if i not in alone)
+
+
+def points_kept(config: AggregatorConfig, state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """As points_fused, by the weights. The device is asked once."""
+    biases = identity_biases(config, state)
+    return points_fused(config, torch.stack(biases).tolist() if biases else [])
 
 
 def pruned(config: AggregatorConfig, state: Mapping[str, Tensor]) -> tuple[AggregatorConfig, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FusionPoint:
-    """One place of fusion (algorithm.md section 1; AFA section 3.2).
+    """One place of fusion (AFA section 3.2).
 
     index:    number of the aggregator that belongs to it
     name:     "input 0" ... "middle", "output 0" ..., and "prediction" for the experts' outputs

@@ -18,11 +18,7 @@ LEVELS = (50, 150, 300, 500, 700, 900)
 SHARPNESS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """How decidedly a soft router follows the better expert; 0 is the best fixed mix."""
 BLUR = 5
-ROUTERS = ("domain", "picture", "pick", "mix")
-"""domain:  the best mix for the other pictures of the same sub-folder, which the prompt may give away
-picture: the best mix for this picture under other noise
-pick:    at every place the expert that was best there under other noise
-mix:     at every place the more of an expert the better it was there under other noise"""
+RESAMPLES = 2000
 
 
 @dataclass
@@ -159,10 +155,10 @@ def domain_losses(grams: Tensor, domains: list[str]) -> Tensor:
     return torch.stack(losses)
 
 
-def interval(routed: Tensor, fixed: Tensor, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
+def interval(routed: Tensor, fixed: Tensor, seed: int = 0) -> tuple[float, float]:
     """The 95 % bootstrap interval of 1 - sum(routed) / sum(fixed) over pictures; losses [I] of the same pictures."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(routed), (resamples, len(routed)), generator=generator)
+    drawn = torch.randint(len(routed), (RESAMPLES, len(routed)), generator=generator)
     gains = 1 - routed[drawn].sum(1) / fixed[drawn].sum(1)
     low, high = torch.quantile(gains, torch.tensor([0.025, 0.975], dtype=gains.dtype)).tolist()
     return low, high

@@ -45,6 +45,8 @@ def train(training: Training, listen: Callable[[Report], None], save: Callable[[
     state, settings = training.state, training.settings
     if not state.baselines:
         state.baselines = baselines(training)
+    if len(state.watched) != len(training.task.watched):  # at first, or after a change of settings
+        state.watched = [number.item() for number in training.task.watched]
     overflows = 0
     while state.step < settings.steps:
         if state.step % settings.evaluate_every == 0:
@@ -90,12 +92,14 @@ def training_step(training: Training) -> float | None:
     shown = [micro_batch(training, index) for index in batches]
     training.scaler.unscale_(training.optimizer)
     gradients = [weight.grad for weight in training.task.module.parameters() if weight.grad is not None]
-    *losses, norm = torch.stack([*shown, nn.utils.get_total_norm(gradients)]).tolist()
+    numbers = torch.stack([*shown, nn.utils.get_total_norm(gradients), *training.task.watched]).tolist()
+    losses, norm, watched = numbers[: len(shown)], numbers[len(shown)], numbers[len(shown) + 1 :]
     for index, loss in zip(batches, losses, strict=True):
         if not math.isfinite(loss):
             explain(training, index)
     if math.isfinite(norm):
         state.torn = True
+        state.watched = watched
         training.optimizer.step()
     elif not training.scaler.is_enabled():
         raise NotFinite(
@@ -108,7 +112,7 @@ def training_step(training: Training) -> float | None:
 def micro_batch(training: Training, index: int) -> Tensor:
     """The forward and backward pass of one batch; gives its loss, still on the device."""
     batch, draw = training.feed[index]
-    terms = list(training.task.loss(batch, draw).values())
+    terms = list(training.task.loss(batch, draw, training.state.watched).values())
     total = sum(terms[1:], terms[0]) / training.settings.gradient_accumulation
     training.scaler.scale(total).backward()
     return terms[0].detach()
@@ -148,10 +152,13 @@ def evaluate(training: Training, listen: Callable[[Report], None]) -> None:
     if any(row["step"] == state.step for row in state.evaluations):
         return
     found: dict[str, list[Tensor]] = {}
-    for batch in training.dataset.held_out_batches(training.settings.batch_size):
-        batch = batch.to(task.device)
-        for name, value in with_weights(task.module, weights, lambda b=batch: task.evaluate(b)).items():
-            found.setdefault(name, []).append(value)
+
+    def look() -> None:
+        for batch in training.dataset.held_out_batches(training.settings.batch_size):
+            for name, value in task.evaluate(batch.to(task.device)).items():
+                found.setdefault(name, []).append(value)
+
+    with_weights(task.module, weights, look)
     row = {"step": state.step, **{name: _mean(values).tolist() for name, values in found.items()}}
     if row[task.chosen_by] < min(state.values(task.chosen_by), default=math.inf):
         state.best = {key: tensor.detach().cpu().clone() for key, tensor in weights.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -61,12 +62,19 @@ def snr_weight(snr: Tensor, gamma: float) -> Tensor:
 
 @dataclass
 class Balance:
-    """Gathers the shares of one evaluation; their imbalance can be a term of the loss."""
+    """Gathers the shares of one batch, which may be evaluated in parts; their imbalance can be a term of the loss.
+
+    shares: the mean [N] at every fusion point, by its index; samples: of how many
+    """
 
     shares: dict[int, Tensor] = field(default_factory=dict)
+    samples: Counter[int] = field(default_factory=Counter)
 
     def observe(self, point: FusionPoint, shares: Tensor) -> None:
-        self.shares[point.index] = shares.float().mean((0, 2, 3))
+        mean = shares.float().mean((0, 2, 3))
+        self.samples[point.index] += len(shares)
+        earlier = self.shares.get(point.index, mean)
+        self.shares[point.index] = torch.lerp(earlier, mean, len(shares) / self.samples[point.index])
 
     def imbalance(self) -> Tensor:
         """log N - entropy of the mean shares, averaged over the fusion points: 0 when all experts have the

@@ -14,7 +14,7 @@ STYLES = (":", "-.", "--")
 
 def report_text(name: str, task: Task, state: TrainingState) -> str:
     """The held-out loss beside what needs no training, and the task's own values; some front ends show it as Markdown."""
-    best = state.best_loss(task.chosen_by)
+    best, chosen = state.best_loss(task.chosen_by), state.evaluations[state.best_at(task.chosen_by)]
     rival, level = min(state.baselines.items(), key=lambda row: row[1])
     lines = [
         f"{name}: {state.step} steps, {state.seconds:.0f} s, {state.finished}.",
@@ -25,7 +25,7 @@ def report_text(name: str, task: Task, state: TrainingState) -> str:
         "",
         f"{task.curves_title.capitalize()} on the held-out pictures:",
         "",
-        *(f"- {name}: {value:.3f}" for name, value in task.curves(state.evaluations[-1], state.baselines).items()),
+        *(f"- {name}: {value:.3f}" for name, value in task.curves(chosen, state.baselines).items()),
     ]
     if state.skipped:
         lines += ["", f"{state.skipped} steps were tried again, since their gradients overflowed float16."]

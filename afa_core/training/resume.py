@@ -15,18 +15,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..aggregator.file import AggregatorError
-from ..atomic_file import SavingError, write_safetensors
+from ..atomic_file import write_safetensors
 from .state import Training, TrainingState
 
 SUFFIX = ".resume"
-PLAIN = ("fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds", "skipped")
-LATER = {"skipped"}
+PLAIN = (
+    "fingerprint", "step", "finished", "losses", "evaluations", "baselines", "scaler", "seconds", "skipped", "watched",
+)  # fmt: skip
+LATER = {"skipped", "watched"}
 """What a state of an earlier version lacks."""
 
 
 def save_state(training: Training, path: Path) -> None:
-    """Atomic: the file is the last state or this one, never a part of it. Raises AggregatorError if it cannot
-    be written."""
+    """Atomic: the file is the last state or this one, never a part of it. Raises SavingError if it cannot be written."""
     state = training.state
     state.scaler = training.scaler.state_dict()
     tensors = {f"module.{key}": tensor for key, tensor in training.task.module.state_dict().items()}
@@ -37,10 +38,7 @@ def save_state(training: Training, path: Path) -> None:
     for index, entry in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{names[index]}.{name}": tensor for name, tensor in entry.items()}
     metadata = {name: json.dumps(getattr(state, name)) for name in PLAIN}
-    try:
-        write_safetensors(tensors, metadata, path)
-    except SavingError as error:
-        raise AggregatorError(str(error)) from error
+    write_safetensors(tensors, metadata, path)
 
 
 def load_state(training: Training, path: Path) -> None:

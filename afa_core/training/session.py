@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..aggregator.file import AggregatorError
+from ..atomic_file import SavingError
 from .loop import Report, Stop, train, with_weights
 from .resume import SUFFIX, differences, load_state, save_state, saved_fingerprint
 from .state import Training, TrainingSettings, TrainingState
@@ -76,7 +77,7 @@ def fit(
         try:
             if not state.torn:
                 keep()
-        except AggregatorError as lost:  # the first error is the one to show
+        except (SavingError, AggregatorError) as lost:  # the first error is the one to show
             logging.error("%s", lost)
         raise
     finally:

@@ -46,6 +46,7 @@ class TrainingState:
     """step: optimizer steps done; fingerprint: settings, data and experts that this training belongs to.
 
     skipped: steps that were tried again, since their gradients overflowed float16
+    watched: the numbers that the task watches, as they were before the last step
     torn: a step has begun to change the weights, and is not counted yet; such a state is never saved
     """
 
@@ -59,16 +60,21 @@ class TrainingState:
     scaler: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     skipped: int = 0
+    watched: list[float] = field(default_factory=list)
     torn: bool = False
 
     def values(self, name: str) -> list[float]:
         """One of every evaluation; infinite where it is NaN, which would compare as neither better nor worse."""
         return [math.inf if math.isnan(row[name]) else row[name] for row in self.evaluations]
 
+    def best_at(self, chosen_by: str) -> int:
+        """Which evaluation is that of the best weights."""
+        chosen = self.values(chosen_by)
+        return chosen.index(min(chosen))
+
     def best_loss(self, chosen_by: str) -> float:
         """The held-out loss of the best weights."""
-        chosen = self.values(chosen_by)
-        return self.values("held_out")[chosen.index(min(chosen))]
+        return self.values("held_out")[self.best_at(chosen_by)]
 
 
 class Training:

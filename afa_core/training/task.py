@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,12 +43,17 @@ class Task(Protocol):
     @property
     def module(self) -> nn.Module: ...
 
+    @property
+    def watched(self) -> Sequence[Tensor]:
+        """Scalars on `device` that a loss depends on as numbers: they are read once a step, with the losses."""
+        ...
+
     def identity(self) -> dict[str, Any]:
         """What a resumed training must have in common with the earlier one, beside settings and data."""
         ...
 
-    def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """Scalars whose sum is minimised; the first is the one that is shown."""
+    def loss(self, batch: Batch, draw: Draw, watched: Sequence[float]) -> dict[str, Tensor]:
+        """Scalars whose sum is minimised; the first is the one that is shown. watched: as it was read last."""
         ...
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 // What is known of a training run, from the messages so far.
 
-export const MEASURES = ["held_out", "best_single", "block_average"];
+const MEASURES = ["loss", "held_out"];
 
 /** Whether a message is of the workflow with this id; one of a graph without a workflow is of every page's. */
 export function isOfWorkflow({ workflow }, id) {
@@ -10,14 +10,15 @@ export function isOfWorkflow({ workflow }, id) {
 /** The progress after one more message of "afa.training". A new run starts anew. */
 export function advance(progress, message) {
   const same = progress && progress.run === message.run;
-  const next = same ? progress : { run: message.run, curve: [], samples: [], shares: null };
+  const next = same ? progress : { run: message.run, curve: [], samples: [], shares: null, rivals: {} };
   const { state, step, steps, experts, seconds_per_step, sample } = message;
-  Object.assign(next, { state, step, steps, experts, labels: message.labels ?? {} });
+  Object.assign(next, { state, step, steps, experts });
   if (seconds_per_step) next.secondsPerStep = seconds_per_step;
   if (message.message) next.message = message.message;
   if (message.shares) next.shares = message.shares;
+  if (message.rivals) next.rivals = message.rivals;
   if (sample) next.samples = [...next.samples, { step, sample }].slice(-4);
-  if (["loss", ...MEASURES].some((name) => Number.isFinite(message[name]))) {
+  if (MEASURES.some((name) => Number.isFinite(message[name]))) {
     next.curve.push({ step, ...pick(message) });
   }
   return next;
@@ -26,17 +27,14 @@ export function advance(progress, message) {
 /** The progress of a snapshot of GET /afa/training. */
 export function restored(snapshot) {
   const { history, samples, ...message } = snapshot;
-  const progress = advance(null, { ...message, ...Object.fromEntries(["loss", ...MEASURES].map((name) => [name, null])) });
+  const progress = advance(null, { ...message, ...Object.fromEntries(MEASURES.map((name) => [name, null])) });
   progress.samples = samples;
-  progress.curve = history.map(([step, loss, held_out, best_single, block_average]) => ({
-    step,
-    ...pick({ loss, held_out, best_single, block_average }),
-  }));
+  progress.curve = history.map(([step, loss, held_out]) => ({ step, ...pick({ loss, held_out }) }));
   return progress;
 }
 
 function pick(values) {
-  return Object.fromEntries(["loss", ...MEASURES].filter((name) => Number.isFinite(values[name])).map((name) => [name, values[name]]));
+  return Object.fromEntries(MEASURES.filter((name) => Number.isFinite(values[name])).map((name) => [name, values[name]]));
 }
 
 /** [[step, value]] of one measure. */

@@ -9,8 +9,10 @@ import { latest, secondsLeft, series, smoothed, spoken } from "./progress.mjs";
 const LINES = [
   { name: "loss", label: "training", colour: COLOURS[4], dash: [] },
   { name: "held_out", label: "held out", colour: COLOURS[1], dash: [], dots: true },
-  { name: "best_single", label: "best single expert", colour: COLOURS[3], dash: [6, 3] },
-  { name: "block_average", label: "block average", colour: COLOURS[2], dash: [2, 3] },
+];
+const RIVALS = [
+  { colour: COLOURS[3], dash: [6, 3] },
+  { colour: COLOURS[2], dash: [2, 3] },
 ];
 
 export class TrainingView {
@@ -75,23 +77,29 @@ export class TrainingView {
     const raw = series(this.progress, "loss");
     const lines = LINES.map(({ name, ...style }) => ({ ...style, points: series(this.progress, name) }));
     lines[0] = { ...lines[0], points: smoothed(raw), width: 2 };
-    for (const line of lines.slice(2)) line.points = held(line.points, this.progress.step);
+    const rivals = this.rivals().map(({ value, ...style }) => ({ ...style, points: [[0, value], [this.progress.step, value]] }));
     drawLines(this.chart, size, {
-      lines: [{ ...lines[0], points: raw, width: 1, alpha: 0.25, faint: true }, ...lines],
+      lines: [{ ...lines[0], points: raw, width: 1, alpha: 0.25, faint: true }, ...lines, ...rivals],
       end: this.progress.steps,
       title: "loss",
     });
   }
 
+  /** What needs no training: level lines, by the names that they were sent with. */
+  rivals() {
+    const rows = Object.entries(this.progress.rivals).filter(([, value]) => Number.isFinite(value));
+    return rows.map(([label, value], index) => ({ label, value, ...RIVALS[index] }));
+  }
+
   drawLegend() {
+    const training = smoothed(series(this.progress, "loss")).at(-1)?.[1] ?? NaN;
+    const measured = LINES.map((line) => ({ ...line, value: line.name === "loss" ? training : latest(this.progress, line.name) }));
     this.legend.replaceChildren(
-      ...LINES.map(({ name, label, colour }) => {
+      ...[...measured, ...this.rivals()].map(({ label, colour, value }) => {
         const entry = element("span", "afa-entry");
         const swatch = element("span", "afa-swatch");
         swatch.style.background = colour;
-        const points = series(this.progress, name);
-        const value = name === "loss" ? (smoothed(points).at(-1)?.[1] ?? NaN) : latest(this.progress, name);
-        entry.append(swatch, element("span", "", `${this.progress.labels[name] ?? label} `), element("b", "", shortNumber(value)));
+        entry.append(swatch, element("span", "", `${label} `), element("b", "", shortNumber(value)));
         return entry;
       }),
     );
@@ -126,9 +134,4 @@ export class TrainingView {
 
 function shortSeconds(seconds) {
   return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
-}
-
-/** A measure that was taken once goes on as a level line. */
-function held(points, step) {
-  return points.length ? [[0, points[0][1]], ...points, [step, points.at(-1)[1]]] : [];
 }

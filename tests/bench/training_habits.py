@@ -41,7 +41,7 @@ class RandomData:
 
 
 def training_counts(experts: list) -> TrainingCounts:
-    """One step of the trainer on these experts, whose weights lie on the fake GPU.
+    """One step of the trainer, by its node's defaults, on these experts, whose weights lie on the fake GPU.
 
     Autograd's backward pass needs a real one: gradients are put in its place. It asks nothing of the CPU by itself, and
     what a checkpoint computes again is the forward pass that was counted.
@@ -69,11 +69,11 @@ def _training(experts: list) -> Iterator:
     from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
     from tests.support.ensembles import config_for
 
-    config = config_for(experts[0].patcher, len(experts), **PUBLISHED)
+    config = config_for(experts[0].patcher, len(experts), **PUBLISHED, identity_bias=True)
     with patch.object(frozen_experts, "check_experts"):  # reads their noise levels, and fake tensors hold none
         frozen = frozen_experts.HostExperts(experts, checkpointing=True)
     gpu, frozen.device = frozen.device, torch.device("cpu")
-    task = AggregatorTask(frozen, config, [], AggregatorSettings(), seed=0)
+    task = AggregatorTask(frozen, config, [], AggregatorSettings(drop_points=True), seed=0)
     task.device = frozen.device = gpu
     with fake_gpu():
         to_fake_gpu(task.module)

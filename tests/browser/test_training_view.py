@@ -17,7 +17,7 @@ const pen = canvas.getContext("2d"); pen.fillStyle = "teal"; pen.fillRect(0, 0, 
 const sample = canvas.toDataURL("image/jpeg");
 say({ step: 0, message: "encoding 12 of 40 pictures" });
 for (let step = 1; step <= 120; step++) say({ step, loss: 0.08 + 0.2 / step + 0.02 * Math.sin(step * 7), seconds_per_step: 1.5 });
-for (const step of [40, 80, 120]) say({ step, held_out: 0.09 + 0.3 / step, best_single: 0.1, block_average: 0.096, shares: [0.36, 0.64], sample });
+for (const step of [40, 80, 120]) say({ step, held_out: 0.09 + 0.3 / step, rivals: {"best single expert": 0.1, "block average": 0.096}, shares: [0.36, 0.64], sample });
 await new Promise((done) => setTimeout(done, 200));
 """
 

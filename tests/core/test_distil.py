@@ -91,3 +91,22 @@ def test_the_best_weights_are_the_nearest_to_the_teacher(tmp_path):
     best = min(range(len(distances)), key=distances.__getitem__)
     assert best > 0 and best != min(range(len(distances)), key=state.values("held_out").__getitem__)
     assert state.best_loss("distance") == state.values("held_out")[best]
+
+
+def test_the_best_weights_of_a_control_are_those_with_the_least_denoising_loss(tmp_path):
+    """Not the nearest to the teacher, from which it learns nothing."""
+    lora, state = run(tmp_path, 40, data_only=True)
+    losses, distances = state.values("held_out"), state.values("distance")
+    assert losses.index(min(losses)) != distances.index(min(distances))
+    assert lora.measured["losses"]["LoRA"] == pytest.approx(min(losses))
+
+
+@pytest.mark.parametrize("name", ["toy.resume", "toy.safetensors"])
+def test_a_file_that_cannot_be_written_is_told_and_does_not_hide_the_first_error(tmp_path, caplog, name):
+    def fail(report):
+        (tmp_path / name).mkdir(exist_ok=True)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(tmp_path, 8, fail)
+    assert f"{name} could not be saved" in caplog.text

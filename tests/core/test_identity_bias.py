@@ -224,6 +224,27 @@ def test_a_training_with_biases_goes_on_to_the_same_numbers(tmp_path, how):
     assert all(torch.equal(file.state[key], again.state[key]) for key in file.state)
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_training_that_is_stopped_when_a_point_is_dropped_goes_on_to_the_same_numbers(tmp_path, at):
+    """A step goes by the biases before the last one, which the weights no longer tell."""
+    watched = []
+
+    def stop(report):
+        if report.state.step == at:
+            raise Stop
+
+    def growing():
+        task = a_task(True, 5.0)
+        task.module.point(0).identity_bias.register_hook(lambda gradient: -gradient.abs())
+        return task
+
+    _, state = train(tmp_path / "whole", 6, lambda report: watched.append(report.state.watched[0]), growing())
+    assert watched[0] < 5.29 < watched[-1]
+    train(tmp_path / "stopped", 6, stop, growing())
+    _, resumed = train(tmp_path / "stopped", 6, task=growing())
+    assert resumed.losses == state.losses
+
+
 @pytest.mark.parametrize(("bias", "kept"), [(5.4, (1, 2)), (5.2, (0, 1, 2))])
 def test_a_point_that_leaves_experts_alone_is_dropped_from_the_training(tmp_path, bias, kept):
     task = a_task(True, bias)

@@ -55,10 +55,11 @@ def test_a_folder_that_not_even_root_may_write_to(name):
         WRITERS[name](Path("/sys/models/afa", name), 0)
 
 
-def test_a_cache_on_a_full_disk(comfy_host, pack, tmp_path):
-    from afa_core.host.training.cache import Cache
+def test_a_cache_on_a_full_disk(comfy_host, pack, tmp_path, monkeypatch):
+    from afa_core.host.training import cache as module
 
-    cache = Cache(tmp_path)
+    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path)
+    cache = module.Cache()
     with full_disk(), pytest.raises(SavingError, match="make room there"):
         cache.put("ab" * 32, {"latent": torch.zeros(4, 64, 64)})
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -77,7 +78,7 @@ def test_a_disk_that_fills_up_while_training(tmp_path):
             limit.__enter__()
 
     try:
-        with pytest.raises(AggregatorError, match="toy.resume could not be saved"):
+        with pytest.raises(SavingError, match="toy.resume could not be saved"):
             run(tmp_path, 17, fill)
     finally:
         limit.__exit__(None, None, None)

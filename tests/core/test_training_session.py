@@ -1,5 +1,6 @@
 """A training's promises: it goes on to the same numbers after anything, and never leaves half a file."""
 
+import copy
 import random
 import signal
 import subprocess
@@ -13,11 +14,12 @@ import torch
 
 from afa_core.aggregator.file import AggregatorError, load_aggregator
 from afa_core.training.fusions import OnlyPoints
-from afa_core.training.loop import Stop
+from afa_core.training.loop import Stop, evaluate
 from afa_core.training.session import TrainingError
+from afa_core.training.state import Training, TrainingSettings, TrainingState
 from tests.support import toy_training
 from tests.support.toy_training import run
-from tests.support.training_toys import ToyExperts
+from tests.support.training_toys import ToyExperts, toy_dataset
 
 STEPS = 17
 SCRIPT = Path(__file__).parents[1] / "support" / "toy_training.py"
@@ -211,6 +213,16 @@ def test_the_averaged_weights_are_what_is_saved(tmp_path):
     file, state = run(tmp_path, 8, ema=0.9)
     assert same_weights(file.state, half(state.best))
     assert not same_weights(file.state, half(torch_state(tmp_path / "toy.resume")))
+
+
+def test_an_evaluation_copies_the_weights_once_for_all_held_out_batches(monkeypatch):
+    copies, deepcopy = [], copy.deepcopy
+    training = Training(toy_training.task(0), toy_dataset(), TrainingSettings(batch_size=2), TrainingState({}))
+    monkeypatch.setattr(copy, "deepcopy", lambda module: copies.append(module) or deepcopy(module))
+    evaluate(training, lambda report: None)
+    training.feed.close()
+    assert len(list(training.dataset.held_out_batches(2))) == 2
+    assert copies == [training.task.module]
 
 
 def test_twenty_kills_at_random_moments_end_in_the_same_weights(whole, tmp_path):

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 import pytest
 import torch
 
+from afa_core.fusion.levels import LevelFusion
+from tests.support.ensembles import ensemble
 from tests.support.faults import full_disk
 from tests.support.node_trainer import same, twelve_pictures
 from tests.support.widgets import defaults
@@ -170,6 +172,26 @@ def test_prompts_are_painted_by_the_ensemble_and_labelled_once(distiller, prompt
     assert len(sizes) == 12
 
 
+def test_two_lists_of_prompts_keep_what_each_holds_out_and_leaves_out(comfy_host, tmp_path):
+    from afa_core.host.training.distilling import Sources
+    from afa_core.training.data.prompt_folder import read_prompt_folder
+
+    folders = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        files = {"prompts.txt": f"{name} 1\n{name} 2", "held_out.txt": f"{name} 2", f"{name}.txt": ""}
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        folders.append(read_prompt_folder(folder))
+    sources = Sources.of(*folders, prompt_share=0.5)
+    assert sources.pictures is None
+    assert [item.caption for item in sources.prompts.items] == ["a 1", "a 2", "b 1", "b 2"]
+    assert sources.prompts.held_out == {"a 2", "b 2"}
+    assert [name for name, _ in sources.prompts.skipped] == [name for one in folders for name, _ in one.skipped]
+    assert len(sources.prompts.skipped) == 2
+
+
 @pytest.mark.parametrize(("aspect", "size"), [({}, (8, 8)), ({"paint_aspect": 2.0}, (6, 11)), ({"paint_aspect": 0.25}, (16, 4))])
 def test_paintings_have_the_aspect_that_is_asked_for(distiller, prompts, monkeypatch, aspect, size):
     from afa_core.host.training import paintings
@@ -224,6 +246,14 @@ def test_stop_keeps_a_usable_lora(distiller, monkeypatch):
     assert history("stopped", distiller)["finished"] == "stopped"
 
 
+def test_the_view_is_sent_the_losses_of_student_and_ensemble_by_name(distiller):
+    distiller.run("watched", resume="start anew", steps=1)
+    (live,) = (module for name, module in sys.modules.items() if name.endswith("afa-ensemble.nodes.live"))
+    baselines = history("watched", distiller)["baselines"]
+    shown = {name: baselines[name] for name in ("student before training", "ensemble")}
+    assert live.TrainingFeed.latest_of_all.snapshot()["rivals"] == shown
+
+
 def test_online_the_ensemble_labels_fresh_noise_and_stays_as_it_is(distiller, tasks, monkeypatch):
     from afa_core.host.training import labelling
 
@@ -243,6 +273,26 @@ def test_online_the_ensemble_labels_fresh_noise_and_stays_as_it_is(distiller, ta
         assert torch.equal(prediction(model), was)
 
 
+def test_the_probes_fusion_is_distilled_with_its_shares_by_noise_level(distiller):
+    from afa_core.host.training.distilling import Distillation
+    from afa_core.training.objective import Predictions
+
+    rows = ((1.0, 0.0), (0.0, 1.0))
+    models = [ensemble(distiller.host, LevelFusion((0.1, 0.9), each), *distiller.models) for each in (rows, rows[::-1])]
+    report = distiller.run("by level", ensemble=models[0], steps=1, resume="start anew")[2]
+    assert "evaluates 1 network instead of 2" in report
+    teacher, turned = (Distillation(model, None).teacher for model in models)
+    assert teacher.digest != turned.digest
+    x, _, text = question()
+    singles = Predictions()
+    with torch.inference_mode(False), torch.no_grad():
+        teacher.load([2, 4, 8, 8])
+        sigma, texts = teacher.experts.sigma(torch.tensor([0.05, 0.95])), [{"c_crossattn": text, "y": None}] * 2
+        found = teacher.experts.predict(teacher.fusion, x, sigma, texts)
+        teacher.experts.predict(singles, x, sigma, texts)
+    assert torch.equal(found[0], singles.predictions[0][0]) and torch.equal(found[1], singles.predictions[1][1])
+
+
 def test_a_control_learns_the_data_alone_and_is_reported_beside(distiller, tasks):
     report = distiller.run("beside", resume="start anew", control=True)[2]
     assert "Control, the same LoRA trained on the data without the ensemble's labels: held-out loss " in report
@@ -250,6 +300,19 @@ def test_a_control_learns_the_data_alone_and_is_reported_beside(distiller, tasks
     assert not same(distiller.file("beside-last"), distiller.file("beside-control-last"))
     distiller.run("beside alone", resume="start anew")
     assert same(distiller.file("beside-last"), distiller.file("beside alone-last"))
+
+
+def test_the_control_of_an_online_distillation_leaves_the_ensemble_alone(distiller, tasks, monkeypatch):
+    """The ensemble is loaded and asked for the student alone: before its task is made, and while it trains."""
+    from afa_core.host.training.teacher import Teacher
+
+    loaded, asked = [], []
+    load, predict = Teacher.load, Teacher.predict
+    monkeypatch.setattr(Teacher, "load", lambda *args: loaded.append(len(tasks)) or load(*args))
+    monkeypatch.setattr(Teacher, "predict", lambda *args: asked.append(len(tasks)) or predict(*args))
+    distiller.run("alone", resume="start anew", online=True, control=True, steps=2)
+    assert len(tasks) == 2
+    assert set(loaded) == {0} and set(asked) <= {0, 1} and asked.count(1) == 2
 
 
 def test_the_student_is_saved_as_the_host_saves_it(distiller):

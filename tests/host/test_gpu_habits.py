@@ -27,4 +27,5 @@ def test_what_waits_is_counted():
         x.sum().item()
         x.cpu()
         torch.ones(3).to("cuda")
-    assert counts.waits == {"item": 1, "copy": 2}
+        x.tolist()
+    assert counts.waits == {"item": 1, "copy": 3}

@@ -214,7 +214,7 @@ def test_the_interval_covers_the_truth():
     for seed in range(200):
         fixed = 1 + 0.3 * normal(24, seed=seed).abs().double()
         routed = fixed * (0.95 + 0.05 * normal(24, seed=seed + 1000).double())
-        low, high = maths.interval(routed, fixed, seed, 500)
+        low, high = maths.interval(routed, fixed, seed)
         hits += low <= 0.05 <= high
     assert 0.88 <= hits / 200 <= 0.99
 

@@ -1,6 +1,7 @@
 """Training through the node, on toy checkpoints and a folder of pictures."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
@@ -53,6 +54,14 @@ def test_a_trained_aggregator_is_usable_at_once_and_from_its_file(comfy_host, tr
         ensemble, _ = comfy_host.call("AFAEnsembleModel", aggregator=aggregator, model_1=a, model_2=b)
         pictures.append(sample(ensemble, text, text))
     assert torch.equal(*pictures)
+
+
+def test_the_view_is_sent_the_losses_without_training_by_name(train, pack):
+    file, _, _ = train(steps=1)
+    feed = import_module(pack.__name__ + ".nodes.live").TrainingFeed.latest_of_all
+    baselines = file.training["baselines"]
+    best = min(loss for name, loss in baselines.items() if name.startswith("model_"))
+    assert feed.snapshot()["rivals"] == {"best single expert": best, "block average": baselines["block average"]}
 
 
 def test_the_file_says_how_it_came_about(train):

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from tests.support.ensembles import ensemble, random_aggregator
+
 SHAPE = [2, 4, 16, 16]
 
 
@@ -69,3 +71,20 @@ def test_what_is_asked_for_grows_with_experts_and_with_what_is_trained(experts, 
     few, many = (aggregator_memory(frozen, config_for(frozen, layers), SHAPE) for layers in (1, 2))
     weights = [sum(math.prod(s) for _, s in config_for(frozen, layers).shapes()) for layers in (1, 2)]
     assert many - few > 16 * (weights[1] - weights[0])
+
+
+def test_a_teachers_aggregator_is_loaded_with_its_experts(comfy_host, experts, monkeypatch):
+    """The host makes room by unloading whatever a call does not name."""
+    import comfy.model_management as memory
+
+    from afa_core.host.training.frozen_experts import outside_inference
+    from afa_core.host.training.teacher import Teacher
+
+    models = [expert.patcher for expert in experts]
+    teacher = Teacher(experts, ensemble(comfy_host, random_aggregator(models[0], 2), *models))
+    named = []
+    monkeypatch.setattr(memory, "load_models_gpu", lambda models, **_: named.append(list(models)))
+    with outside_inference():
+        teacher.load(SHAPE)
+    assert len(teacher.companions) == 1
+    assert [set(models) for models in named] == [set(teacher.patchers)]

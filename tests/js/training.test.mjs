@@ -7,11 +7,12 @@ const base = { run: "one", state: "training", steps: 100, experts: ["a", "b"] };
 test("messages add up to curves, and what was not measured leaves no point", () => {
   let progress = advance(null, { ...base, step: 0, message: "encoding" });
   progress = advance(progress, { ...base, step: 1, loss: 0.5, seconds_per_step: 2 });
-  progress = advance(progress, { ...base, step: 2, loss: null, held_out: 0.4, shares: [0.3, 0.7] });
+  progress = advance(progress, { ...base, step: 2, loss: null, held_out: 0.4, rivals: { best: 0.5 }, shares: [0.3, 0.7] });
   assert.deepEqual(series(progress, "loss"), [[1, 0.5]]);
   assert.deepEqual(series(progress, "held_out"), [[2, 0.4]]);
   assert.equal(latest(progress, "held_out"), 0.4);
-  assert.ok(Number.isNaN(latest(progress, "best_single")));
+  assert.ok(Number.isNaN(latest(advance(null, { ...base, step: 1, loss: 0.5 }), "held_out")));
+  assert.deepEqual(progress.rivals, { best: 0.5 });
   assert.deepEqual(progress.shares, [0.3, 0.7]);
   assert.equal(progress.message, "encoding");
   assert.equal(secondsLeft(progress), 196);
@@ -35,12 +36,14 @@ test("only the last few samples are kept", () => {
 });
 
 test("a snapshot restores the curves", () => {
-  const history = [[1, 0.5, null, null, null, null], [2, 0.4, 0.45, 0.5, 0.6, [0.5, 0.5]]];
+  const rivals = { "best single expert": 0.5, "block average": 0.6 };
+  const history = [[1, 0.5, null, null], [2, 0.4, 0.45, [0.5, 0.5]]];
   const samples = [{ step: 1, sample: "data:image/1" }];
-  const progress = restored({ ...base, step: 2, state: "done", history, shares: [0.5, 0.5], loss: 0.4, samples });
+  const progress = restored({ ...base, step: 2, state: "done", history, rivals, shares: [0.5, 0.5], loss: 0.4, samples });
   assert.deepEqual(progress.samples, samples);
   assert.deepEqual(series(progress, "loss"), [[1, 0.5], [2, 0.4]]);
-  assert.deepEqual(series(progress, "block_average"), [[2, 0.6]]);
+  assert.deepEqual(series(progress, "held_out"), [[2, 0.45]]);
+  assert.deepEqual(progress.rivals, rivals);
   assert.equal(secondsLeft(progress), null);
 });
 

@@ -74,13 +74,13 @@ class NoiseLabels:
         return {"labels": (-draw.noise / 2).half(), **single}
 
 
-def run(folder: Path, steps: int = STEPS, listen=lambda report: None):
+def run(folder: Path, steps: int = STEPS, listen=lambda report: None, data_only: bool = False):
     """(what was exported, state) of a distillation that is kept in `folder`."""
     data = toy_dataset()
     data = replace(data, plan=replace(data.plan, variants=3))
     student = ToyStudent()
     shapes = {key.replace("/", "."): adapter.shape for key, adapter in student.adapters.items()}
-    lessons = Lessons(["model_1"], lambda label, sigma, noisy: label)
+    lessons = Lessons(["model_1"], lambda label, sigma, noisy: label, data_only=data_only)
     task = DistilTask(student, student.adapters, shapes, lessons, {"teacher": "noise"})
     settings = TrainingSettings(steps, 2, learning_rate=3e-3, warmup_steps=2, ema=0.9, evaluate_every=5)
     keeping = Keeping(folder / "toy.safetensors", save_every=3)

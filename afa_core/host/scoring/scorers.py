@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Protocol
 
 import comfy.model_management
 import torch
@@ -18,12 +17,6 @@ from .batches import batches
 from .clip_towers import SIZE, ClipTowers
 from .files import MissingFile, ScorerError, read_weights
 from .image_reward import ImageRewardScorer
-
-
-class Scorer(Protocol):
-    """Scores [B] of pictures [B, H, W, C] in 0..1, one prompt each; `references` are real pictures of the same prompts."""
-
-    def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor: ...
 
 
 class CosineScorer:
@@ -141,7 +134,10 @@ SCORERS = {
     "FID": lambda: InceptionScorer("FID"),
     "IS": lambda: InceptionScorer("IS"),
 }
-"""Every scorer by the name that tables use; making one reads its files. Raises ScorerError where they are missing."""
+"""Every scorer by the name that tables use; making one reads its files. Raises ScorerError where they are missing.
+
+It gives scores [B] of pictures [B, H, W, C] in 0..1, one prompt each; `references` are real pictures of the same prompts.
+"""
 
 SIGNED = frozenset({"ImageReward"})
 """Scorers around 0, of which no geometric mean can be taken."""

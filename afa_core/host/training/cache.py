@@ -33,8 +33,8 @@ def cache_key(*parts: object) -> str:
 class Cache:
     """Tensors by name of entry."""
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder or cache_folder()
+    def __init__(self) -> None:
+        self.folder = cache_folder()
 
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"

@@ -50,13 +50,18 @@ class Sources:
     prompt_share: float
 
     @classmethod
-    def of(cls, folders: list[PromptFolder], prompts: PromptFolder | None, prompt_share: float) -> Sources:
+    def of(cls, folder: PromptFolder | None, prompts: PromptFolder | None, prompt_share: float) -> Sources:
         """A folder without pictures is one of prompts."""
-        pictures = next((folder for folder in folders if folder.has_pictures), None)
-        lists = [folder for folder in (*folders, prompts) if folder is not None and folder is not pictures]
-        if lists:
-            prompts = replace(lists[0], items=[item for one in lists for item in one.items])
-        return cls(pictures, prompts, prompt_share)
+        if folder is None or folder.has_pictures:
+            return cls(folder, prompts, prompt_share)
+        if prompts is not None:
+            folder = replace(
+                folder,
+                items=folder.items + prompts.items,
+                skipped=folder.skipped + prompts.skipped,
+                held_out=folder.held_out | prompts.held_out,
+            )
+        return cls(None, folder, prompt_share)
 
 
 class Distillation:
@@ -112,15 +117,16 @@ class Distillation:
         module = put_adapters(patcher, weights, lora.rank, lora.alpha, data.plan.seed)
         count = sum(weight.numel() for weight in module.parameters())
         shape = [data.plan.batch_size, *largest_latent(data)]
-        if lora.online:
-            self.teacher.load(shape)
-        student.load(shape, count * trained_bytes(student), self.teacher.patchers if lora.online else ())
+        teacher = self.teacher if lora.online and not control else None
+        if teacher:
+            teacher.load(shape)
+        student.load(shape, count * trained_bytes(student), teacher.patchers if teacher else ())
         first, own = (e.patcher.get_model_object("model_sampling") for e in (self.experts[0], student.experts[0]))
 
         def convert(label: torch.Tensor, sigma: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
             return label if predicts_like(first, own) else converted(label, sigma, noisy, first, own)
 
-        lessons = Lessons([e.label for e in self.experts], convert, self.teacher if lora.online else None, control)
+        lessons = Lessons([e.label for e in self.experts], convert, teacher, control)
         settings = {name: value for name, value in asdict(lora).items() if name != "gradient_checkpointing"}
         identity = {**settings, "teacher": self.digest, "student": patcher_digest(self.student), "control": control}
         shapes = {key: weight.shape for key, weight in weights.items()}

@@ -2,7 +2,7 @@
 
 The host loads weights in inference mode, and such weights cannot take part in a backward pass. They are
 replaced by ordinary ones before the memory manager moves them, and everything here runs outside
-inference mode (host.md section 4).
+inference mode.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class HostExperts:
             strict=True,
         )
         fusion = fuse_in_first_terms(fusion, samplings, sigma, noisy)
-        return lockstep(streams, self.points, fusion, FusionState(embeddings, observe))
+        level = self.experts[0].architecture.noise.level(samplings[0], sigma)
+        return lockstep(streams, self.points, fusion, FusionState(embeddings, observe, level))
 
     def _stream(
         self, expert: Expert, sampling: Any, text: Text, noisy: Tensor, sigma: Tensor

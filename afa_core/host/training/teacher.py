@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import NoReturn, cast
 
-import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -21,6 +20,9 @@ from ..experts.experts import KEY, Expert, ExpertError, check_experts, later_pat
 from ..experts.fingerprint import patcher_digest
 from ..sampling.parts import ensemble_of
 from .frozen_experts import HostExperts
+
+LEVELS = torch.linspace(0, 1, 21)
+"""Noise levels at which fusions are told apart: between two of a probe's, shares by level change evenly."""
 
 
 def check_teacher(ensemble: ModelPatcher) -> None:
@@ -64,8 +66,7 @@ class Teacher:
         self.experts = HostExperts(experts, checkpointing=True)  # keeps nothing: it reserves memory for one block
 
     def load(self, latent_shape: list[int]) -> None:
-        comfy.model_management.load_models_gpu(self.companions)
-        self.experts.load(latent_shape)
+        self.experts.load(latent_shape, others=self.companions)
 
     @property
     def patchers(self) -> list[ModelPatcher]:
@@ -84,14 +85,19 @@ class Teacher:
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def _behaviour(self) -> str:
-        """What a fusion without weights makes of random features: it has no other name."""
-        random, count = generator(0), len(self.experts.experts)
-        state = FusionState([Embeddings(torch.zeros(1, 1), torch.zeros(1, 1, 1))] * count)
+        """What a fusion without weights makes of random features at every noise level: it has no other name.
+
+        One that is the same at all levels is known by one of them.
+        """
+        random, count, levels = generator(0), len(self.experts.experts), len(LEVELS)
+        embeddings = Embeddings(torch.zeros(levels, 1), torch.zeros(levels, 1, 1))
+        state = FusionState([embeddings] * count, level=LEVELS)
         digest = hashlib.sha256()
         for point in self.experts.points:
             features = [torch.randn(1, point.channels, 4, 4, generator=random) for _ in range(count)]
-            for output in self.fusion(point, features, state):
-                digest.update(cast(Tensor, output).contiguous().numpy().tobytes())
+            for output in self.fusion(point, [feature.repeat(levels, 1, 1, 1) for feature in features], state):
+                each = cast(Tensor, output)
+                digest.update((each[:1] if (each == each[:1]).all() else each).contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @torch.no_grad()

@@ -19,12 +19,12 @@ def step_for(resolution: int) -> int:
     return 64 if resolution >= 256 else 8
 
 
-def buckets(resolution: int, step: int | None = None) -> list[tuple[int, int]]:
-    """(width, height) of every bucket: multiples of `step`, of an area of at most `resolution` squared.
+def buckets(resolution: int) -> list[tuple[int, int]]:
+    """(width, height) of every bucket: whole steps, of an area of at most `resolution` squared.
 
     For every width the tallest that fits, and the same turned. Raises ValueError below one step.
     """
-    step = step or step_for(resolution)
+    step = step_for(resolution)
     if resolution < step:
         raise ValueError(f"resolution should be {step} or more, found {resolution}.")
     area = resolution**2

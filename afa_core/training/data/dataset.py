@@ -107,17 +107,6 @@ class LatentDataset:
         return sum(item.held_out for item in self.items)
 
     @property
-    def train_count(self) -> int:
-        return len(self.items) - self.held_out_count
-
-    @property
-    def domains(self) -> list[str]:
-        return sorted({item.domain for item in self.items})
-
-    def domain_of(self, index: int) -> str:
-        return self.items[index].domain
-
-    @property
     def digest(self) -> str:
         """SHA-256 of everything that decides about a batch."""
         text = json.dumps([self.source, asdict(self.plan), [asdict(item) for item in self.items]])

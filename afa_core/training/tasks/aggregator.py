@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...aggregator.config import AggregatorConfig
 from ...aggregator.file import AggregatorFile, save_aggregator
-from ...aggregator.pruning import points_kept, pruned
+from ...aggregator.pruning import identity_biases, points_fused, points_kept, pruned
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
 from ...fusion.fusion import Fusion
@@ -69,10 +69,17 @@ class AggregatorTask:
             del settings["drop_points"]
         return {**self.config.to_json(), **settings, **of_experts(self.sources)}
 
-    def fusion(self) -> Fusion:
-        """A point that is left alone gets no gradient, so it stays so: what is dropped follows from the weights."""
+    @property
+    def watched(self) -> list[Tensor]:
+        """The identity biases, where points are dropped by them."""
+        if not self.settings.drop_points:
+            return []
+        return [bias.detach() for bias in identity_biases(self.config, dict(self.module.named_parameters()))]
+
+    def fusion(self, points: tuple[int, ...] | None = None) -> Fusion:
+        """points: that are fused; by default those that the weights do not leave alone, for which the device is asked"""
         fusion = SABWFusion(self.module, checkpointed if self.experts.checkpointing else attend)
-        return OnlyPoints(fusion, self._kept())
+        return OnlyPoints(fusion, self._kept() if points is None else points)
 
     @torch.no_grad()
     def _kept(self) -> tuple[int, ...]:
@@ -80,12 +87,14 @@ class AggregatorTask:
             return self.config.fused_points
         return points_kept(self.config, dict(self.module.named_parameters()))
 
-    def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, draw: Draw, watched: Sequence[float] = ()) -> dict[str, Tensor]:
+        """A point that is left alone gets no gradient."""
         balance = Balance()
-        fusion = self.fusion()
+        fusion = self.fusion(points_fused(self.config, watched))
         if self.settings.expert_dropout:
             fusion = ExpertDropout(fusion, self.settings.expert_dropout, generator(*draw.seeds, 1))
-        losses = sample_loss(self.experts, fusion, batch, draw, balance.observe, self.settings.min_snr_gamma)
+        observe = balance.observe if self.settings.load_balance else None
+        losses = sample_loss(self.experts, fusion, batch, draw, observe, self.settings.min_snr_gamma)
         terms = {"error": losses.mean()}
         if self.settings.load_balance:
             terms["balance"] = self.settings.load_balance * balance.imbalance()

@@ -65,8 +65,8 @@ class DistilTask:
     """
 
     name = "LoRA"
-    chosen_by = "distance"
     curves_title = "share of the gap closed"
+    watched = ()
 
     def __init__(
         self,
@@ -78,16 +78,18 @@ class DistilTask:
     ):
         self.student, self.module, self.shapes, self.lessons = student, module, shapes, lessons
         self._identity = identity
+        self.chosen_by = "held_out" if lessons.data_only else "distance"
         self.device, self.compute_dtype = student.device, student.compute_dtype
 
     def identity(self) -> dict[str, Any]:
         return self._identity
 
-    def loss(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, draw: Draw, watched: Sequence[float] = ()) -> dict[str, Tensor]:
         """Squared distance to the teacher's prediction; of a control, to what the data ask for."""
-        batch = self._labelled(batch, draw)
-        sigma, noisy, target = problem(self.student, batch, batch.draw)
-        lesson = target if self.lessons.data_only else self.lessons.convert(batch.labels, sigma, noisy)
+        draw = own_draw(batch, draw)
+        sigma, noisy, lesson = problem(self.student, batch, draw)
+        if not self.lessons.data_only:
+            lesson = self.lessons.convert(self._labels(batch, draw), sigma, noisy)
         return {"distance": (self._predict(batch, sigma, noisy) - lesson).square().mean()}
 
     def evaluate(self, batch: Batch) -> dict[str, Tensor]:
@@ -112,7 +114,7 @@ class DistilTask:
     def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
         fusion = finding_the_culprit(alone, ["The student"], when)
         with torch.no_grad():
-            sample_loss(self.student, fusion, batch, batch.draw if isinstance(batch, LabelledBatch) else draw)
+            sample_loss(self.student, fusion, batch, own_draw(batch, draw))
         if self.lessons.teacher and not isinstance(batch, LabelledBatch):
             self.lessons.teacher.find_not_finite(batch, draw)
 
@@ -148,12 +150,10 @@ class DistilTask:
         gap = baselines[START] - baselines[TEACHER]
         return {self.curves_title: (baselines[START] - evaluation["held_out"]) / gap if gap > 0 else 0.0}
 
-    def _labelled(self, batch: Batch, draw: Draw) -> LabelledBatch:
+    def _labels(self, batch: Batch, draw: Draw) -> Tensor:
         if isinstance(batch, LabelledBatch):
-            return batch
-        return LabelledBatch(
-            **vars(batch), draw=draw, labels=cast(Teacher, self.lessons.teacher).predict(batch, draw), singles=[]
-        )
+            return batch.labels
+        return cast(Teacher, self.lessons.teacher).predict(batch, draw)
 
     def _predict(self, batch: Batch, sigma: Tensor, noisy: Tensor) -> Tensor:
         return self.student.predict(alone, noisy, sigma, batch.texts[:1]).float()
@@ -167,6 +167,11 @@ class DistilTask:
 def alone(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
     """The fusion of a single model: none."""
     return features
+
+
+def own_draw(batch: Batch, draw: Draw) -> Draw:
+    """The noise that a batch's labels were made with; `draw` of a batch without labels."""
+    return batch.draw if isinstance(batch, LabelledBatch) else draw
 
 
 def mean_square(error: Tensor) -> Tensor:

@@ -33,5 +33,5 @@ def gated(inner: Fusion) -> Fusion:
 
 
 class GateTask(AggregatorTask):
-    def fusion(self) -> Fusion:
-        return gated(super().fusion())
+    def fusion(self, points=None) -> Fusion:
+        return gated(super().fusion(points))
