@@ -216,7 +216,7 @@ def test_where_each_method_fuses(method, expected):
 
 
 def test_points_of_the_families():
-    """algorithm.md's table; SDXL by the same rule."""
+    """The authors' code for SD1.5; SDXL by the same rule."""
     assert [p.channels for p in SD15] == [320] * 4 + [640] * 3 + [1280] * 5 + [1280] + [1280] * 6 + [640] * 3 + [
         320
     ] * 2 + [4]
