@@ -1,4 +1,4 @@
-"""AFA once more, written from the paper (arXiv 2405.17082) and its code in plain torch functions over state dicts, without the host and the pack.
+"""AFA once more, from the paper (arXiv 2405.17082): plain torch functions over state dicts, without the host and the pack.
 
 For sizes that the golden cases do not have. tests/host/test_reference.py holds it against the golden cases first.
 U-Nets: SD1.5's topology with 1x1 convolutions as projections and `heads` attention heads, as in tests/golden.
