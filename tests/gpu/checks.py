@@ -14,6 +14,7 @@ from tests.bench.gpu_habits import SHALLOW
 from tests.bench.models import SD15, random_aggregator, random_unet
 from tests.bench.step import call
 from tests.golden.goldweights import materialise
+from tests.support import ensembles, transformers
 from tests.support.ensembles import ensemble
 from tests.support.golden_cases import Case, denoised, euler_step, noisy_latent
 from tests.support.graphs import control_net, freeu_v2, lora, sample
@@ -70,6 +71,15 @@ def _differences(host, pieces) -> Found:
     return not any(found), f"{max(found):.1e} from the plain model, at most 0"
 
 
+def threads(host) -> Found:
+    """Two copies of a transformer, whose blocks run in threads of their own, are that transformer, to the bit."""
+    case, copy = (transformers.load(host, "tiny_flux_a") for _ in range(2))
+    both = ensemble(host, ensembles.random_aggregator(case.patcher, 2), case.patcher, copy.patcher)
+    plain = transformers.sample(host, case.patcher, case)
+    found = (transformers.sample(host, both, case) - plain).abs().max().item()
+    return not found, f"{found:.1e} from the plain model, at most 0"
+
+
 def training(host) -> Found:
     """Four steps of the trainer node."""
     with TemporaryDirectory() as folder:
@@ -109,4 +119,4 @@ def _seconds(run) -> float:
     return statistics.median(seconds[1:])
 
 
-CHECKS = (goldens, neutral, parity, training, step)
+CHECKS = (goldens, neutral, parity, threads, training, step)
