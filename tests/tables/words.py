@@ -24,6 +24,7 @@ Scenes are pictures of 128 x 64 pixels with two subjects side by side. Three sma
 *them*; they do not say how full-size checkpoints would rank. `tests/pocket/PROTOCOL.md` fixed lists, rows and limits before the lists were looked at.
 
 - **identity bias**: an aggregator that was trained with `identity_bias`; *points dropped*: with `drop_points` too, as the trainer does by default.
+- **gate**: one learnt interpolation a fusion point in place of the identity bias; no part of the pack.
 - **Noise loss**: mean squared error of the prediction. Lower is better.
 - **{oracle}**: each half of the prediction by its own expert's. No method can have this knowledge.
 - Intervals are 95 % bootstrap intervals over subjects of paired differences. "Surely" means that the interval leaves out 0.
