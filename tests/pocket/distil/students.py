@@ -11,13 +11,15 @@ from safetensors import safe_open
 
 from tests.pocket.scenes import models
 from tests.support.widgets import defaults
+from tests.tables.oracle import ORACLE
 from tests.tables.search import RESOLUTION
 from tests.tables.store import file_digest, fingerprint
-from tests.tables.systems import AVERAGES, System, ensemble, static
+from tests.tables.systems import AVERAGES, System, ensemble, fused, static
 from tests.tables.trained import OURS, Trained, trained
 from tests.tables.world import World
 
 from . import lessons
+from .oracle import TeachingOracle
 
 SETTINGS = {
     "resolution": RESOLUTION, "paint_aspect": 2.0, "paint_steps": 10, "paint_cfg": 3.0, "prompt_share": 0.5,
@@ -32,7 +34,7 @@ FULL_RANK = 256
 
 @dataclass(frozen=True)
 class Student:
-    """control: the LoRA that learns the data alone; teacher: the aggregator's ensemble or the noise average; share: of the steps of the run"""
+    """control: the LoRA that learns the data alone; teacher: the aggregator's ensemble, the noise average or the oracle by place; share: of the steps of the run"""
 
     title: str
     pictures: bool = True
@@ -61,6 +63,7 @@ OTHERS = (
     Student("LoRA of full rank, pictures and prompts", rank=FULL_RANK),
     Student("control: data only, pictures alone", prompts=False, control=True),
     Student("LoRA rank 8, pictures and prompts, three times the steps", share=3.0),
+    Student("control: teacher is the oracle by place", teacher=ORACLE),
 )
 """In the order of their importance."""
 
@@ -79,6 +82,8 @@ class School:
         return lessons.QUICK if self.quick else lessons.FULL
 
     def teacher(self, name: str) -> System:
+        if name == ORACLE:
+            return fused(name, "", lambda world: TeachingOracle(world, self.lessons), self.world.experts)
         return ours(self.world) if name == OURS else static(name, name, self.world.experts)
 
     def row(self, student: Student, seed: int) -> System:
