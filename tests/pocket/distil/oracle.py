@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from afa_core.fusion.fusion import Feature, Fusion, FusionState
+from afa_core.fusion.fusion import Feature, Fusion, FusionState, present
 from afa_core.fusion.points import FusionPoint
-from tests.pocket import common
 from tests.pocket.scenes import pairs
+from tests.pocket.scenes.rows import oracle_by_place
 from tests.tables import learners
 from tests.tables.world import World
 
@@ -26,7 +26,7 @@ class TeachingOracle:
     def __init__(self, world: World, lessons: Lessons):
         known = [*learners.learnt(lessons.shown + lessons.others), *pairs.load(COVERED)]
         self.texts = torch.cat([world.text(learners.caption(pair))[0][0] for pair in known]).clone()
-        self.experts = [[common.DOMAINS.index(subject.domain) for subject in pair] for pair in known]
+        self.domains = [tuple(subject.domain for subject in pair) for pair in known]
 
     def bind(self, points: list[FusionPoint], experts: int) -> Fusion:
         return self._fuse
@@ -34,17 +34,15 @@ class TeachingOracle:
     def _fuse(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if not point.is_prediction:
             return features
-        every = torch.stack([feature for feature in features if feature is not None], dim=1)
-        fused, half = every.mean(1), every.shape[-1] // 2
-        for row, text in enumerate(state.embeddings[0].text):
-            if (pair := self._pair(text)) is not None:
-                left, right = self.experts[pair]
-                fused[row] = torch.cat([every[row, left][..., :half], every[row, right][..., half:]], dim=-1)
+        found = [self._of(text) for text in state.embeddings[0].text]
+        placed = oracle_by_place([domains or self.domains[0] for domains in found])(point, features, state)[0]
+        known = torch.tensor([domains is not None for domains in found]).view(-1, 1, 1, 1)
+        fused = torch.where(known, placed, torch.stack(present(features), dim=1).mean(1))
         return [fused] * len(features)
 
-    def _pair(self, text: Tensor) -> int | None:
-        """Which caption a text [L, D] is, if any."""
+    def _of(self, text: Tensor) -> tuple[str, ...] | None:
+        """The domains of the pair whose caption a text [L, D] is, if any."""
         if text.shape != self.texts.shape[1:]:
             return None
         distances = (self.texts - text).flatten(1).norm(dim=1)
-        return int(distances.argmin()) if distances.min() < CLOSE * text.norm() else None
+        return self.domains[int(distances.argmin())] if distances.min() < CLOSE * text.norm() else None
