@@ -234,7 +234,7 @@ def test_every_kind_of_checkpoint(checkpoint, encode, sample, magic):
     assert torch.isfinite(sample(magic((xl, other))[0], encode(xl_clip, "a cat"), encode(xl_clip, ""))).all()
 
 
-@pytest.mark.parametrize("family", ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"])
+@pytest.mark.parametrize("family", transformers.FAMILIES)
 def test_transformers(comfy_host, magic, family):
     """Of a batch of two; latents of some families have a dimension of frames."""
     a, b = (transformers.load(comfy_host, f"tiny_{family}_{letter}") for letter in "ab")

@@ -9,9 +9,7 @@ import torch
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, spy_on, untrained
 from tests.support.faults import counted
 from tests.support.small_files import make_lora
-from tests.support.transformers import conditioning, load, sample
-
-FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"]
+from tests.support.transformers import FAMILIES, conditioning, load, sample
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

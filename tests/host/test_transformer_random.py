@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 from tests.support.ensembles import ensemble, random_aggregator
 from tests.support.faults import interrupted, interruption
 from tests.support.random_examples import SEED, examples
-from tests.support.transformers import by_stream, conditioning, load, sample
+from tests.support.transformers import FAMILIES, by_stream, conditioning, load, sample
 
 TIMES = int(os.environ.get("AFA_FAULTS", "3"))
 INTERRUPTIONS = 200
-FAMILIES = ("flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2")
 SIDES = st.integers(2, 8).map(lambda side: 2 * side)
 
 GRAPHS = st.fixed_dictionaries(

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from tests.support.ensembles import random_aggregator
-from tests.support.transformers import conditioning, load
+from tests.support.transformers import FAMILIES, conditioning, load
 
-FAMILIES = ["flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2"]
 SHIFTS = {"lumina": 6.0, "zimage": 3.0, "anima": 3.0}
 """How far the families move their levels towards noise; the others are trained with that of Flux."""
 

@@ -16,6 +16,8 @@ TOYS = [
     "tiny_anima_a", "tiny_krea2_a",
 ]  # fmt: skip
 """Of every family, on newer hosts too; `load` leaves out those that a host does not have."""
+FAMILIES = ("flux", "chroma", "lumina", "zimage", "qwen", "cosmos", "anima", "krea2")
+"""Whose toys have a twin beside TOYS, "tiny_flux_b" and so on."""
 
 
 @dataclass
