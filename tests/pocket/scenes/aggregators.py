@@ -39,7 +39,9 @@ DROPPING = {"identity bias, points dropped"}
 TASKS = {"gate": gate.GateTask}
 STEPS = {"near": 2000, "far": 1000, "lora": 400, "dit": 1000}
 """Of a training, by the kind of its experts."""
-SETTINGS = {"batch_size": datasets.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.995, "weight_decay": 0.01}
+EVALUATE_EVERY = 1000
+"""Steps between two losses of the watched pairs; nothing is chosen by them."""
+SETTINGS = {"batch_size": datasets.BATCH, "learning_rate": 5e-4, "warmup_steps": 20, "ema": 0.999, "weight_decay": 0.01}
 LOAD_BALANCE = 0.2
 
 
@@ -70,7 +72,7 @@ def train(of: world.World, name: str, seed: int, steps: int) -> Path:
 
     kept = path(of, name, seed, steps)
     sources = [{"file": f"{e.label}.safetensors", "prediction": e.prediction} for e in of.experts.experts]
-    settings = TrainingSettings(steps=steps, seed=seed, evaluate_every=steps, **SETTINGS)
+    settings = TrainingSettings(steps=steps, seed=seed, evaluate_every=min(steps, EVALUATE_EVERY), **SETTINGS)
 
     def listen(report: Report) -> None:
         state = report.state
