@@ -27,7 +27,7 @@ from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import Keeping, TrainingError, fit
 from ..afa_core.training.state import TrainingSettings
-from ..afa_core.training.tasks.distil import START, TEACHER, DistilTask, LoraFile
+from ..afa_core.training.tasks.distil import DistilTask, LoraFile
 from .distil_inputs import distil_inputs
 from .kept import workflow_id
 from .live import TrainingFeed
@@ -78,7 +78,7 @@ class AFADistill(io.ComfyNode):
                 task = distillation.task(data, lora)
                 keeping = Keeping(path, widgets["resume"], widgets["save_every"])
                 labelled = HeldOutLabels(data, kept) if lora.online else LabelledDataset(replace(data, experts=1), kept)
-                listen = listener(feed, task, widgets, {START: [START], TEACHER: [TEACHER]})
+                listen = listener(feed, task, widgets)
                 file, state = fit(task, labelled, settings, keeping, listen)
                 notes = [_found(file), _cost(len(distillation.experts), kept.size)]
                 if widgets.get("control") and not feed.stop_requested:

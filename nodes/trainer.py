@@ -87,8 +87,7 @@ class AFATrainer(io.ComfyNode):
                 shape = [settings.batch_size, *size]
                 load = partial(frozen.load, shape, aggregator_memory(frozen, config, shape))
                 load()
-                rivals = {"best single expert": labels, "block average": ["block average"]}
-                listen = listener(feed, task, widgets, rivals, _painter(preview, frozen, task, load))
+                listen = listener(feed, task, widgets, _painter(preview, frozen, task, load))
                 file, state = fit(task, dataset, settings, keeping, listen)
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:

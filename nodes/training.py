@@ -45,16 +45,11 @@ def preparation(feed: TrainingFeed | None = None) -> Progress:
 
 
 def listener(
-    feed: TrainingFeed,
-    task: Task,
-    widgets: dict[str, Any],
-    rivals: dict[str, list[str]],
-    paint: Callable[[], Tensor] | None = None,
-):
+    feed: TrainingFeed, task: Task, widgets: dict[str, Any], paint: Callable[[], Tensor] | None = None
+) -> Callable[[Report], None]:
     """Shows the progress, and ends the training on Stop or an interruption.
 
-    rivals: names of losses without training that are shown beside the held-out one: of each the least of some baselines
-    paint:  makes the sample picture
+    paint: makes the sample picture
     """
     bar = comfy.utils.ProgressBar(widgets["steps"])
 
@@ -67,7 +62,7 @@ def listener(
         if report.evaluation:
             fields |= {
                 "held_out": report.evaluation["held_out"],
-                "rivals": {name: min(state.baselines[of] for of in some) for name, some in rivals.items()},
+                "rivals": task.rivals(state.baselines),
                 "shares": [*task.curves(report.evaluation, state.baselines).values()],
             }
         if paint and report.evaluation and state.step % widgets["sample_every"] == 0:

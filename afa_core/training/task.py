@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from .data.dataset import Batch
 from .draw import Draw
 
+BEST_SINGLE = "best single expert"
+"""Its loss is shown beside every training's."""
+
 
 class Data(Protocol):
     """What is trained on: batches by number, and held-out ones."""
@@ -83,7 +86,7 @@ class Task(Protocol):
         ...
 
     def rivals(self, baselines: dict[str, float]) -> dict[str, float]:
-        """The baselines that are drawn beside the loss."""
+        """The losses without training that are shown beside the held-out loss, three at most, by name."""
         ...
 
     def curves(self, evaluation: dict[str, Any], baselines: dict[str, float]) -> dict[str, float]:

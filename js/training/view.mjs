@@ -13,6 +13,7 @@ const LINES = [
 const RIVALS = [
   { colour: COLOURS[3], dash: [6, 3] },
   { colour: COLOURS[2], dash: [2, 3] },
+  { colour: COLOURS[0], dash: [8, 3, 2, 3] },
 ];
 
 export class TrainingView {

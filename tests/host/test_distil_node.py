@@ -251,7 +251,8 @@ def test_the_view_is_sent_the_losses_of_student_and_ensemble_by_name(distiller):
     (live,) = (module for name, module in sys.modules.items() if name.endswith("afa-ensemble.nodes.live"))
     baselines = history("watched", distiller)["baselines"]
     shown = {name: baselines[name] for name in ("student before training", "ensemble")}
-    assert live.TrainingFeed.latest_of_all.snapshot()["rivals"] == shown
+    best = min(loss for name, loss in baselines.items() if name.startswith("model_"))
+    assert live.TrainingFeed.latest_of_all.snapshot()["rivals"] == {**shown, "best single expert": best}
 
 
 def test_online_the_ensemble_labels_fresh_noise_and_stays_as_it_is(distiller, tasks, monkeypatch):

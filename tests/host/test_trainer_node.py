@@ -61,7 +61,8 @@ def test_the_view_is_sent_the_losses_without_training_by_name(train, pack):
     feed = import_module(pack.__name__ + ".nodes.live").TrainingFeed.latest_of_all
     baselines = file.training["baselines"]
     best = min(loss for name, loss in baselines.items() if name.startswith("model_"))
-    assert feed.snapshot()["rivals"] == {"best single expert": best, "block average": baselines["block average"]}
+    averages = {name: baselines[name] for name in ("noise average", "block average")}
+    assert feed.snapshot()["rivals"] == {"best single expert": best, **averages}
 
 
 def test_the_file_says_how_it_came_about(train):

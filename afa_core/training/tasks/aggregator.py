@@ -23,6 +23,7 @@ from ..data.dataset import Batch
 from ..draw import Draw, generator, held_out_draw
 from ..fusions import ExpertDropout, OnlyPoints, checkpointed
 from ..objective import Balance, FrozenExperts, baseline_losses, sample_loss
+from ..task import BEST_SINGLE
 
 NOISE_LEVELS = 5
 
@@ -162,8 +163,8 @@ class AggregatorTask:
         return file
 
     def rivals(self, baselines: dict[str, float]) -> dict[str, float]:
-        single = min(self.experts.labels, key=lambda label: baselines[label])
-        return {name: baselines[name] for name in (single, "noise average", "block average")}
+        single = min(baselines[label] for label in self.experts.labels)
+        return {BEST_SINGLE: single, **{name: baselines[name] for name in ("noise average", "block average")}}
 
     def curves(self, evaluation: dict[str, Any], baselines: dict[str, float]) -> dict[str, float]:
         shares = evaluation["shares"]

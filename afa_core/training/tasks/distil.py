@@ -20,6 +20,7 @@ from ..draw import Draw, generator
 from ..labels import LabelledBatch
 from ..loop import with_weights
 from ..objective import FrozenExperts, problem, sample_loss
+from ..task import BEST_SINGLE
 
 TEACHER, START = "ensemble", "student before training"
 RESAMPLES = 2000
@@ -143,8 +144,8 @@ class DistilTask:
         return LoraFile(path, measured)
 
     def rivals(self, baselines: dict[str, float]) -> dict[str, float]:
-        single = min(self.lessons.singles, key=lambda name: baselines[name])
-        return {name: baselines[name] for name in (START, single, TEACHER)}
+        single = min(baselines[name] for name in self.lessons.singles)
+        return {START: baselines[START], BEST_SINGLE: single, TEACHER: baselines[TEACHER]}
 
     def curves(self, evaluation: dict[str, Any], baselines: dict[str, float]) -> dict[str, float]:
         gap = baselines[START] - baselines[TEACHER]
