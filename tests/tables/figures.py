@@ -26,7 +26,7 @@ from .followed import mean_maps, right_weights  # noqa: E402
 from .paint import SEED, decoded, sampled  # noqa: E402
 from .questions import PairList  # noqa: E402
 from .systems import System, ensemble  # noqa: E402
-from .trained import OURS, SEEDS, trained  # noqa: E402
+from .trained import OURS, trained  # noqa: E402
 from .world import HEIGHT, WIDTH, World, start  # noqa: E402
 
 NOISES = 4
@@ -156,7 +156,7 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--list", default=datasets.WATCHED[1], help="of pairs.tsv; the held-out lists only at the end")
     ask.add_argument("--variant", default=OURS, choices=aggregators.VARIANTS)
-    ask.add_argument("--seed", type=int, default=SEEDS[0])
+    ask.add_argument("--seed", type=int, default=aggregators.SEEDS[0])
     ask.add_argument("--sampling-steps", type=int, default=FULL.steps)
     args = ask.parse_args()
     world = start(FULL)

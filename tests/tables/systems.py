@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 from tests.pocket import common
 from tests.pocket.scenes import gate
+from tests.pocket.scenes.world import EXTRAPOLATED, EXTRAPOLATION
 
 from . import search
 from .oracle import ORACLE
@@ -45,7 +46,6 @@ class System:
 
 TOP_K = (1, 2)
 """Of the experts at every position, those that the default aggregator follows most."""
-EXTRAPOLATED = "base + 1.5 (merge - base)"
 AVERAGES = ("noise average", "block average")
 
 
@@ -71,7 +71,7 @@ def _merges(world: World) -> list[System]:
         return System(name, node, 1, lambda w: [w.call("AFAMergeModels", **w.sockets(), **widgets)[0]], "free")
 
     def extrapolated(w: World) -> list:
-        return [w.call("AFAMergeModels", **w.sockets(), base=w.load(BASE)[0], extrapolation=1.5)[0]]
+        return [w.call("AFAMergeModels", **w.sockets(), base=w.load(BASE)[0], extrapolation=EXTRAPOLATION)[0]]
 
     node = "AFA Merge Models"
     rows = [merge("weighted merge"), System(EXTRAPOLATED, node, 1, extrapolated, "free")]

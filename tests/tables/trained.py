@@ -10,7 +10,6 @@ from tests.pocket.scenes import aggregators
 from .store import file_digest
 from .world import World
 
-SEEDS = (1, 2, 3)
 OURS = "identity bias"
 """The default aggregator; the watched lists choose it before the held-out ones are looked at."""
 FULL = "AFA"
@@ -28,7 +27,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        return self.variant if self.seed == SEEDS[0] else f"{self.variant}, seed {self.seed}"
+        return self.variant if self.seed == aggregators.SEEDS[0] else f"{self.variant}, seed {self.seed}"
 
     @property
     def digest(self) -> str:
@@ -37,7 +36,7 @@ class Trained:
 
 def trained(world: World) -> list[Trained]:
     """Of all variants and seeds, those that have been trained to the end."""
-    return [found for found in _all(world) if _has_ended(found.path, aggregators.STEPS[world.kind])]
+    return [found for found in _all(world) if aggregators.has_ended(found.path, aggregators.STEPS[world.kind])]
 
 
 def missing(world: World, there: list[Trained]) -> list[str]:
@@ -49,14 +48,7 @@ def missing(world: World, there: list[Trained]) -> list[str]:
     return [f"{variant} of {world.kind} experts (seed {', '.join(seeds)})" for variant, seeds in absent.items()]
 
 
-def _has_ended(path: Path, steps: int) -> bool:
-    """A training saves its file from time to time."""
-    from afa_core.aggregator.file import load_aggregator
-
-    return path.exists() and load_aggregator(path).training["steps"] == steps
-
-
 def _all(world: World) -> list[Trained]:
     steps = aggregators.STEPS[world.kind]
-    stems = {(v, s): aggregators.stem(world.kind, v, s, steps) for v in aggregators.VARIANTS for s in SEEDS}
+    stems = {(v, s): aggregators.stem(world.kind, v, s, steps) for v in aggregators.VARIANTS for s in aggregators.SEEDS}
     return [Trained(*of, world.aggregators / f"{stem}-last.safetensors") for of, stem in stems.items()]

@@ -67,4 +67,4 @@ def _mean(seeds: list[list[float]]) -> Tensor:
 
 def _share(won: Tensor, gap: Tensor, pairs: PairList) -> str:
     share = share_over_subjects(won, gap, pairs.codes)
-    return f"{share.mean:.0%} ({share.low:.0%} to {share.high:.0%})" if share else "no sure gap"
+    return share.percent if share else "no sure gap"

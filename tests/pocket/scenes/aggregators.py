@@ -37,6 +37,7 @@ OTHER_BLOCKS = {"every block": {"every": 1}, "every fourth block": {"every": 4}}
 DROPPING = {"identity bias, points dropped"}
 """Points that leave experts alone leave the training, too."""
 TASKS = {"gate": gate.GateTask}
+SEEDS = (1, 2, 3)
 STEPS = {"near": 2000, "far": 1000, "lora": 400, "dit": 1000}
 """Of a training, by the kind of its experts."""
 EVALUATE_EVERY = 1000
@@ -60,6 +61,13 @@ def path(of: world.World, name: str, seed: int, steps: int) -> Path:
 def last(of: world.World, name: str, seed: int, steps: int) -> Path:
     """Of the last weights."""
     return of.aggregators / f"{stem(of.kind, name, seed, steps)}{LAST}.safetensors"
+
+
+def has_ended(file: Path, steps: int) -> bool:
+    """A training saves its file from time to time."""
+    from afa_core.aggregator.file import load_aggregator
+
+    return file.exists() and load_aggregator(file).training["steps"] == steps
 
 
 def stem(kind: str, name: str, seed: int, steps: int) -> str:

@@ -1,7 +1,7 @@
-"""What the scenes' rows lose: python -m tests.pocket.scenes.results [lists ...] [--kind far]
+"""What the scenes' rows lose: python -m tests.pocket.scenes.results [lists ...] [--kind far] [--steps 6000]
 
 By default on the watched tenth. The held-out lists, known, experts_only and held_out, are looked at once, at the end
-(PROTOCOL.md). Prints Markdown.
+(PROTOCOL.md). Prints Markdown. An aggregator that was trained from several seeds is one row.
 """
 
 from __future__ import annotations
@@ -18,26 +18,35 @@ from . import aggregators, datasets, models, pairs, rows, statistics, world  # n
 AGAINST = "AFA"
 
 
-def table(of: world.World, name: str, trained: dict[str, Path]) -> str:
+def table(of: world.World, name: str, trained: dict[str, list[Path]], against: str) -> str:
+    """trained: an aggregator's files, one a seed, by its name; against: the row that all others are compared with."""
     scenes = datasets.listed(name)
     found = rows.measure(of, scenes, trained)
     codes = [(row[0].subject.code, row[1].subject.code) for row in scenes.drawn]
     lines = [f"\n## {of.kind} experts, {name}: {len(codes)} pairs of {len(pairs.subjects_of(name))} subjects\n"]
-    lines += [f"| row | loss | {AGAINST} minus it, 95 % over subjects |", "|---|---|---|"]
+    lines += [f"| row | loss | {against} minus it, 95 % over subjects |", "|---|---|---|"]
     for row, losses in found.losses.items():
-        against = found.losses.get(AGAINST, losses) - losses
-        cell = statistics.over_subjects(against, codes) if against.any() else ""
-        lines.append(f"| {row} | {losses.mean():.4f} | {cell} |")
-    free = min(found.losses[row].mean() for row in found.losses if row not in (*trained, rows.ORACLE))
-    gap = free - found.losses[rows.ORACLE].mean()
+        apart = found.losses.get(against, losses) - losses
+        cell = statistics.over_subjects(apart, codes) if apart.any() else ""
+        seeds = f" ({len(trained[row])} seeds)" if len(trained.get(row, [])) > 1 else ""
+        lines.append(f"| {row}{seeds} | {losses.mean():.4f} | {cell} |")
+    free = min((row for row in found.losses if row not in (*trained, rows.ORACLE)), key=lambda row: found.losses[row].mean())
+    gap = found.losses[free] - found.losses[rows.ORACLE]
     for row, points in found.routing.items():
         where = ", ".join(f"{point} {weight.mean():.2f}" for point, weight in points.items())
         right = statistics.over_subjects(list(points.values())[-1], codes)
-        won = (free - found.losses[row].mean()) / gap
-        gained = f"{won:.0%} of the gap from the best row without training to the oracle by place"
-        lines += [f"\n{row}: {gained if gap > 0 else 'no gap, the oracle by place loses more than the best row without training'};"]
+        won = statistics.share_over_subjects(found.losses[free] - found.losses[row], gap, codes)
+        gained = f"{won.percent} of the gap from {free} to the oracle" if won else f"no sure gap between {free} and the oracle"
+        lines += [f"\n{row}: {gained} by place;"]
         lines += [f"weight of the right expert in its half, at the prediction {right}; by point: {where}."]
     return "\n".join(lines)
+
+
+def of_all_seeds(of: world.World, steps: int) -> dict[str, list[Path]]:
+    """The aggregators that have been trained for so many steps."""
+    files = {n: [aggregators.last(of, n, seed, steps) for seed in aggregators.SEEDS] for n in aggregators.variants(of.kind)}
+    ended = {name: [file for file in some if aggregators.has_ended(file, steps)] for name, some in files.items()}
+    return {name: some for name, some in ended.items() if some}
 
 
 def main() -> None:
@@ -45,11 +54,10 @@ def main() -> None:
     ask.add_argument("lists", nargs="*", default=datasets.WATCHED, help="of pairs.tsv; default: the watched ones")
     ask.add_argument("--kind", default="near", choices=world.KINDS)
     ask.add_argument("--steps", type=int, help="of the aggregators' trainings")
-    ask.add_argument("--seed", type=int, default=1)
+    ask.add_argument("--against", default=AGAINST, help="the row that all others are compared with")
     args = ask.parse_args()
     of, steps = world.start(args.kind), args.steps or aggregators.STEPS[args.kind]
-    files = {name: aggregators.last(of, name, args.seed, steps) for name in aggregators.variants(args.kind)}
-    trained = {name: file for name, file in files.items() if file.exists()}
+    trained = of_all_seeds(of, steps)
     moved, near = models.moves(args.kind), rows.cosines(of, datasets.listed("watched_known"))
     print(
         "Weights moved by {length:.3f} of the base's length, cosine between two experts' moves {cosine:.3f}.".format(
@@ -58,7 +66,7 @@ def main() -> None:
     )
     print("Cosine of two experts' features: " + ", ".join(f"{point} {cosine:.3f}" for point, cosine in near.items()))
     for name in args.lists:
-        print(table(of, name, trained), flush=True)
+        print(table(of, name, trained, args.against), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,10 +44,12 @@ class Rows:
 
 
 @torch.no_grad()
-def measure(world: World, scenes: Scenes, trained: dict[str, Path]) -> Rows:
+def measure(world: World, scenes: Scenes, trained: dict[str, list[Path]]) -> Rows:
+    """trained: the files of each aggregator, one a seed, whose mean is its row; a point that a seed has pruned is left out there."""
     free = {name: fusion.bind(world.experts.points, EXPERTS) for name, fusion in FREE.items()}
-    fusions = {name: lambda _, fusion=fusion: fusion for name, fusion in free.items()}
-    fusions |= {ORACLE: oracle_by_place} | {name: _trained(name, path) for name, path in trained.items()}
+    fusions = {name: [lambda _, fusion=fusion: fusion] for name, fusion in free.items()}
+    fusions |= {ORACLE: [oracle_by_place]}
+    fusions |= {name: [_trained(name, file) for file in files] for name, files in trained.items()}
     losses, routing = defaultdict(list), {name: defaultdict(list) for name in trained}
     for look in range(LOOKS):
         for batch in scenes.batches(BATCH):
@@ -57,16 +59,25 @@ def measure(world: World, scenes: Scenes, trained: dict[str, Path]) -> Rows:
                 losses[name].append(sample_loss(alone, _unfused, one, draw))
             for name, loss in baseline_losses(world.experts, batch, draw).items():
                 losses[name].append(loss)
-            for name, make in fusions.items():
+            for name, makes in fusions.items():
+                seen: dict[str, list[Tensor]] = defaultdict(list)
 
-                def observe(point: FusionPoint, shares: Tensor, name: str = name, domains: list = domains) -> None:
-                    if name in routing:
-                        routing[name][point.name].append(right_weight(shares, domains))
+                def observe(point: FusionPoint, shares: Tensor, seen: dict = seen, domains: list = domains) -> None:
+                    seen[point.name].append(right_weight(shares, domains))
 
-                losses[name].append(sample_loss(world.experts, make(domains), batch, draw, observe))
-    averaged = {name: torch.cat(parts).view(LOOKS, -1).mean(0) for name, parts in losses.items()}
-    followed = {n: {p: torch.cat(v).view(LOOKS, -1).mean(0) for p, v in of.items()} for n, of in routing.items()}
-    return Rows(averaged, followed)
+                looker = observe if name in trained else None
+                each = [sample_loss(world.experts, make(domains), batch, draw, looker) for make in makes]
+                losses[name].append(torch.stack(each).mean(0))
+                for point, weights in seen.items():
+                    routing[name][point].append(torch.stack(weights).mean(0))
+    points = [point.name for point in world.experts.points]
+    followed = {n: {p: _over_looks(of[p]) for p in points if p in of} for n, of in routing.items()}
+    return Rows({name: _over_looks(parts) for name, parts in losses.items()}, followed)
+
+
+def _over_looks(batches: list[Tensor]) -> Tensor:
+    """Of one value a pair and look, in their batches: one a pair."""
+    return torch.cat(batches).view(LOOKS, -1).mean(0)
 
 
 def right_weight(shares: Tensor, domains: list[tuple[str, ...]]) -> Tensor:

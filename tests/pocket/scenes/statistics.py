@@ -20,6 +20,10 @@ class Interval(NamedTuple):
         """-1 or 1 where the interval leaves out 0, else 0."""
         return (self.low > 0) - (self.high < 0)
 
+    @property
+    def percent(self) -> str:
+        return f"{self.mean:.0%} ({self.low:.0%} to {self.high:.0%})"
+
     def __str__(self) -> str:
         return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 BATCH = 16
 SHAPE = [BATCH, 4, 8, 16]
 KINDS = (*models.KINDS, "dit")
+EXTRAPOLATION = 1.5
+"""Of the merge that goes beyond the experts, away from their base."""
+EXTRAPOLATED = f"base + {EXTRAPOLATION} (merge - base)"
 SIZES = {"hidden_size": 64, "num_layers": 1, "num_heads": 4}
 """Of every aggregator."""
 
@@ -87,10 +90,14 @@ def _checkpoints(running: Host, kind: str) -> tuple[dict[str, Any], dict[str, An
     names = checkpoints.expert_names(kind)
     base = _base(running, checkpoints.base_name(kind))
     loaded = {name: model for name, (model, *_) in zip(names, checkpoints.load(running, names), strict=True)}
-    # A merge patches its first model's network in place, so it gets models of its own.
-    apart = [model for model, *_ in checkpoints.load(running, names)]
-    (merged,) = running.call("AFAMergeModels", **{f"model_{i}": model for i, model in enumerate(apart, start=1)})
-    return {"base": base, "weighted merge": merged}, loaded
+
+    def merged(**widgets) -> Any:
+        # A merge patches its first model's network in place, so it gets models of its own.
+        apart = [model for model, *_ in checkpoints.load(running, names)]
+        return running.call("AFAMergeModels", **{f"model_{i}": m for i, m in enumerate(apart, start=1)}, **widgets)[0]
+
+    beyond = merged(base=base, extrapolation=EXTRAPOLATION)
+    return {"base": base, "weighted merge": merged(), EXTRAPOLATED: beyond}, loaded
 
 
 def _loras(running: Host) -> tuple[dict[str, Any], dict[str, Any]]:
