@@ -14,6 +14,15 @@ export function withStyle(root) {
   root.prepend(style);
 }
 
+/** Lets the browser save a file. */
+export function download(blob, name) {
+  const link = element("a");
+  Object.assign(link, { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  // A browser that asks where to save reads the address later.
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
 /** A labelled slider: {row, input, value}, where `value` is the element that says what is chosen. */
 export function slider(label, { min = 0, max = 1, step = 1, value = 0 } = {}) {
   const row = element("label", "afa-slider");

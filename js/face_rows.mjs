@@ -17,7 +17,7 @@ export function shortExpert(name) {
 
 /**
  * Rows {socket, expected, found, state} for what /afa/aggregator answered and the files on the sockets (null: unknown).
- * state: "right", "empty" (nothing connected), "unknown" (no loader found, or the aggregator does not know its file), "other" (another file name: perhaps
+ * state: "right", "empty" (nothing connected), "unknown" (no loader found, or the aggregator's file does not name it), "other" (another file name: perhaps
  * the same checkpoint renamed) and "wrong" (the file of another socket: surely a mistake).
  */
 export function faceRows(summary, sockets) {

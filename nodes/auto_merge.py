@@ -39,7 +39,7 @@ class AFAAutoMerge(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder for all merges. It is not merged."),
                 io.Vae.Input("vae", tooltip="The VAE for all merges. It is not merged."),
                 io.Latent.Input("latent_image", tooltip="An empty latent: the size, and how many pictures a prompt."),
-                io.String.Input("prompts", default="", multiline=True, tooltip="One prompt a line. More make the choice less a matter of luck."),
+                io.String.Input("prompts", default="", multiline=True, tooltip="One prompt a line. More prompts make the choice more reliable."),
                 io.String.Input("negative", default="", multiline=True, tooltip="The negative prompt of all pictures."),
                 io.Combo.Input("scorer", options=SEARCHABLE, default="HPSv2.1", tooltip="What judges the pictures. Judge the result by another one."),
                 io.Combo.Input(

@@ -43,7 +43,7 @@ class AFACompare(io.ComfyNode):
             inputs=[
                 *numbered(io.Model, "model", "A checkpoint of the same architecture as the others, with its LoRAs: model"),
                 *numbered(io.Clip, "clip", "The CLIP of the checkpoint on model_1, model_2, ...; a single one serves all: CLIP", least=1),
-                *numbered(AggregatorType, "aggregator", "An aggregator trained for these models in this order: aggregator", least=0, most=AGGREGATORS),
+                *numbered(AggregatorType, "aggregator", "An aggregator trained for these models in this order, or a fusion without training: aggregator", least=0, most=AGGREGATORS),
                 io.Vae.Input("vae", tooltip="The VAE for all pictures."),
                 io.String.Input("prompt", default="", multiline=True, tooltip="The prompt of all pictures; each model reads it through its own CLIP."),
                 io.String.Input("negative", default="", multiline=True, tooltip="The negative prompt of all pictures."),
@@ -54,7 +54,7 @@ class AFACompare(io.ComfyNode):
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="dpmpp_2m", tooltip="The sampler."),
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="karras", tooltip="The noise schedule."),
-                *(io.Boolean.Input(name, default=True, tooltip=f"A row: {text}") for name, text in METHODS.items()),
+                *(io.Boolean.Input(name, default=True, tooltip=f"A row. {text}") for name, text in METHODS.items()),
                 io.Boolean.Input("scores", default=True, tooltip="Score the pictures by the scorers of AFA Score Images whose files you have."),
             ],
             outputs=[
@@ -79,7 +79,7 @@ class AFACompare(io.ComfyNode):
         ]
         methods = list(comparison.methods([_short(name) for name in checkpoints], names))
         if not methods:
-            raise ValueError("No method is chosen: turn on at least one row, such as checkpoints.")
+            raise ValueError("There is nothing to paint: turn on a row, such as checkpoints, or connect an aggregator for trained_aggregators.")
         clocks = [comparison.clocks(method) for method in methods]
         pictures = {
             f"picture_{row}_{column}": comparison.picture(method, clocks[row], seed)

@@ -19,9 +19,7 @@ from ..afa_core.host.training.distilling import Distillation, LoraSettings, Sour
 from ..afa_core.host.training.encoding import DatasetSettings
 from ..afa_core.host.training.frozen_experts import outside_inference
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
-from ..afa_core.training.data.dataset import LatentDataset
 from ..afa_core.training.data.prompt_folder import PromptFolder
-from ..afa_core.training.data.split import FEWEST
 from ..afa_core.training.labels import HeldOutLabels, LabelledDataset
 from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.report import loss_plot, report_text
@@ -32,7 +30,7 @@ from .distil_inputs import distil_inputs
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import schema
-from .training import file_name, listener, of_widgets, preparation
+from .training import check_held_out, file_name, listener, of_widgets, preparation
 
 
 class AFADistill(io.ComfyNode):
@@ -72,7 +70,7 @@ class AFADistill(io.ComfyNode):
             data = distillation.dataset(clip, vae, sources, of_widgets(DatasetSettings, widgets), progress)
             if not lora.online:
                 data = replace(data, plan=replace(data.plan, variants=widgets["labels_per_item"]))
-            _check_held_out(data)
+            check_held_out(data)
             with outside_inference(), naming_what_ran("Training", TRAINING):
                 kept = distillation.label(data, lora.online, progress)
                 task = distillation.task(data, lora)
@@ -108,14 +106,6 @@ def _sources(widgets: dict[str, Any]) -> Sources:
             "file with a prompt a line, in ComfyUI's input folder."
         )
     return Sources.of(folder, prompts, widgets["prompt_share"])
-
-
-def _check_held_out(data: LatentDataset) -> None:
-    if not data.held_out_count:
-        raise TrainingError(
-            f"There are {len(data.items)} usable pictures and prompts, and training needs at least {FEWEST} of a kind, so that "
-            "some can be held out to measure what is learnt."
-        )
 
 
 def _quietly(feed: TrainingFeed, steps: int):

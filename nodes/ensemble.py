@@ -73,7 +73,7 @@ class AFAEnsembleModel(io.ComfyNode):
             description="Makes one model of several: at every step all of them are evaluated in lockstep and their features are fused.",
             search_aliases=["ensemble checkpoints", "combine models", "mix models", "adaptive feature aggregation"],
             inputs=[
-                AggregatorType.Input("aggregator", tooltip="How the experts are fused: a trained aggregator, or a training-free fusion."),
+                AggregatorType.Input("aggregator", tooltip="How the experts are fused: a trained aggregator, a training-free fusion, or the fusion of Probe AFA Experts."),
                 *numbered(io.Model, "model", "A checkpoint of the same architecture as the others: expert"),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.001, optional=True,

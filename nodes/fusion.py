@@ -42,7 +42,7 @@ class AFATrainingFreeFusion(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode", options=list(MODES), default=MODES[0], optional=True,
-                    tooltip="For magic fusion: let model_1 alone decide the composition (first) or polish the picture (last).",
+                    tooltip="For magic fusion. fuse throughout: all models at every step; model_1 first: it alone decides the composition; fuse first: model_1 alone finishes the picture.",
                 ),
                 io.Int.Input(
                     "switch_timestep", default=850, min=0, max=999, optional=True,

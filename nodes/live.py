@@ -152,7 +152,7 @@ class TrainingFeed:
             if self.state == "done":
                 return
             self.state = "done"
-            self.send(self.latest.get("step", 0), message=message or "ended early; queue the graph again to go on")
+            self.send(self.latest.get("step", 0), message=message or "ended before the last step: correct the error, if there is one, and queue the graph again to go on")
             self._keep()
 
     def is_shown_to(self, client: str) -> bool:

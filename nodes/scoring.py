@@ -36,8 +36,8 @@ class AFAScoreImages(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scorer", options=list(SCORERS), default="HPSv2.1",
-                    tooltip="CLIP-T: agreement with the prompt. AES: beauty. PickScore, HPSv2: what people prefer. CLIP-I and "
-                    "FID: likeness to the references. IS: clear and varied objects.",
+                    tooltip="CLIP-T: agreement with the prompt. AES: beauty. PickScore, HPSv2, ImageReward: what people prefer. "
+                    "CLIP-I and FID: likeness to the references. IS: clear and varied objects.",
                 ),
                 *also,
                 io.Image.Input("references", optional=True, tooltip="Real pictures, for CLIP-I (one each) and FID."),

@@ -25,7 +25,6 @@ from ..afa_core.host.training.frozen_experts import HostExperts, outside_inferen
 from ..afa_core.host.training.memory import aggregator_memory
 from ..afa_core.host.training.preview import Preview
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
-from ..afa_core.training.data.split import FEWEST
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import Keeping, TrainingError, fit
 from ..afa_core.training.state import TrainingSettings
@@ -34,7 +33,7 @@ from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import AggregatorType, experts, schema, source_file, source_loras
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
-from .training import file_name, listener, of_widgets, preparation
+from .training import check_held_out, file_name, listener, of_widgets, preparation
 
 
 class AFATrainer(io.ComfyNode):
@@ -110,6 +109,11 @@ def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
 
 
 def _source(widgets: dict, latents: list | None, conditioning: list | None):
+    if bool(latents) != bool(conditioning):
+        raise TrainingError(
+            f"latents and conditioning belong together, found only {'latents' if latents else 'conditioning'}: connect both "
+            "outputs of one Make Training Dataset node, or neither."
+        )
     if latents and conditioning:
         return HostDataset(latents, conditioning)
     return read_named_folder(widgets["prompt_folder"])
@@ -118,12 +122,7 @@ def _source(widgets: dict, latents: list | None, conditioning: list | None):
 def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):
     settings = of_widgets(DatasetSettings, widgets)
     dataset = prepare_dataset(models, widgets["clip"], widgets["vae"], source, settings, preparation(feed))
-    if not dataset.held_out_count:
-        usable = len({item.key for item in dataset.items})
-        raise TrainingError(
-            f"The prompt folder has {usable} usable pictures or prompts, and training needs at least {FEWEST}, so that "
-            "some can be held out to measure whether it helps."
-        )
+    check_held_out(dataset)
     return dataset
 
 

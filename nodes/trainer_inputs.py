@@ -66,7 +66,7 @@ def _all_inputs() -> list[io.Input]:
         io.Float.Input("ema", default=DEFAULTS.ema, min=0.0, max=0.99999, step=0.0001, round=False, tooltip="Decay of the averaged weights that are evaluated and saved; 0 saves the weights themselves."),
         io.Float.Input("min_snr_gamma", default=LOSS.min_snr_gamma, min=0.0, max=100.0, step=0.1, tooltip="Weighs low noise levels down (min-SNR); 0 weighs all alike, as published."),
         io.Float.Input("load_balance", default=LOSS.load_balance, min=0.0, max=10.0, step=0.001, tooltip="Penalty on following some experts more often than others; 0 leaves it to the loss, as published."),
-        io.Int.Input("evaluate_every", default=DEFAULTS.evaluate_every, min=1, max=100_000, tooltip="Steps between two looks at the held-out pictures."),
+        io.Int.Input("evaluate_every", default=DEFAULTS.evaluate_every, min=1, max=100_000, tooltip="Steps between two evaluations of the held-out pictures."),
         io.Int.Input("patience", default=DEFAULTS.patience, min=0, max=1000, tooltip="Evaluations without improvement after which training stops; 0 trains all steps."),
         io.Int.Input("save_every", default=100, min=1, max=100_000, tooltip="Steps between two saves; whatever happens, no more than these are lost."),
         io.Boolean.Input("gradient_checkpointing", default=True, tooltip="Computes every block twice instead of keeping it: much less memory, a slower step."),

@@ -1,4 +1,4 @@
-"""What the nodes that train have in common: their listener, and settings from widgets."""
+"""What the nodes that train have in common: their listener, settings from widgets, and a check of the data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import comfy.utils
 from torch import Tensor
 
 from ..afa_core.host.training.pictures import Progress
+from ..afa_core.training.data.dataset import LatentDataset
+from ..afa_core.training.data.split import FEWEST
 from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.session import TrainingError
 from ..afa_core.training.task import Task
@@ -30,6 +32,16 @@ def file_name(name: str) -> str:
     if not re.fullmatch(r"\w[\w .-]{0,99}", name):
         raise TrainingError(f"save_as should be a plain file name such as my_ensemble, found {name!r:.60}.")
     return name.removesuffix(".safetensors")
+
+
+def check_held_out(data: LatentDataset) -> None:
+    """Raises TrainingError where there are too few items to hold some out."""
+    if not data.held_out_count:
+        usable = len({item.key for item in data.items})
+        raise TrainingError(
+            f"There are {usable} usable pictures and prompts, and training needs at least {FEWEST} of a kind, so that some can "
+            "be held out to measure what is learnt."
+        )
 
 
 def preparation(feed: TrainingFeed | None = None) -> Progress:

@@ -15,7 +15,9 @@ def parse_seeds(text: str) -> list[int]:
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not first <= last <= LARGEST or last - first >= MOST:
-            raise ValueError(f"seeds should be numbers or ranges such as 1, 5, 20-23, found {part!r:.60}.")
+            raise ValueError(
+                f"seeds should be numbers, or rising ranges of at most {MOST} seeds, such as 1, 5, 20-23, found {part!r:.60}."
+            )
         seeds |= dict.fromkeys(range(first, last + 1))
     if not seeds:
         raise ValueError("seeds is empty: give at least one, such as 1, or a range, such as 1-4.")

@@ -217,7 +217,7 @@ def _sentence(report: dict[str, Any]) -> str:
         copies = " and ".join(f"{names[j]} is a copy of {names[i]}" for i, j in _copies(report["same"]))
         return f"The same model: {copies}; an ensemble gains nothing from it, so take it away."
     if report["verdict"] == VERDICTS[1]:
-        return f"Not worth training: {promise}; {instead}."
+        return f"Not worth it: {promise}; {instead}."
     if report["verdict"] == VERDICTS[2]:
         return f"Weak: {promise}; {instead}, so try the merge first."
     return (

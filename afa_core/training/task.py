@@ -33,6 +33,7 @@ class Task(Protocol):
     name:          of what is trained, as in "this aggregator"
     chosen_by:     the value of `evaluate` that decides which weights are the best, and whether training still pays
     curves_title:  what the values of `curves` are
+    goal:          the baseline that is aimed at, and no rival
     module:        the trained weights, in float32 on `device`
     compute_dtype: of the networks that a loss passes through; with float16 the loss is scaled
     """
@@ -40,6 +41,7 @@ class Task(Protocol):
     name: str
     chosen_by: str
     curves_title: str
+    goal: str | None
     device: torch.device
     compute_dtype: torch.dtype
 

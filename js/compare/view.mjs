@@ -1,6 +1,6 @@
 // The view on Compare AFA Methods: the grid, the table, and a blind choice between two pictures of one seed.
 
-import { element } from "../dom.mjs";
+import { download, element } from "../dom.mjs";
 import { nextPair, progress, reportText, withResults } from "./choices.mjs";
 
 const PAGES = { grid: "Grid", table: "Table", choice: "Which is better?" };
@@ -118,11 +118,7 @@ export class ComparisonView {
   }
 
   saveReport() {
-    const link = element("a");
-    link.href = URL.createObjectURL(new Blob([reportText(this.shown, this.choices)], { type: "text/markdown" }));
-    link.download = "afa-comparison.md";
-    link.click();
-    URL.revokeObjectURL(link.href);
+    download(new Blob([reportText(this.shown, this.choices)], { type: "text/markdown" }), "afa-comparison.md");
   }
 }
 

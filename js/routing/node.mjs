@@ -3,7 +3,8 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { element } from "../dom.mjs";
-import { executionOf, nodeOfExecution, originOf } from "../graph.mjs";
+import { nodeOfExecution, originOf } from "../graph.mjs";
+import { kept, placeOf } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { addStep, decodeRun } from "./wire.mjs";
 import { RoutingViewer } from "./viewer.mjs";
@@ -31,22 +32,20 @@ export function addRoutingViewer(node) {
   };
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
-    const [kept] = output?.afa_routing ?? [];
-    if (kept) load(state, kept);
+    const [place] = output?.afa_routing ?? [];
+    if (place) load(state, place);
   };
 }
 
 /** After a reload: the last result of this node in this workflow. */
 function restore(node, state) {
-  const id = executionOf(app.rootGraph, node);
-  if (id !== null) load(state, { workflow: app.rootGraph.id ?? "", node: id });
+  const place = placeOf(node);
+  if (place) load(state, place);
 }
 
-async function load(state, { workflow, node }) {
+async function load(state, place) {
   const request = (state.request = {});
-  const address = new URLSearchParams({ workflow, node });
-  const answer = await api.fetchApi(`/afa/routing?${address}`, { cache: "no-store" });
-  const data = answer.ok ? await answer.json() : null;
+  const data = await kept("/afa/routing", place);
   if (!data || state.request !== request) return;
   state.run = decodeRun(data);
   state.view.show(state.run, await pictureOf(state.run.picture));

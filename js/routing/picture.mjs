@@ -1,6 +1,6 @@
 // The picture with the maps over it.
 
-import { COLOURS } from "../colours.mjs";
+import { colourOf } from "../colours.mjs";
 import { fitCanvas, themeColour } from "../dom.mjs";
 import { MAP, overlay } from "./maps.mjs";
 
@@ -25,7 +25,7 @@ export function paintPicture(canvas, size, view, maps) {
 
 export function paint(context, box, { picture, opacities, full, run }, maps, ground) {
   const { x, y, width, height } = box;
-  const colours = run.experts.map((_, index) => COLOURS[index % COLOURS.length]);
+  const colours = run.experts.map((_, index) => colourOf(index));
   const pixels = maps && overlay(maps, colours, opacities, full);
   const covered = pixels?.some((value, i) => i % 4 === 3 && value > 0);
   context.fillStyle = ground;

@@ -2,6 +2,7 @@
 
 import { drawStack } from "../charts.mjs";
 import { COLOURS, colourOf } from "../colours.mjs";
+import { download } from "../dom.mjs";
 import { shortExpert } from "../face_rows.mjs";
 import { paint, pictureBox } from "./picture.mjs";
 import { sharesByPoints, sharesBySteps } from "./wire.mjs";
@@ -12,13 +13,8 @@ const CHART = 180;
 const EDGE = 16;
 
 export function savePng(view) {
-  render(view).toBlob((blob) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `afa-routing ${view.side}, step ${view.stepText}, block ${view.pointText}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  }, "image/png");
+  const name = `afa-routing ${view.side}, step ${view.stepText}, block ${view.pointText}.png`;
+  render(view).toBlob((blob) => download(blob, name), "image/png");
 }
 
 /** A canvas with everything on it. */

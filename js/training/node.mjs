@@ -2,7 +2,8 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { executionOf, nodeOfExecution } from "../graph.mjs";
+import { nodeOfExecution } from "../graph.mjs";
+import { kept, placeOf, post } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { advance, isOfWorkflow, restored } from "./progress.mjs";
 import { TrainingView } from "./view.mjs";
@@ -14,7 +15,7 @@ const views = new WeakMap(); // of each node: {view, progress}
 
 export function addTrainingView(node) {
   const state = { progress: null };
-  const view = (state.view = new TrainingView(() => stop(state.progress.run)));
+  const view = (state.view = new TrainingView(() => post("/afa/training/stop", { run: state.progress.run })));
   views.set(node, state);
   foldAdvanced(node);
   showSmallNumbers(node);
@@ -29,7 +30,7 @@ export function addTrainingView(node) {
 
 /**
  * The view should not stand below thirty widgets. Nodes 2.0 of newer front ends folds what the server calls advanced; the
- * classic canvas knows the mark, if it is set here, and the menu entry "Show Advanced", but leaves the gaps.
+ * classic canvas supports the mark, if it is set here, and the menu entry "Show Advanced", but keeps empty space for folded widgets.
  */
 function foldAdvanced(node) {
   for (const widget of node.widgets) {
@@ -46,11 +47,8 @@ function showSmallNumbers(node) {
 
 /** After a reload: the training that this node of this workflow runs, or ran last. */
 async function restore(node, state) {
-  const id = executionOf(app.rootGraph, node);
-  if (id === null) return;
-  const address = new URLSearchParams({ workflow: app.rootGraph.id ?? "", node: id, client: await clientId() });
-  const answer = await api.fetchApi(`/afa/training?${address}`, { cache: "no-store" });
-  const snapshot = answer.ok ? await answer.json() : null;
+  const place = placeOf(node);
+  const snapshot = place && (await kept("/afa/training", { ...place, client: await clientId() }));
   if (!snapshot || state.progress) return;
   state.progress = restored(snapshot);
   state.view.show(state.progress);
@@ -60,11 +58,6 @@ async function restore(node, state) {
 async function clientId() {
   if (!api.clientId) await new Promise((done) => api.addEventListener("status", done, { once: true }));
   return api.clientId ?? "";
-}
-
-async function stop(run) {
-  const body = JSON.stringify({ run });
-  await api.fetchApi("/afa/training/stop", { method: "POST", headers: { "Content-Type": "application/json" }, body });
 }
 
 function onMessage({ detail }) {

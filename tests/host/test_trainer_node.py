@@ -116,9 +116,11 @@ def test_an_aggregator_with_an_identity_bias_is_trained_and_loads(comfy_host, tr
 def test_errors_are_sentences(train, tmp_path, folder):
     with pytest.raises(ValueError, match="save_as should be a plain file name"):
         train(save_as="../outside")
+    with pytest.raises(ValueError, match="found only latents: connect both"):
+        train(latents=[{"samples": torch.zeros(1, 4, 8, 8)}])
     for picture in sorted(folder.rglob("*.png"))[3:]:
         picture.unlink()
-    with pytest.raises(ValueError, match="3 usable pictures or prompts, and training needs at least 10"):
+    with pytest.raises(ValueError, match="3 usable pictures and prompts, and training needs at least 10"):
         train()
     with pytest.raises(ValueError, match="hidden_size should be a multiple of 32"):
         train(hidden_size=100)

@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused_before_the_first_picture(server):
             server.run(graph)
         assert not [event for event in events.seen if event["type"] == "progress"]
     assert failure.value.node_type == "AFACompare"
-    for changes, message in [({"seeds": "first"}, "seeds should be numbers"), ({}, "No method is chosen")]:
+    for changes, message in [({"seeds": "first"}, "seeds should be numbers"), ({}, "nothing to paint")]:
         graph = compared(FILES, **{"seeds": "1", "steps": 2, **changes})
         if not changes:
             graph["x"]["inputs"].update({name: False for name, value in graph["x"]["inputs"].items() if value is True})

@@ -51,6 +51,7 @@ class AggregatorTask:
     name = "aggregator"
     chosen_by = "held_out"
     curves_title = "mean share"
+    goal: str | None = None
 
     def __init__(
         self,

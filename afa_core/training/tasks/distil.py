@@ -67,6 +67,7 @@ class DistilTask:
 
     name = "LoRA"
     curves_title = "share of the gap closed"
+    goal: str | None = TEACHER
     watched = ()
 
     def __init__(

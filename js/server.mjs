@@ -1,0 +1,22 @@
+// What the views ask of the server.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { executionOf } from "./graph.mjs";
+
+/** Where the server keeps the last result of this node in this workflow; null where the node is in no graph that runs. */
+export function placeOf(node) {
+  const id = executionOf(app.rootGraph, node);
+  return id === null ? null : { workflow: app.rootGraph.id ?? "", node: id };
+}
+
+/** The JSON that a route answers for a place; null where it has nothing. */
+export async function kept(route, place) {
+  const answer = await api.fetchApi(`${route}?${new URLSearchParams(place)}`, { cache: "no-store" });
+  return answer.ok ? await answer.json() : null;
+}
+
+export async function post(route, values) {
+  const headers = { "Content-Type": "application/json" };
+  await api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(values) });
+}
