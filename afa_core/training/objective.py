@@ -31,6 +31,8 @@ class FrozenExperts(Protocol):
 
     def snr(self, sigma: Tensor) -> Tensor: ...
 
+    def slope(self, sigma: Tensor) -> Tensor: ...
+
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor: ...
 
     def target(self, latents: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor: ...
@@ -52,12 +54,15 @@ def sample_loss(
     sigma, noisy, target = problem(experts, batch, draw)
     error = experts.predict(fusion, noisy, sigma, batch.texts, observe) - target
     loss = error.square().mean((1, 2, 3))
-    return loss * snr_weight(experts.snr(sigma), min_snr_gamma) if min_snr_gamma else loss
+    return loss * snr_weight(experts, sigma, min_snr_gamma) if min_snr_gamma else loss
 
 
-def snr_weight(snr: Tensor, gamma: float) -> Tensor:
-    """min(SNR, gamma) / SNR for each sample [B] (arXiv 2303.09556)."""
-    return (gamma / snr).clamp(max=1)
+def snr_weight(experts: FrozenExperts, sigma: Tensor, gamma: float) -> Tensor:
+    """Of the loss of each sample [B]: min(SNR, gamma) / SNR of noise, min(SNR, gamma) / (SNR + 1) of v (arXiv 2303.09556).
+
+    Both are min(SNR, gamma) for the error of the denoised latents, which a prediction's error moves by its slope.
+    """
+    return experts.snr(sigma).clamp(max=gamma) * experts.slope(sigma).flatten().square()
 
 
 @dataclass

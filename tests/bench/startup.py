@@ -10,15 +10,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .gpu_habits import MISSED
+
+LIMIT = 50
+"""Milliseconds."""
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-from tests.host.bootstrap import make_base
+from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.inprocess import Host
 host = Host(make_base(Path(sys.argv[1])))
-started = time.perf_counter()
+started = time.process_time()
 host.load_pack()
-print(json.dumps(time.perf_counter() - started))
+print(json.dumps(time.process_time() - started))
 """
 
 
@@ -30,7 +34,9 @@ def bench_startup(runs: int = 5) -> list[str]:
     with tempfile.TemporaryDirectory() as cache:
         milliseconds = [_load(cache) for _ in range(runs + 1)][1:]
     low, high = min(milliseconds), max(milliseconds)
-    return [f"importing the pack: {statistics.median(milliseconds):.0f} ms ({low:.0f} to {high:.0f})"]
+    median = statistics.median(milliseconds)
+    missed = MISSED if median > LIMIT else ""
+    return [f"importing the pack: {median:.0f} ms ({low:.0f} to {high:.0f}), at most {LIMIT}{missed}"]
 
 
 def _load(cache: str) -> float:

@@ -38,7 +38,8 @@ def compare(points: list[tuple[int, int]], calls=CALLS, top_k=0, **sizes) -> flo
         for index, (width, stride) in enumerate(points):
             features = [torch.randn(batch, width, side // stride, side // stride + 2) for _ in range(2)]
             given = aggregator, index, stride, features, inputs[index], top_k
-            pairs = zip(both(*given), attend(*given), strict=True)
+            pairs = [*zip(both(*given), attend(*given), strict=True)]
+            assert all(one.isfinite().all() for one, _ in pairs)
             worst = max(worst, *((one - other).abs().max().item() for one, other in pairs))
     return worst
 

@@ -2,27 +2,23 @@
 
 import copy
 import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from afa_core.aggregator.file import AggregatorError, load_aggregator
+from afa_core.training import loop
 from afa_core.training.fusions import OnlyPoints
-from afa_core.training.loop import Stop, evaluate
+from afa_core.training.loop import Stop, evaluate, micro_batch, training_step
 from afa_core.training.session import TrainingError
 from afa_core.training.state import Training, TrainingSettings, TrainingState
 from tests.support import toy_training
+from tests.support.killing import killed
 from tests.support.toy_training import run
 from tests.support.training_toys import ToyExperts, toy_dataset
 
 STEPS = 17
-SCRIPT = Path(__file__).parents[1] / "support" / "toy_training.py"
 
 
 def same_weights(one, other) -> bool:
@@ -225,19 +221,50 @@ def test_an_evaluation_copies_the_weights_once_for_all_held_out_batches(monkeypa
     assert copies == [training.task.module]
 
 
+def test_gradients_of_several_batches_are_averaged():
+    settings = TrainingSettings(batch_size=2, gradient_accumulation=2)
+    training = Training(toy_training.task(0), toy_dataset(), settings, TrainingState({}))
+    weights = [weight for weight in training.task.module.parameters() if weight.requires_grad]
+
+    def gradients(*batches: int):
+        training.optimizer.zero_grad()
+        for index in batches:
+            micro_batch(training, index)
+        return [weight.grad for weight in weights]
+
+    both, first, second = gradients(2, 3), gradients(2), gradients(3)
+    assert any(grad.any() for grad in both)
+    for of_both, *each in zip(both, first, second, strict=True):
+        torch.testing.assert_close(of_both, each[0] + each[1])
+    one = Training(toy_training.task(0), toy_dataset(), replace(settings, gradient_accumulation=1), TrainingState({}))
+    micro_batch(one, 2)
+    for of_one, half in zip(one.task.module.parameters(), first, strict=True):
+        torch.testing.assert_close(of_one.grad, 2 * half)
+    for each in (training, one):
+        each.feed.close()
+
+
+def test_a_step_takes_as_many_batches_as_it_accumulates(monkeypatch):
+    settings = TrainingSettings(batch_size=2, gradient_accumulation=2)
+    training, seen = Training(toy_training.task(0), toy_dataset(), settings, TrainingState({})), []
+    monkeypatch.setattr(loop, "micro_batch", lambda training, index: seen.append(index) or micro_batch(training, index))
+    for _ in range(2):
+        assert training_step(training) is not None
+        training.state.step += 1
+    training.feed.close()
+    assert seen == [0, 1, 2, 3]
+
+
 def test_twenty_kills_at_random_moments_end_in_the_same_weights(whole, tmp_path):
     """kill -9 while it trains, saves and evaluates; whatever is on disk then is whole."""
-    dice = random.Random(5)
+    dice, ended = random.Random(5), 0
     for kill in range(20):
         folder = tmp_path / f"run {kill}"
         folder.mkdir()
-        process = subprocess.Popen([sys.executable, SCRIPT, folder, str(STEPS), "0.01"], stdout=subprocess.PIPE)
-        process.stdout.readline()  # it trains
-        time.sleep(dice.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        ended += killed(["-m", "tests.support.toy_training", str(folder), str(STEPS), "0.01"], dice.uniform(0, 0.5))
         for visible in folder.glob("*.safetensors"):
             load_aggregator(visible)
         file, state = run(folder, STEPS)
         assert same_weights(file.state, whole[0].state)
         assert state.losses == whole[1].losses
+    assert ended >= 5, "most trainings had ended before they were killed"

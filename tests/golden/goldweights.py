@@ -6,7 +6,6 @@ one round-to-nearest-even cast to float16.  All those steps are exactly defined 
 machine rebuilds bit-identical weights, and a float16 file holds them without loss.
 """
 
-import hashlib
 import json
 import sys
 import zlib
@@ -247,14 +246,6 @@ def aggregator_config(case, i, cfg=TINY):
         cross_attn_dim=cfg["context_dim"],
         temb_channels=4 * cfg["model_channels"],
     )
-
-
-def digest(state):
-    h = hashlib.sha256()
-    for n in sorted(state):
-        h.update(n.encode())
-        h.update(np.ascontiguousarray(state[n], dtype=np.float32).tobytes())
-    return h.hexdigest()
 
 
 def materialise(case, directory):

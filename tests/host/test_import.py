@@ -9,21 +9,20 @@ import pytest
 from tests.support.comfy.bootstrap import PACK_NAME, REPOSITORY, make_base
 
 PROGRAM = """
-import json, sys, time
+import json, sys
 from pathlib import Path
 from tests.support.comfy.inprocess import Host
 
 host = Host(Path(sys.argv[1]))
-before, started = set(sys.modules), time.perf_counter()
+before = set(sys.modules)
 host.load_pack()
-seconds = time.perf_counter() - started
-print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - before)}))
+print(json.dumps({"modules": sorted(set(sys.modules) - before)}))
 """
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """The names of the modules that loading the pack brought, in a process of its own, and the seconds it took."""
+    """The names of the modules that loading the pack brought, in a process of its own."""
     base = make_base(tmp_path_factory.mktemp("import"))
     command = [sys.executable, "-c", PROGRAM, str(base)]
     answer = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=300)
@@ -42,11 +41,6 @@ def test_only_our_own_modules_are_new(loaded):
     standard = [name for name in foreign if name.split(".")[0] in sys.stdlib_module_names]
     assert [name for name in foreign if name not in standard] == []
     assert len(standard) < 20
-
-
-def test_it_is_quick(loaded):
-    """The bench prints the exact figure against its limit of 50 ms; this is for a busy machine."""
-    assert loaded["seconds"] < 1
 
 
 WITHOUT_SERVER = """

@@ -49,6 +49,24 @@ def test_noise_and_velocity_meet_in_what_they_denoise_to(shop, order, share):
     assert (found - sample(shop.wires(models[0]).with_widgets(steps=4))).abs().max() > 0.1
 
 
+def test_min_snr_weighs_a_loss_by_what_is_predicted(shop):
+    """The two weights that the paper gives for noise and for v (arXiv 2303.09556, section 3.4)."""
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.training.frozen_experts import HostExperts
+    from afa_core.training.objective import snr_weight
+
+    gamma = 5.0
+    for model, weight in (
+        (shop.plain, lambda snr: snr.clamp(max=gamma) / snr),
+        (shop.velocity, lambda snr: snr.clamp(max=gamma) / (snr + 1)),
+    ):
+        experts = HostExperts([Expert(model, "model_1")])
+        sigma = experts.sigma(torch.tensor([0.01, 0.3, 0.6, 0.99]))
+        snr = experts.snr(sigma)
+        assert snr[0] > gamma > snr[-1]
+        torch.testing.assert_close(snr_weight(experts, sigma, gamma), weight(snr))
+
+
 @pytest.mark.parametrize("chosen", [0, 1])
 @pytest.mark.parametrize("order", ["eps first", "v first"])
 def test_one_of_two_kinds_alone(shop, order, chosen):

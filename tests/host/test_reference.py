@@ -1,4 +1,4 @@
-"""Sizes that the golden cases do not have, against an independent implementation (tests/reference.py)."""
+"""Sizes that the golden cases do not have, against an independent implementation (tests/support/reference.py)."""
 
 import pytest
 import torch

@@ -182,7 +182,7 @@ def test_replacements_elsewhere_stay(case):
     kept = {"attn2": {("x", 1): chained}, "dit": {}}
     by_stream(case, case.inputs(), options={"patches_replace": kept, "optimized_attention_override": override})
     assert kept == {"attn2": {("x", 1): chained}, "dit": {}}
-    assert all(slots == kept["attn2"] for slots in seen)
+    assert seen and all(slots == kept["attn2"] for slots in seen)
 
 
 @of("qwen", "lumina", "zimage")

@@ -173,10 +173,6 @@ def output_of_attention(n, extra):
     return n.mul_(1.1 + 0.01 * extra["block_index"])
 
 
-def between_attentions(x, extra):
-    x.add_(0.1)
-
-
 PATCHES = {
     "input_block_patch": block_patch,
     "input_block_patch_after_skip": block_patch,
@@ -250,19 +246,20 @@ def test_patches_are_told_the_same(unet, inputs):
     def watch(run):
         seen = []
 
-        def note(options):
-            seen.append({key: value for key, value in options.items() if key != "patches"} | {"shape": None})
+        def note(options, *tensors):
+            entries = {key: value for key, value in options.items() if key != "patches"}
+            seen.append(entries | {"shapes": [tuple(tensor.shape) for tensor in tensors]})
 
         def block(h, options):
-            note(options)
+            note(options, h)
             return h
 
         def output(h, skip, options):
-            note(options)
+            note(options, h, skip)
             return h, skip
 
         def attention(q, k, v, extra):
-            note(extra)
+            note(extra, q, k, v)
             return q, k, v
 
         run(

@@ -1,4 +1,4 @@
-"""Every workflow template runs as it is, but for the user's checkpoints and the size of the picture."""
+"""Every workflow template is whole, and the quick start runs on toys."""
 
 import io
 import json

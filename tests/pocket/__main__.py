@@ -3,7 +3,7 @@ import importlib
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "subjects", "scenes.checkpoints", "scenes.pairs", "scenes.train", "scenes.obeyed", "dit.train")
+COMMANDS = ("train", "subjects", "thin", "scenes.checkpoints", "scenes.pairs", "scenes.train", "scenes.obeyed", "dit.train")
 here = Path(__file__).resolve().parent
 # Run as a folder, Python puts this folder first; the package itself must be found instead of its loose modules.
 sys.path[:] = [str(here.parent), *(p for p in sys.path if Path(p or ".").resolve() != here)]

@@ -1,6 +1,6 @@
 """Chooses the subjects (which emoji, which domain) and writes subjects.tsv and held_out.txt.
 
-Runs once; the two text files are committed and every later stage reads only them.
+Runs once, and `thin` after it; the two text files are committed and every later stage reads only them.
 """
 import hashlib
 import json

@@ -109,7 +109,7 @@ def lora(checkpoint: Path, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     state = {}
     with safe_open(checkpoint, "pt") as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open is no dict
+        for key in file.keys():
             if key.endswith(("to_q.weight", "to_v.weight", "attention.qkv.weight")):
                 rows, columns = file.get_slice(key).get_shape()
                 name = "diffusion_model." + key.removeprefix(NET).removesuffix(".weight")

@@ -6,8 +6,6 @@ A toy student with real adapters' names, and labels that need no ensemble: what 
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -22,10 +20,10 @@ from afa_core.training.labels import LabelledDataset, item_draws
 from afa_core.training.session import Keeping, fit
 from afa_core.training.state import TrainingSettings
 from afa_core.training.tasks.distil import DistilTask, Lessons
+from tests.support.killing import killed
 from tests.support.training_toys import ToyExperts, toy_dataset
 
 STEPS, RANK = 17, 2
-REPOSITORY = Path(__file__).parents[2]
 
 
 class Adapter(nn.Module):
@@ -89,7 +87,7 @@ def run(folder: Path, steps: int = STEPS, listen=lambda report: None, data_only:
 
 def kill(kills: int) -> None:
     """Kills a distillation at random moments; whatever lies there then is whole, and goes on to the same weights."""
-    dice = random.Random(5)
+    dice, ended = random.Random(5), 0
     with TemporaryDirectory() as place:
         whole = Path(place, "whole")
         whole.mkdir()
@@ -97,12 +95,7 @@ def kill(kills: int) -> None:
         for number in range(kills):
             folder = Path(place, f"run {number}")
             folder.mkdir()
-            command = [sys.executable, "-m", "tests.support.toy_distil", "child", str(folder)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY)
-            assert process.stdout is not None and process.stdout.readline()  # it trains
-            time.sleep(dice.uniform(0, 0.5))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            ended += killed(["-m", "tests.support.toy_distil", "child", str(folder)], dice.uniform(0, 0.5))
             for visible in folder.glob("*.safetensors"):
                 assert load_file(visible)
             _, state = run(folder)
@@ -110,6 +103,7 @@ def kill(kills: int) -> None:
             for name in ("toy.safetensors", "toy-last.safetensors"):
                 one, other = load_file(folder / name), load_file(whole / name)
                 assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert ended, "every training had ended before it was killed"
 
 
 def main() -> None:

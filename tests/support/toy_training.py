@@ -1,12 +1,10 @@
-"""A training in a process of its own, to be killed: python tests/toy_training.py FOLDER STEPS SECONDS_A_STEP."""
+"""A training in a process of its own, to be killed: python -m tests.support.toy_training FOLDER STEPS SECONDS_A_STEP."""
 
 import sys
 import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from afa_core.training.session import Keeping, fit
 from afa_core.training.state import TrainingSettings

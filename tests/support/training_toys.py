@@ -48,6 +48,9 @@ class ToyExperts:
     def snr(self, sigma: Tensor) -> Tensor:
         return sigma.square().reciprocal()
 
+    def slope(self, sigma: Tensor) -> Tensor:
+        return -sigma[:, None, None, None]
+
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return latents + noise * sigma[:, None, None, None]
 

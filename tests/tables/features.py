@@ -34,12 +34,6 @@ def features(pictures: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-@torch.no_grad()
-def logits(found: Tensor) -> Tensor:
-    """What the network makes of features [n, 1280]: logits [n, 1000] over ImageNet's classes."""
-    return _network()._fc(found)
-
-
 def likeness(ours: Tensor, theirs: Tensor) -> Tensor:
     """Cosine [n] of features [n, 1280] with those of the real pictures, as CLIP-I is of CLIP's."""
     return F.cosine_similarity(ours, theirs, dim=1)

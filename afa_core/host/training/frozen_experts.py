@@ -95,14 +95,17 @@ class HostExperts:
     def snr(self, sigma: Tensor) -> Tensor:
         return signal_to_noise(self._samplings[0], sigma)
 
+    def slope(self, sigma: Tensor) -> Tensor:
+        """How much the denoised latents change with the first expert's prediction, [B, 1, 1, 1]."""
+        one = torch.ones_like(sigma)[:, None, None, None]
+        return self._samplings[0].calculate_denoised(sigma, one, torch.zeros_like(one))
+
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self._samplings[0].noise_scaling(sigma, noise.clone(), latents)
 
     def target(self, latents: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         """What the first expert should predict [B, C, H, W] so that it denoises to the latents."""
-        sampling, zero = self._samplings[0], torch.zeros_like(noisy)
-        slope = sampling.calculate_denoised(sigma, torch.ones_like(noisy), zero)
-        return (latents - sampling.calculate_denoised(sigma, zero, noisy)) / slope
+        return (latents - self.denoised(torch.zeros_like(noisy), noisy, sigma)) / self.slope(sigma)
 
     def denoised(self, prediction: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         return self._samplings[0].calculate_denoised(sigma, prediction.float(), noisy)
