@@ -15,13 +15,9 @@ from ..afa_core.host.experts.experts import Expert, check_experts
 from ..afa_core.host.experts.identity import described
 from ..afa_core.host.files import aggregator_folder
 from ..afa_core.host.out_of_memory import TRAINING, naming_what_ran
-from ..afa_core.host.training.encoding import (
-    DatasetSettings,
-    HostDataset,
-    prepare_dataset,
-    texts_of_prompt,
-)
+from ..afa_core.host.training.encoding import DatasetSettings, prepare_dataset, texts_of_prompt
 from ..afa_core.host.training.frozen_experts import HostExperts, outside_inference
+from ..afa_core.host.training.host_dataset import HostDataset
 from ..afa_core.host.training.memory import aggregator_memory
 from ..afa_core.host.training.preview import Preview
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder

@@ -25,7 +25,7 @@ class Row:
     scores: dict[str, list[float]] = field(default_factory=dict)
 
     def cells(self) -> list[str]:
-        """The median of the seconds, since the first picture pays for what the others find ready."""
+        """The median of the seconds, since the time of the first picture includes set-up that the others do not need."""
         seconds = f"{median(self.seconds):.2f}" if self.seconds else "-"
         return [self.name, str(self.networks), seconds, *map(_mean, self.scores.values())]
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..aggregator.precision import CastAggregator
 from ..aggregator.sabw import SABW, Aggregator, Inputs
+from ..untrusted import brief
 from .fusion import Feature, FusionError, blend, present
+from .points import FusionPoint
 from .sabw_fusion import attend
 from .top_k import largest
 
@@ -31,24 +33,23 @@ class CompiledAttend:
     def __call__(
         self,
         aggregator: Aggregator | CastAggregator,
-        index: int,
-        stride: int,
+        point: FusionPoint,
         features: Sequence[Feature],
         inputs: Inputs,
         top_k: int = 0,
     ) -> tuple[Tensor, Tensor]:
         there = present(features)
         if len(there) < len(features) or isinstance(aggregator, CastAggregator):
-            return attend(aggregator, index, stride, features, inputs, top_k)
-        shape = there[0].shape[1], stride, top_k
+            return attend(aggregator, point, features, inputs, top_k)
+        shape = there[0].shape[1], point.stride, top_k
         if shape not in self.graphs:
-            self.graphs[shape] = _graph(stride, top_k)
+            self.graphs[shape] = _graph(point.stride, top_k)
         for feature in there:
             torch._dynamo.maybe_mark_dynamic(feature, [0, 2, 3])
         torch._dynamo.maybe_mark_dynamic(inputs.time, [0])
         for keys_values in inputs.text:
             torch._dynamo.maybe_mark_dynamic(keys_values, [1, 3])
-        return self.graphs[shape](aggregator.point(index), there, inputs)
+        return self.graphs[shape](aggregator.point(point.index), there, inputs)
 
 
 def _graph(stride: int, top_k: int) -> Graph:
@@ -67,8 +68,7 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.nn.functional.silu)(torch.zeros(8, device=device))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
         raise FusionError(
-            f"PyTorch cannot compile the aggregator on this machine ({reason}): install what it needs (on NVIDIA Triton, on "
+            f"PyTorch cannot compile the aggregator on this machine ({brief(error)}): install what it needs (on NVIDIA Triton, on "
             "a CPU a C++ compiler), or set compile to false."
         ) from error

@@ -70,7 +70,7 @@ class FusionState:
 
     @cached_property
     def mean_text(self) -> Tensor:
-        return _mean(_same_length([own.text for own in self.embeddings if own.text is not None]))
+        return _mean(at_one_length([own.text for own in self.embeddings if own.text is not None]))
 
 
 Feature = Tensor | None
@@ -169,7 +169,7 @@ def _mean(states: list[Tensor]) -> Tensor:
     return torch.stack(states).mean(0)
 
 
-def _same_length(text: list[Tensor]) -> list[Tensor]:
+def at_one_length(text: list[Tensor]) -> list[Tensor]:
     """Texts [B, L, D] of different lengths, repeated to their least common multiple, as the host does.
 
     Repeated tokens change nothing for cross-attention.

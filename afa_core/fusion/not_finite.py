@@ -14,10 +14,10 @@ class NotFinite(RuntimeError):
     """An expert or the aggregator produced NaN or infinity; says which, in which block and when."""
 
 
-def finding_the_culprit(fusion: Fusion, labels: Sequence[str], when: str) -> Fusion:
+def checking_every_feature(fusion: Fusion, labels: Sequence[str], when: str) -> Fusion:
     """The fusion, but raising NotFinite at the first feature that is not finite.
 
-    For a second look only: it asks every feature, and on a GPU each question waits for the queue.
+    For a second evaluation only: it reads a flag for every feature, and on a GPU each read waits for all queued work.
     labels: one an expert that runs; when: the end of "... in block input 3 " as the error states it.
     """
 

@@ -13,19 +13,18 @@ from .fusion import Feature, FusionState, blend, fuse, hand_out, of_present, pre
 from .points import FusionPoint
 from .top_k import largest
 
-Attend = Callable[[Aggregator | CastAggregator, int, int, Sequence[Feature], Inputs, int], tuple[Tensor, Tensor]]
+Attend = Callable[[Aggregator | CastAggregator, FusionPoint, Sequence[Feature], Inputs, int], tuple[Tensor, Tensor]]
 
 
 def attend(
     aggregator: Aggregator | CastAggregator,
-    index: int,
-    stride: int,
+    point: FusionPoint,
     features: Sequence[Feature],
     inputs: Inputs,
     top_k: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """One fusion point: the fused feature [B, C, H, W] and the present experts' shares [B, N, H, W]."""
-    logits = of_present(features, aggregator.logits(index, features, inputs, stride))
+    logits = of_present(features, aggregator.logits(point.index, features, inputs, point.stride))
     return blend(present(features), largest(logits, top_k))
 
 
@@ -49,7 +48,7 @@ class SABWFusion:
             return fuse(point, features, there[0].new_zeros(1, len(features), 1, 1), state)
         aggregator, inputs = state.once(self, lambda: self._prepared(there[0].dtype, state))
         features = [feature if feature is None else feature.to(there[0].dtype) for feature in features]
-        fused, shares = self.attend(aggregator, point.index, point.stride, features, inputs[point.index], self.top_k)
+        fused, shares = self.attend(aggregator, point, features, inputs[point.index], self.top_k)
         return hand_out(point, features, fused, shares, state, self.aggregator.identity_bias(point.index))
 
     def _prepared(

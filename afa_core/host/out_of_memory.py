@@ -9,7 +9,7 @@ import comfy.model_management
 
 
 class OutOfMemory(comfy.model_management.OOM_EXCEPTION):
-    """Of the host's own kind, at whose sight it unloads every model."""
+    """A subclass of the host's exception, on which the host unloads every model."""
 
 
 SAMPLING = "make the picture or the batch smaller, ensemble fewer models, or start ComfyUI with --lowvram"

@@ -18,6 +18,8 @@ from torch import Tensor
 from ..fusion.points import FusionPoint
 from ..host_copy import HostCopy
 
+SIDES = {"prompt": True, "negative": False}
+"""Whether guided, by name."""
 MAP_SIZE = 32
 """Maps are kept at this side at most: enough to look at, light to keep and to send."""
 
@@ -46,9 +48,9 @@ class Evaluation:
         self._seen[point.index] = shares.detach()
 
     def end(self) -> None:
-        """Pools the shares of all points of one size at once, and sends them off."""
+        """Pools the shares of all points of one size at once, and starts their copies to the CPU."""
         numbers, maps = [self._sigma.float().flatten()[:1]], []
-        for points in _by_size(self._seen):
+        for points in by_size(self._seen):
             stacked = torch.stack([self._seen[i] for i in points])  # [points, B, N, H, W]
             means = stacked.mean((3, 4), dtype=torch.float32).expand(-1, len(self.guided), -1)
             numbers.append(means.flatten())
@@ -94,12 +96,12 @@ class Evaluation:
         return found
 
     def settle(self) -> None:
-        """Waits for the copies, and lets go of them."""
+        """Waits for the copies, and frees them."""
         _ = self._numbers, self.maps
         self._copies = []
 
 
-def _by_size(tensors: dict[int, Tensor]) -> list[list[int]]:
+def by_size(tensors: dict[int, Tensor]) -> list[list[int]]:
     """The keys, those of tensors of one shape together."""
     groups: dict[torch.Size, list[int]] = {}
     for key, tensor in tensors.items():
@@ -108,8 +110,8 @@ def _by_size(tensors: dict[int, Tensor]) -> list[list[int]]:
 
 
 StepListener = Callable[["RoutingRun", int, list[Evaluation]], None]
-"""Called with the run, the number of a step and its evaluations, once it has ended. Its errors are logged, no more: a
-view is not worth a render."""
+"""Called with the run, the number of a step and its evaluations, once it has ended. Its errors are only
+logged, so that they do not end a sampling run."""
 
 
 @dataclass
@@ -181,7 +183,7 @@ class RoutingRun:
     def mean_map(self, guided: bool = True) -> Tensor:
         """Share by position [N, h, w], averaged over steps, points and batch, at the finest size kept."""
         maps = [
-            tensor[_chosen(evaluation, guided)].float()
+            tensor[chosen(evaluation, guided)].float()
             for evaluation in self.evaluations
             for tensor in evaluation.maps.values()
         ]
@@ -193,8 +195,7 @@ class RoutingRun:
 
     def summary(self) -> dict[str, Any]:
         """The shares as JSON: by step and by fusion point, the prompt's and the negative prompt's apart."""
-        sides = {"prompt": True, "negative": False}
-        present = {name: side for name, side in sides.items() if any(side in e.guided for e in self.evaluations)}
+        present = {name: side for name, side in SIDES.items() if any(side in e.guided for e in self.evaluations)}
         return {
             "experts": self.experts,
             "sigmas": [sigma for sigma, _ in self.steps],
@@ -212,7 +213,7 @@ class RoutingRun:
     def _mean(self, evaluations: list[Evaluation], point: int | None, guided: bool) -> Tensor:
         """Mean share [N] at one fusion point, or over all; nothing recorded counts as NaN."""
         rows = [
-            shares[_chosen(evaluation, guided)]
+            shares[chosen(evaluation, guided)]
             for evaluation in evaluations
             for i, shares in evaluation.shares.items()
             if point is None or i == point
@@ -222,7 +223,7 @@ class RoutingRun:
 
 
 class RoutingRecord:
-    """The runs of one ensemble node, the newest last. Only a few are kept: a graph rarely samples oftener."""
+    """The runs of one ensemble node, the newest last. Only a few are kept: a graph rarely samples more often."""
 
     def __init__(self, kept: int = 4):
         self.runs: deque[RoutingRun] = deque(maxlen=kept)
@@ -241,5 +242,6 @@ class RoutingRecord:
         return self.runs[-1] if self.runs else None
 
 
-def _chosen(evaluation: Evaluation, guided: bool) -> list[int]:
+def chosen(evaluation: Evaluation, guided: bool) -> list[int]:
+    """The rows of a batch that are of the prompt, or of the negative one."""
     return [i for i, side in enumerate(evaluation.guided) if side == guided]

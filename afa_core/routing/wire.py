@@ -1,6 +1,6 @@
 """Routing as JSON of a few kilobytes a step: what the viewer in the browser draws.
 
-Maps travel as bytes (share times 255) at a side that keeps them within a budget. The last expert's are left
+Maps are sent as bytes (share times 255) at a side that keeps them within a budget. The last expert's are left
 out, since shares sum to 1.
 """
 
@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .record import Evaluation, RoutingRun
+from .record import SIDES, Evaluation, RoutingRun, by_size, chosen
 
-SIDES = {"prompt": True, "negative": False}
 MAP_SIDES = (32, 24, 16, 12, 8, 6, 4)
 STEP_BYTES = 6_000
 """Budget for the maps of one step, sent while sampling; base64 makes a third more of them."""
@@ -52,14 +51,14 @@ def _side(evaluations: list[Evaluation], guided: bool) -> dict[str, dict[int, Te
     rows: dict[int, list[Tensor]] = {}
     maps: dict[int, Tensor] = {}
     for evaluation in evaluations:
-        chosen = [i for i, side in enumerate(evaluation.guided) if side == guided]
-        if not chosen:
+        rows_of_side = chosen(evaluation, guided)
+        if not rows_of_side:
             continue
-        picked = torch.stack(list(evaluation.shares.values()))[:, chosen] if evaluation.shares else []
+        picked = torch.stack(list(evaluation.shares.values()))[:, rows_of_side] if evaluation.shares else []
         for point, shares in zip(evaluation.shares, picked, strict=True):
             rows.setdefault(point, []).append(shares)
         for point, tensor in evaluation.maps.items():
-            maps.setdefault(point, tensor[chosen[0]])
+            maps.setdefault(point, tensor[rows_of_side[0]])
     return {"shares": {point: torch.cat(rows[point]).mean(0) for point in sorted(rows)}, "maps": maps}
 
 
@@ -87,11 +86,9 @@ def _packed(side: dict[str, dict[int, Tensor]], limit: int) -> dict[str, Any]:
 
 def _shrunk(maps: dict[int, Tensor], limit: int) -> dict[int, Tensor]:
     """All but the last expert's maps [N - 1, h, w] as bytes, at most `limit` a side; those of one size at once."""
-    by_size: dict[torch.Size, list[int]] = {}
-    for point, tensor in maps.items():
-        by_size.setdefault(tensor.shape, []).append(point)
     small = {}
-    for (_, height, width), points in by_size.items():
+    for points in by_size(maps):
+        height, width = maps[points[0]].shape[1:]
         stacked = torch.stack([maps[point][:-1] for point in points]).float()
         pooled = F.adaptive_avg_pool2d(stacked, (min(height, limit), min(width, limit)))
         small |= zip(points, (pooled * 255).round().clamp(0, 255).to(torch.uint8), strict=True)

@@ -131,7 +131,7 @@ class ImageReward(nn.Module):
         words, text_width = sizes[f"{text}embeddings.word_embeddings.weight"]
         places = sizes[f"{text}embeddings.position_embeddings.weight"][0]
         text_inner = sizes[f"{text}encoder.layer.0.intermediate.dense.weight"][0]
-        layers = [_count(state, prefix) for prefix in (f"{picture}blocks.", f"{text}encoder.layer.")]
+        layers = [count_layers(state, prefix) for prefix in (f"{picture}blocks.", f"{text}encoder.layer.")]
         self.blip = nn.ModuleDict(
             {
                 "visual_encoder": PictureEncoder(width, layers[0], inner, patch, positions, operations),
@@ -158,5 +158,6 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> T
     return rearrange(F.scaled_dot_product_attention(q, k, v, mask), "b heads l d -> b l (heads d)")
 
 
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+def count_layers(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many layers a network has whose keys are prefix, number, ...; 0 without any."""
     return 1 + max((int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)), default=-1)

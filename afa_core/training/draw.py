@@ -53,8 +53,8 @@ def training_draw(shape: torch.Size, seed: int, index: int) -> Draw:
 def held_out_draw(batch: Batch, look: int = 0) -> Draw:
     """Fixed noise and levels for held-out items, whatever batches they come in.
 
-    Items walk through the noise levels by the golden ratio, so that any few of them cover the range; each
-    further `look` at them takes other noise and other levels.
+    Item i has the level 0.618 i mod 1 (golden ratio), so that any few of them cover the range; each further `look`
+    takes other noise and other levels.
     """
     shape = batch.latents.shape[1:]
     noise = [torch.randn(shape, generator=generator(HELD_OUT_SEED, look, item)) for item in batch.items]

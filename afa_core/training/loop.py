@@ -49,7 +49,7 @@ def train(training: Training, listen: Callable[[Report], None], save: Callable[[
         state.watched = [number.item() for number in training.task.watched]
     overflows = 0
     while state.step < settings.steps:
-        if state.step % settings.evaluate_every == 0:
+        if not state.evaluations or state.step % settings.evaluate_every == 0:
             evaluate(training, listen)
             if is_flat(state.values(training.task.chosen_by), settings.patience):
                 state.finished = "the held-out loss is flat"

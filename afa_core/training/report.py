@@ -31,7 +31,7 @@ def report_text(name: str, task: Task, state: TrainingState) -> str:
     if state.skipped:
         lines += ["", f"{state.skipped} steps were tried again, since their gradients overflowed float16."]
     if best >= level:
-        lines += ["", f"Training has not paid yet: {rival} is as good. Train longer, or probe the experts first."]
+        lines += ["", f"The held-out loss is not below that of {rival} yet: train longer, or probe the experts first."]
     return "\n".join(lines)
 
 

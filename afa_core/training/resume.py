@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..aggregator.file import AggregatorError
 from ..atomic_file import write_safetensors
+from ..untrusted import brief
 from .state import Training, TrainingState
 
 SUFFIX = ".resume"
@@ -64,8 +65,7 @@ def load_state(training: Training, path: Path) -> None:
             training.scaler.load_state_dict(saved["scaler"])
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise AggregatorError(
-            f"{path.name} is not a training that can be continued ({str(error).splitlines()[0]:.200}): "
-            "set resume to start anew."
+            f"{path.name} is not a training that can be continued ({brief(error)}): set resume to start anew."
         ) from error
     training.state = TrainingState(
         **{**saved, "fingerprint": training.state.fingerprint}, best=_under(tensors, "best.")

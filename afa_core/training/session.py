@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,9 @@ def begin(task: Task, dataset: Data, settings: TrainingSettings, keeping: Keepin
             'to "continue with changes" or "start anew".'
         )
     load_state(training, keeping.state_path)
+    if any(saved.get(name) != wanted.get(name) for name in {*saved, *wanted}.difference(settings.to_json())):
+        # Losses on other data or of other experts do not compare with those that follow.
+        training.state = replace(training.state, evaluations=[], baselines={}, best={}, finished="")
     return training
 
 

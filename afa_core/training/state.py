@@ -107,7 +107,7 @@ def _groups(module: nn.Module) -> list[dict[str, Any]]:
 class WeightAverage(AveragedModel):
     """An exponential average of a module's weights.
 
-    Young averages forget faster, so that the first random weights do not linger.
+    The decay is smaller in the first updates, so that the initial random weights soon count for little.
     """
 
     def __init__(self, module: nn.Module, decay: float):

@@ -31,7 +31,7 @@ class Task(Protocol):
     """One kind of training: an aggregator (tasks/aggregator.py), a LoRA that predicts what an ensemble does (tasks/distil.py).
 
     name:          of what is trained, as in "this aggregator"
-    chosen_by:     the value of `evaluate` that decides which weights are the best, and whether training still pays
+    chosen_by:     the value of `evaluate` that decides which weights are the best, and whether the loss still falls
     curves_title:  what the values of `curves` are
     goal:          the baseline that is aimed at, and no rival
     module:        the trained weights, in float32 on `device`

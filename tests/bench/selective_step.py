@@ -70,7 +70,7 @@ def steps(patcher):
 
 
 def one_sided(file):
-    """The same aggregators with constant shares: a bias that drowns what they say makes them."""
+    """The same aggregators with constant shares: a large bias makes them so."""
     for index in file.config.fused_points:
         shares = torch.tensor(TWO if _two(index) else ONE).roll(index)
         of = f"aggregators.{index}."

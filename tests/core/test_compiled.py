@@ -12,6 +12,7 @@ from afa_core.aggregator.sabw import Aggregator
 from afa_core.fusion import compiled
 from afa_core.fusion.compiled import CompiledAttend, check_compiler
 from afa_core.fusion.fusion import FusionError
+from afa_core.fusion.points import FusionPoint
 from afa_core.fusion.sabw_fusion import attend
 
 CALLS = [(2, 8, 77), (2, 12, 77), (4, 8, 154), (3, 10, 231)]
@@ -37,7 +38,7 @@ def compare(points: list[tuple[int, int]], calls=CALLS, top_k=0, **sizes) -> flo
         inputs = aggregator(torch.randn(batch, 16), torch.randn(batch, length, 16))
         for index, (width, stride) in enumerate(points):
             features = [torch.randn(batch, width, side // stride, side // stride + 2) for _ in range(2)]
-            given = aggregator, index, stride, features, inputs[index], top_k
+            given = aggregator, FusionPoint(index, f"{index}", width, stride), features, inputs[index], top_k
             pairs = [*zip(both(*given), attend(*given), strict=True)]
             assert all(one.isfinite().all() for one, _ in pairs)
             worst = max(worst, *((one - other).abs().max().item() for one, other in pairs))
@@ -72,7 +73,7 @@ def test_a_point_without_an_expert_is_not_compiled(monkeypatch):
     aggregator = Aggregator(config).initialise()
     inputs = aggregator(torch.randn(1, 16), torch.randn(1, 77, 16))[0]
     features = [torch.randn(1, 8, 4, 4), None, torch.randn(1, 8, 4, 4)]
-    fused, shares = CompiledAttend()(aggregator, 0, 1, features, inputs)
+    fused, shares = CompiledAttend()(aggregator, FusionPoint(0, "0", 8, 1), features, inputs)
     assert fused.shape == (1, 8, 4, 4) and shares.shape == (1, 2, 4, 4)
 
 

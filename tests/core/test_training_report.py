@@ -25,4 +25,4 @@ def test_a_goal_is_no_rival(monkeypatch):
     state.evaluations.append({"step": 10, "held_out": 0.4, "shares": [[0.5, 0.5]]})
     text = report_text("toy", student, state)
     assert "-50.00 % against the best without training (model_1, 0.80000)" in text
-    assert "- ensemble: 0.30000" in text and "not paid" not in text
+    assert "- ensemble: 0.30000" in text and "not below" not in text

@@ -121,6 +121,19 @@ def test_a_changed_setting_is_named_and_refused(tmp_path):
     assert len(state.losses) == 8
 
 
+def test_losses_on_other_data_or_of_other_experts_are_measured_anew(tmp_path, monkeypatch):
+    """A held-out loss of before would else be compared with those after, and its weights kept as the best ones."""
+    run(tmp_path, 11)
+    kept = run(tmp_path, 12, resume="continue with changes", learning_rate=0.5)[1]
+    assert [row["step"] for row in kept.evaluations] == [0, 5, 10, 11, 12]
+    monkeypatch.setattr(toy_training, "SOURCES", [{"file": "a"}, {"file": "other"}])
+    monkeypatch.setattr(ToyExperts, "labels", ["model_1", "model_2 (other)"])
+    file, state = run(tmp_path, 13, resume="continue with changes", learning_rate=0.5)
+    assert [row["step"] for row in state.evaluations] == [12, 13] and len(state.losses) == 13
+    assert "model_2 (other)" in state.baselines and "model_2" not in state.baselines
+    assert file.training["baselines"] == state.baselines
+
+
 def test_changed_loras_are_named_and_refused(tmp_path, monkeypatch):
     """And a training that was begun before LoRAs counted, without any, goes on."""
     lora = {"file": "style.safetensors", "strength": 1.0, "strength_clip": 1.0}

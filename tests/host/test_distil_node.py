@@ -404,6 +404,8 @@ def test_what_cannot_be_distilled_is_refused_by_name(distiller, checkpoint, tmp_
     key = "diffusion_model.input_blocks.0.0.weight"
     patched.add_patches({key: (torch.zeros_like(patched.model.diffusion_model.input_blocks[0][0].weight),)})
     refused("A node behind AFA Ensemble Model changes the ensemble's weights", ExpertError, ensemble=patched)
+    freeu = distiller.host.call("FreeU_V2", model=distiller.widgets["ensemble"], b1=1.3, b2=1.4, s1=0.9, s2=0.2)[0]
+    refused("patches the ensemble's blocks or predictions, which a student does not learn", ExpertError, ensemble=freeu)
 
 
 def test_a_teacher_that_produces_nan_is_named(distiller):

@@ -126,6 +126,32 @@ def test_another_encoder_is_another_entry(encoding, checkpoint, pictures):
     assert patcher_digest(checkpoint("tiny_sd15_b")[0]) != patcher_digest(model)
 
 
+def test_another_sampling_or_an_object_as_a_patch_is_another_digest(encoding, checkpoint, comfy_host):
+    """What a sampling predicts is in its base classes alone; a hypernetwork's patch is an object with a strength."""
+    from afa_core.host.experts.fingerprint import patcher_digest
+
+    model, _, _ = checkpoint("tiny_sd15_a")
+
+    class Patch:
+        def __init__(self, strength):
+            self.strength = strength
+
+        def __call__(self, q, k, v, extra_options):
+            return q, k, v
+
+    def patched(strength):
+        clone = model.clone()
+        clone.set_model_attn2_patch(Patch(strength))
+        return clone
+
+    def sampling(kind):
+        return comfy_host.call("ModelSamplingDiscrete", model=model, sampling=kind, zsnr=False)[0]
+
+    different = [model, *map(sampling, ("eps", "v_prediction", "x0")), patched(0.5), patched(1.0)]
+    assert len({patcher_digest(each) for each in different}) == len(different)
+    assert patcher_digest(sampling("eps")) == patcher_digest(different[1]) and patcher_digest(patched(0.5)) == patcher_digest(different[4])
+
+
 def test_a_digest_does_not_depend_on_what_is_loaded(encoding, checkpoint, encode):
     """The host patches weights in place: the digest must be that of the weights and the patches, always."""
     from afa_core.host.experts.fingerprint import clip_digest
@@ -215,6 +241,9 @@ def test_prompts_only_are_painted_by_every_expert_as_ksampler_does(
     monkeypatch.setattr(painting, "painted", forbidden)
     again = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(tmp_path), settings)
     assert again.digest == dataset.digest
+    flipped = small(encoding, paint_steps=2, flip=True)
+    dataset = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(tmp_path), flipped)
+    assert torch.equal(dataset.batch_of([3]).latents, again.batch_of([3]).latents) and dataset.train_batch(0).items
     with pytest.raises(AssertionError, match="encoded again"):
         other = small(encoding, paint_steps=3)
         encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(tmp_path), other)

@@ -141,7 +141,7 @@ def test_single_experts(golden, comfy_host, name):
 
 
 def test_the_order_of_the_experts_matters(golden, comfy_host, checkpoint):
-    """Swapped experts miss the golden sample by far: the tolerances above are no loophole."""
+    """Swapped experts miss the golden sample by far: the tolerances above reject a wrong order."""
     case, model, _ = golden("case_a")
     aggregator = comfy_host.call("LoadAFAAggregator", aggregator_name="case_a")[0]
     swapped = ensemble(comfy_host, aggregator, *(checkpoint(f"golden_{i}")[0] for i in reversed(case.experts)))

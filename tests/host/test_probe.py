@@ -192,7 +192,7 @@ def test_one_noise_is_too_few():
 
 
 def test_a_router_never_sees_the_noise_it_is_measured_on():
-    """Pure noise has no structure: a router that peeked would gain, an honest one loses a little."""
+    """Pure noise has no structure: a router fitted to the noise it is measured on would gain, one fitted to other noise loses a little."""
     errors = torch.stack([normal(4, 1, 32, 32, seed=0), normal(4, 1, 32, 32, seed=1)])
     cell = maths.examine(errors, torch.tensor([0.5, 0.5]).double())
     assert cell.pick == pytest.approx(1, abs=0.08)
@@ -202,7 +202,7 @@ def test_a_router_never_sees_the_noise_it_is_measured_on():
 
 
 def test_the_mix_by_picture_is_not_fitted_to_the_noise_it_is_measured_on():
-    """On few values a mix that peeked beats the equal one; an honest one cannot."""
+    """On few values a mix fitted to the values it is measured on beats the equal one; one fitted to others cannot."""
     equal = torch.full((4,), 0.25, dtype=torch.float64)
     losses = [maths.examine(normal(4, 2, 1, 2, 2, seed=seed), equal).picture for seed in range(300)]
     assert sum(losses) / 300 > 0.27

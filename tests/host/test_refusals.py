@@ -197,10 +197,10 @@ def text_for(*shapes):
         ([(77, 32)] * 3, "carries text for 3 experts, and 2 models are connected"),
         (
             [(77, 32), (77, 64)],
-            "The prompt for model_2 was encoded for a text width of 64, and model_2 (U-Net with text",
+            "The prompt for model_2 is encoded to a width of 64, and model_2 (U-Net with text",
         ),
-        ([(77, 768)], "The prompt for model_1 was encoded for a text width of 768"),
-        ([(77, 32), (385, 32)], "prompts are 77, 385 tokens long, and these lengths cannot be matched"),
+        ([(77, 768)], "The prompt for model_1 is encoded to a width of 768"),
+        ([(77, 32), (385, 32)], "read the prompt as 77, 385 tokens, and these lengths cannot be matched"),
         ([(231, 32), (154, 32), (385, 32)], "carries text for 3 experts"),
     ],
 )

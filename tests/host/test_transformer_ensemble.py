@@ -65,7 +65,7 @@ def test_an_untrained_aggregator_averages(twins, comfy_host):
     assert len(spy.shares) > 1
 
 
-# ------------------------------------------------------------------ what rides on the seam: one family stands for all
+# ------------------------------------------------------------------ what is the same for every family, tested on Flux
 def test_outside_the_percents_the_first_model_runs_alone(flux, comfy_host):
     a, b, _ = flux
     results = [

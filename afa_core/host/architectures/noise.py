@@ -46,7 +46,8 @@ class FlowNoise:
         else:
             sigma = sampling.sigma(level * getattr(sampling, "multiplier", 1.0))
         # Without noise there is nothing to predict.
-        return sigma.clamp(float(sampling.sigma_min), float(sampling.sigma_max))
+        low, high = (bound.to(sigma.device, non_blocking=True) for bound in (sampling.sigma_min, sampling.sigma_max))
+        return sigma.clamp(low, high)
 
     def level(self, sampling: Any, sigma: Tensor) -> Tensor:
         return sampling.timestep(sigma) / getattr(sampling, "multiplier", 1.0)

@@ -34,7 +34,7 @@ def named(expert: dict[str, Any]) -> str:
 def check_identity(aggregator: AggregatorFile, experts: list[Expert]) -> None:
     """Raises ExpertError where the aggregator's experts are connected, but in another order.
 
-    An expert that the file does not name is reported in the log only: a near relative of the right one is worth a try.
+    An expert that the file does not name is reported in the log only: a fine-tune of the right one may work.
     Costs nothing where the file names no experts; else a few weights of every tensor are read.
     """
     expected = aggregator.experts

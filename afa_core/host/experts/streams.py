@@ -32,7 +32,7 @@ def expert_stream(
     inputs: the network's arguments; `transformer_options` is this stream's own
     own:    conditionings of this expert by the host's names; None where it has none of that name
     """
-    dtype, device, home = compute_dtype(expert.patcher), expert.patcher.load_device, inputs["x"].device
+    dtype, device, first_device = compute_dtype(expert.patcher), expert.patcher.load_device, inputs["x"].device
     control = inputs["control"] and {
         name: [residual if residual is None else residual.to(device) for residual in residuals]
         for name, residuals in inputs["control"].items()
@@ -49,16 +49,20 @@ def expert_stream(
             expert.patcher.model, {**inputs, "control": control}, left_out=left_out, checkpointing=checkpointing
         )
     stream = stream_with(expert.own_patches, stream)
-    return stream if device == home else _abroad(stream, embeddings, device, home), embeddings
+    return stream if device == first_device else _on_another_device(
+        stream, embeddings, device, first_device
+    ), embeddings
 
 
-def _abroad(stream: BlockStream, embeddings: Embeddings, device: torch.device, home: torch.device) -> BlockStream:
-    """The stream of an expert on `device`, which gives and takes features on `home`."""
+def _on_another_device(
+    stream: BlockStream, embeddings: Embeddings, device: torch.device, first_device: torch.device
+) -> BlockStream:
+    """The stream of an expert on `device`, which gives and takes features on `first_device`."""
     with closing(stream):
         feature = next(stream)
-        embeddings.time, embeddings.text = _to(home, embeddings.time), _to(home, embeddings.text)
+        embeddings.time, embeddings.text = _to(first_device, embeddings.time), _to(first_device, embeddings.text)
         while True:
-            sent = _to(device, (yield _to(home, feature)))
+            sent = _to(device, (yield _to(first_device, feature)))
             try:
                 feature = stream.send(sent)
             except StopIteration:

@@ -38,7 +38,8 @@ class Painter:
                 model, noise, positive=positive, negative=self.negative, latent_image=latent, seed=self.seed + number,
                 disable_pbar=True, **self.settings,
             )  # fmt: skip
-            pictures.append(self.vae.decode(samples).clamp(0, 1))
+            decoded = self.vae.decode(samples)  # of some families with an axis for frames
+            pictures.append(decoded.reshape(-1, *decoded.shape[-3:]).clamp(0, 1))
         return torch.cat(pictures)
 
 

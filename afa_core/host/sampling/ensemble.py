@@ -1,6 +1,6 @@
 """An ensemble as one of the host's models: the first expert's patcher, with the others as its companions.
 
-Everything rides on the host's own mechanisms. The other experts and the aggregator are additional models,
+Everything uses the host's own mechanisms. The other experts and the aggregator are additional models,
 which its memory manager loads beside the first; wrappers run them; the attachment holds what clones share.
 """
 
@@ -18,7 +18,7 @@ from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
 from ...fusion.compiled import CompiledAttend, check_compiler
-from ...fusion.fusion import FusionError
+from ...fusion.fusion import Fusion, FusionError
 from ...fusion.levels import LevelFusion
 from ...fusion.magic import MagicFusion
 from ...fusion.sabw_fusion import SABWFusion
@@ -62,21 +62,7 @@ def make_ensemble(
     """
     check_fits(aggregator, experts)
     warn_of_distilled(experts)
-    points = experts[0].points
-    if isinstance(aggregator, AggregatorFile):
-        patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher))
-        fusion, companions = SABWFusion(patcher.model, top_k=aggregator.top_k), [patcher]
-        table = routing_table(aggregator.routing, points, len(experts))
-        selection = Selection(skip_below, decide_every, table, whole=aggregator.config.identity_bias)
-    else:
-        fusion, companions = aggregator.bind(points, len(experts)), []
-        selection = Selection()
-        if (skip_below, decide_every) != (0.0, 1):
-            raise FusionError(
-                "skip_below and decide_every go by what a trained aggregator decides, and this fusion has fixed shares: "
-                "set skip_below to 0 and decide_every to 1, and disconnect the models that should not count."
-            )
-
+    fusion, companions, selection = _bound(aggregator, experts, skip_below, decide_every)
     # The other experts keep their options, and with them the models that patches bring along.
     companions = [*run.models_of_patches(experts[0].patcher.model_options["transformer_options"]), *companions]
     experts = share_networks(experts)
@@ -85,32 +71,62 @@ def make_ensemble(
     options = [expert.patcher.model_options["transformer_options"] for expert in experts]
     main.model_options = {**main.model_options, "transformer_options": {}}
     ensemble = Ensemble(
-        experts,
-        points,
-        fusion,
-        companions,
-        start_percent,
-        end_percent,
-        options,
-        {key: len(patches) for key, patches in main.patches.items()},
-        dict(main.object_patches),
-        selection,
+        experts=experts,
+        points=experts[0].points,
+        fusion=fusion,
+        companions=companions,
+        start_percent=start_percent,
+        end_percent=end_percent,
+        own_options=options,
+        weights={key: len(patches) for key, patches in main.patches.items()},
+        objects=dict(main.object_patches),
+        selection=selection,
     )
     main.set_attachments(KEY, ensemble)
     run.set_companions(main, [expert.patcher for expert in experts], companions)
-    main.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, run.prepare_sampling)
-    main.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, run.sampler_sample)
-    main.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise)
-    main.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, step.apply_model)
-    main.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, partial(step.diffusion_model, experts[0].architecture))
-    main.add_callback_with_key(CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES, KEY, run.register_hooks)
-    main.add_callback_with_key(CallbacksMP.ON_APPLY_HOOKS, KEY, run.apply_hooks)
-    main.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, KEY, run.prepare_state)
-    main.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, run.pre_run)
-    main.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, run.cleanup)
+    _install(main, experts[0])
     if isinstance(fusion, MagicFusion):
         guidance.install(main)
     return main
+
+
+def _bound(
+    aggregator: Rule, experts: list[Expert], skip_below: float, decide_every: int
+) -> tuple[Fusion, list[ModelPatcher], Selection]:
+    """The fusion, the models that it needs beside the experts, and which experts it may leave out."""
+    points = experts[0].points
+    if isinstance(aggregator, AggregatorFile):
+        patcher = aggregator_patcher(aggregator, compute_dtype(experts[0].patcher))
+        table = routing_table(aggregator.routing, points, len(experts))
+        selection = Selection(skip_below, decide_every, table, whole=aggregator.config.identity_bias)
+        return SABWFusion(patcher.model, top_k=aggregator.top_k), [patcher], selection
+    if (skip_below, decide_every) != (0.0, 1):
+        raise FusionError(
+            "skip_below and decide_every go by what a trained aggregator decides, and this fusion has fixed shares: "
+            "set skip_below to 0 and decide_every to 1, and disconnect the models that should not count."
+        )
+    return aggregator.bind(points, len(experts)), [], Selection()
+
+
+def _install(main: ModelPatcher, first: Expert) -> None:
+    wrappers = {
+        WrappersMP.PREPARE_SAMPLING: run.prepare_sampling,
+        WrappersMP.SAMPLER_SAMPLE: run.sampler_sample,
+        WrappersMP.PREDICT_NOISE: run.predict_noise,
+        WrappersMP.APPLY_MODEL: step.apply_model,
+        WrappersMP.DIFFUSION_MODEL: partial(step.diffusion_model, first.architecture),
+    }
+    callbacks = {
+        CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES: run.register_hooks,
+        CallbacksMP.ON_APPLY_HOOKS: run.apply_hooks,
+        CallbacksMP.ON_PREPARE_STATE: run.prepare_state,
+        CallbacksMP.ON_PRE_RUN: run.pre_run,
+        CallbacksMP.ON_CLEANUP: run.cleanup,
+    }
+    for kind, wrapper in wrappers.items():
+        main.add_wrapper_with_key(kind, KEY, wrapper)
+    for kind, callback in callbacks.items():
+        main.add_callback_with_key(kind, KEY, callback)
 
 
 def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher:

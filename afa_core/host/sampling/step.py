@@ -18,7 +18,7 @@ from torch import Tensor
 from ...fusion.fusion import Embeddings, Feature, Fusion, FusionState
 from ...fusion.lockstep import BlockStream, lockstep
 from ...fusion.magic import MagicFusion
-from ...fusion.not_finite import finding_the_culprit
+from ...fusion.not_finite import checking_every_feature
 from ...fusion.points import FusionPoint
 from ...fusion.selection import Choice
 from ..architectures.architecture import Architecture, Inputs
@@ -119,7 +119,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
     def look_again() -> Tensor:
         observers.clear()  # the second look is not a step
         labels = [experts[index].label for index in running]
-        return evaluate(finding_the_culprit(fusion, labels, _moment(options, call.sigma[0].item())))
+        return evaluate(checking_every_feature(fusion, labels, _moment(options, call.sigma[0].item())))
 
     prediction = evaluate(fusion)
     if evaluation:

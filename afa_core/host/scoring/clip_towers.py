@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...scoring.image_reward import count_layers
+from ...untrusted import brief
 from ..module_patcher import module_patcher
 from .files import ScorerError, read_weights
 
@@ -38,8 +40,7 @@ class ClipTowers:
             if with_text:
                 towers["text"] = _text_tower(path.name, state, activation, offload)
         except (KeyError, RuntimeError) as error:  # a missing weight would silently stay random
-            reason = str(error).splitlines()[0]
-            raise ScorerError(f"{path.name} is no complete CLIP model ({reason:.120}): get it again.") from error
+            raise ScorerError(f"{path.name} is no complete CLIP model ({brief(error)}): get it again.") from error
         self.device = comfy.model_management.text_encoder_device()
         self.patcher = module_patcher(torch.nn.ModuleDict(towers).train(False), self.device, offload)
 
@@ -79,7 +80,7 @@ def _image_tower(name: str, state: dict[str, Tensor], activation: str, device: t
         raise ScorerError(f"{name} has no CLIP image tower with its projection: get the full CLIP model.")
     width, patch = patches.shape[0], patches.shape[-1]
     config = {
-        "num_hidden_layers": _layers(state, "vision_model."),
+        "num_hidden_layers": count_layers(state, "vision_model.encoder.layers."),
         "hidden_size": width,
         "num_attention_heads": width // IMAGE_HEAD.get(width, 64),
         "intermediate_size": state["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
@@ -105,7 +106,7 @@ def _text_tower(name: str, state: dict[str, Tensor], activation: str, device: to
         )
     width = positions.shape[1]
     config = {
-        "num_hidden_layers": _layers(state, "text_model."),
+        "num_hidden_layers": count_layers(state, "text_model.encoder.layers."),
         "hidden_size": width,
         "num_attention_heads": width // 64,
         "intermediate_size": state["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
@@ -115,12 +116,6 @@ def _text_tower(name: str, state: dict[str, Tensor], activation: str, device: to
     }
     tower = comfy.clip_model.CLIPTextModel(config, positions.dtype, device, comfy.ops.manual_cast)
     return _filled(tower, state)
-
-
-def _layers(state: dict[str, Tensor], tower: str) -> int:
-    """How many layers a tower has."""
-    prefix = f"{tower}encoder.layers."
-    return 1 + max((int(key[len(prefix) :].split(".")[0]) for key in state if key.startswith(prefix)), default=-1)
 
 
 def _filled(tower: torch.nn.Module, state: dict[str, Tensor]) -> torch.nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import clip_digest
 from ..training.cache import Cache, cache_key
 from .clip import EnsembleCLIP
-from .conditioning import LONGEST_REPEAT
+from .conditioning import check_lengths, check_width
 
 
 class TextEncoder:
@@ -53,7 +52,7 @@ class TextEncoder:
             with torch.inference_mode():
                 clip = self.clips[expert]
                 cond, extras = clip.encode_from_tokens_scheduled(clip.tokenize(caption), show_pbar=False)[0]
-                check_width(self.experts[expert], cond)
+                check_width(self.experts[expert], cond, "The caption")
                 kept = {key: value for key, value in extras.items() if isinstance(value, Tensor)}
                 self.cache.put(name, {"cond": cond.float(), **kept})
             tick()
@@ -66,7 +65,7 @@ class TextEncoder:
     def length(self, caption: str) -> int:
         """Tokens of a caption; raises ExpertError where the experts' readings cannot be matched."""
         lengths = [self.cache.shape(self.name(e, caption), "cond")[1] for e in range(len(self.experts))]
-        check_lengths(lengths)
+        check_lengths(lengths, "a caption")
         return lengths[0]
 
     def text(self, expert: int, caption: str, size: tuple[int, int]) -> dict[str, Tensor]:
@@ -108,22 +107,3 @@ def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tup
         )
     tensors = {name: cond.clone() if cond.is_inference() else cond for name, cond in tensors.items()}
     return {name: cond.float() if cond.is_floating_point() else cond for name, cond in tensors.items()}
-
-
-def check_width(expert: Expert, cond: Tensor) -> None:
-    """Raises ExpertError where a text is not of the width that the expert reads."""
-    width = expert.prompt_width
-    if cond.shape[-1] != width:
-        raise ExpertError(
-            f"The captions for {expert.label} are encoded to a width of {cond.shape[-1]}, and {expert.label} "
-            f"({expert.architecture_name}) reads {width}: connect the CLIP of its own checkpoint."
-        )
-
-
-def check_lengths(lengths: list[int]) -> None:
-    """Raises ExpertError where the experts' texts cannot be repeated to one length."""
-    if math.lcm(*lengths) > LONGEST_REPEAT * min(lengths):
-        raise ExpertError(
-            f"The experts read a caption as {', '.join(map(str, lengths))} tokens, and these lengths cannot be matched: "
-            "connect text encoders that read the same tokens."
-        )

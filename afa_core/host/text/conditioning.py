@@ -21,7 +21,6 @@ LONGEST_REPEAT = 4
 
 def check_texts(conds: dict[str, list[dict[str, Any]]], experts: list[Expert]) -> None:
     """Raises ExpertError where a conditioning does not carry one fitting text an expert."""
-    width = experts[0].prompt_width
     for entry in (entry for entries in conds.values() for entry in entries or () if "cross_attn" in entry):
         others = [tensor for tensor, _ in others_texts(entry)] if CONDS_KEY in entry else []
         texts = [entry["cross_attn"], *others]
@@ -31,17 +30,27 @@ def check_texts(conds: dict[str, list[dict[str, Any]]], experts: list[Expert]) -
                 "connect as many CLIPs to AFA Ensemble CLIP as models to AFA Ensemble Model, in the same order."
             )
         for text, expert in zip(texts, experts, strict=False):  # without own texts all read expert 0's
-            if text.shape[-1] != width:
-                raise ExpertError(
-                    f"The prompt for {expert.label} was encoded for a text width of {text.shape[-1]}, and "
-                    f"{expert.label} ({expert.architecture_name}) reads {width}: connect the CLIP of its own checkpoint."
-                )
-        lengths = [text.shape[1] for text in texts]
-        if math.lcm(*lengths) > LONGEST_REPEAT * min(lengths):
-            raise ExpertError(
-                f"The experts' prompts are {', '.join(map(str, lengths))} tokens long, and these lengths cannot be "
-                "matched: give every expert a prompt of about the same length."
-            )
+            check_width(expert, text, "The prompt")
+        check_lengths([text.shape[1] for text in texts], "the prompt")
+
+
+def check_width(expert: Expert, text: Tensor, what: str) -> None:
+    """Raises ExpertError where a text [B, L, D] is not of the width that the expert reads. what: it is, for the message"""
+    width = expert.prompt_width
+    if text.shape[-1] != width:
+        raise ExpertError(
+            f"{what} for {expert.label} is encoded to a width of {text.shape[-1]}, and {expert.label} "
+            f"({expert.architecture_name}) reads {width}: connect the CLIP of its own checkpoint."
+        )
+
+
+def check_lengths(lengths: list[int], what: str) -> None:
+    """Raises ExpertError where the experts' texts, of so many tokens, cannot be repeated to one length."""
+    if math.lcm(*lengths) > LONGEST_REPEAT * min(lengths):
+        raise ExpertError(
+            f"The experts read {what} as {', '.join(map(str, lengths))} tokens, and these lengths cannot be matched: give every "
+            "expert a text of about the same length."
+        )
 
 
 def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -> None:

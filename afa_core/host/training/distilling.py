@@ -20,7 +20,7 @@ from ..sampling.parts import ensemble_of
 from ..sampling.prediction import converted, predicts_like
 from ..text.captions import TextEncoder
 from .adapters import TARGETS, adapted_weights, put_adapters
-from .cache import Cache
+from .cache import Cache, cache_key
 from .encoding import DatasetSettings, prepare_dataset
 from .frozen_experts import HostExperts
 from .labelling import CachedLabels
@@ -90,7 +90,9 @@ class Distillation:
             parts.append(prepare_dataset(self.experts, clip, vae, sources.pictures, settings, progress))
         if sources.prompts:
             cache = Cache()
-            painter = Painter(self.ensemble, self.digest, TextEncoder(self.experts, clip, cache), cache)
+            # Paintings are guided, which a node behind the ensemble may change; labels are not.
+            digest = cache_key(self.digest, patcher_digest(self.ensemble))
+            painter = Painter(self.ensemble, digest, TextEncoder(self.experts, clip, cache), cache)
             parts.append(painter.dataset(sources.prompts, settings, progress))
             comfy.model_management.unload_all_models()
         return parts[0] if len(parts) == 1 else joined(parts[0], parts[1], sources.prompt_share)

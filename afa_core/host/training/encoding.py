@@ -18,7 +18,7 @@ from comfy.sd import CLIP, VAE
 from ...training.data.buckets import Augmentation
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.prompt_folder import PromptFolder, PromptItem
-from ...training.data.split import held_out, is_listed, subset
+from ...training.data.split import NONE_LISTED, held_out, is_listed, subset
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import vae_digest
 from ..text.captions import Store, TextEncoder
@@ -26,13 +26,6 @@ from .cache import Cache
 from .host_dataset import HostDataset, host_dataset
 from .painting import Painting, paint
 from .pictures import Entry, PictureEncoder, Progress
-
-__all__ = [
-    "DatasetSettings",
-    "HostDataset",
-    "prepare_dataset",
-    "texts_of_prompt",
-]
 
 
 @dataclass(frozen=True)
@@ -138,7 +131,7 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSett
     rows = [_dataset_item(item, painter, cache.shape(names[0], "latent"), encoder) for item, painter, names in entries]
     listed = [is_listed(item.name, item.caption, folder.held_out) for item, _, _ in entries]
     if folder.held_out and not any(listed):
-        skipped.append(("held_out.txt", "names none of the captions or files"))
+        skipped.append(NONE_LISTED)
     rows = _with_held_out(rows, listed, settings)
     store = Store(
         encoder,
@@ -147,7 +140,8 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSett
         lambda item, variant: cache.get(entries[item][2][variant])["latent"],
     )
     summed = hashlib.sha256(json.dumps(digest).encode()).hexdigest()
-    return LatentDataset(rows, store, len(experts), settings.plan, summed, skipped)
+    plan = settings.plan if folder.has_pictures else replace(settings.plan, variants=1)  # paintings are not augmented
+    return LatentDataset(rows, store, len(experts), plan, summed, skipped)
 
 
 def _chosen(folder: PromptFolder, limit: int | None) -> list[PromptItem]:

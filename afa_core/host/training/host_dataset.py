@@ -15,8 +15,9 @@ from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.split import held_out
 from ..architectures.frames import latent_in, without_frames
 from ..experts.experts import Expert, ExpertError
-from ..text.captions import TextEncoder, check_lengths, check_width, network_text
+from ..text.captions import TextEncoder, network_text
 from ..text.carried_texts import CONDS_KEY, others_texts
+from ..text.conditioning import check_lengths, check_width
 from .cache import Cache
 
 
@@ -124,8 +125,8 @@ def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[T
             "many CLIPs to AFA Ensemble CLIP as there are models, in the same order."
         )
     for expert, (text, _) in zip(experts, texts, strict=True):
-        check_width(expert, text)
-    check_lengths([text.shape[1] for text, _ in texts])
+        check_width(expert, text, "The caption")
+    check_lengths([text.shape[1] for text, _ in texts], "a caption")
     return [(normal(t), {k: normal(v) for k, v in e.items() if _is_host_tensor(k, v)}) for t, e in texts]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.prompt_folder import PromptFolder
-from ...training.data.split import held_out, is_listed
+from ...training.data.split import NONE_LISTED, held_out, is_listed
 from ..text.captions import Store, TextEncoder
 from ..text.carried_texts import CONDS_KEY
 from .cache import Cache, cache_key
@@ -51,6 +51,7 @@ class Painter:
             self.cache.put(names[place], {"latent": latent})
             progress(number, len(missing), "painting prompts")
         kept = {item.caption for item in folder.items if is_listed(item.name, item.caption, folder.held_out)}
+        skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not kept)
         kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
         items = [
             DatasetItem(
@@ -62,7 +63,7 @@ class Painter:
         store = Store(self.encoder, captions, [size] * len(items), lambda i, _: self.cache.get(names[i])["latent"])
         plan = BatchPlan(settings.seed, settings.batch_size, settings.caption_dropout)
         source = hashlib.sha256(json.dumps(names).encode()).hexdigest()
-        return LatentDataset(items, store, len(self.encoder.experts), plan, source, folder.skipped)
+        return LatentDataset(items, store, len(self.encoder.experts), plan, source, skipped)
 
     def conditioning(self, text: str) -> list[list[Any]]:
         """A prompt as each expert reads it, in one of the host's conditionings."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...fusion.fusion import Embeddings, FusionState
 from ...fusion.magic import MagicFusion
-from ...fusion.not_finite import NotFinite, finding_the_culprit
+from ...fusion.not_finite import NotFinite, checking_every_feature
 from ...fusion.sabw_fusion import SABWFusion
 from ...training.data.dataset import Batch
 from ...training.draw import Draw, generator
@@ -39,6 +39,11 @@ def check_teacher(ensemble: ModelPatcher) -> None:
         raise ExpertError(
             "A node behind AFA Ensemble Model changes the ensemble's weights: put it on each checkpoint, before AFA Ensemble "
             "Model."
+        )
+    if ensemble.model_options["transformer_options"] or "model_function_wrapper" in ensemble.model_options:
+        raise ExpertError(
+            "A node behind AFA Ensemble Model patches the ensemble's blocks or predictions, which a student does not learn: put it "
+            "on each checkpoint, before AFA Ensemble Model."
         )
     if (found.start_percent, found.end_percent) != (0.0, 1.0):
         raise ExpertError(
@@ -109,7 +114,7 @@ class Teacher:
     @torch.no_grad()
     def find_not_finite(self, batch: Batch, draw: Draw) -> NoReturn:
         """After a label that is not finite: raises NotFinite with the name of what made it."""
-        fusion = finding_the_culprit(self.fusion, self.experts.labels, "while the ensemble labelled")
+        fusion = checking_every_feature(self.fusion, self.experts.labels, "while the ensemble labelled")
         sample_loss(self.experts, fusion, batch, draw)
         raise NotFinite(
             "The ensemble's labels are not finite, and every network is sound: the latents or captions hold NaN."

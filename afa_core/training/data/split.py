@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+NONE_LISTED = ("held_out.txt", "names none of the captions or files")
+"""How a list is reported that fits nothing; items are then held out by hash."""
 FEWEST = 10
 """Below this many items nothing is held out: what is left would not say much either way."""
 

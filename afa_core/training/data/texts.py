@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ...fusion.fusion import at_one_length
 
 Text = dict[str, Any]
 """Of one expert, by the host's names: c_crossattn [B, L, D], y [B, A] (None where its network takes none), ... Where
@@ -28,13 +29,9 @@ def changed(text: Text, change: Callable[[Tensor], Tensor]) -> Text:
 
 def repeated(texts: Sequence[Text]) -> list[Text]:
     """All texts at one length, shorter ones repeated, as the host does: cross-attention does not notice."""
-    parts = [part for text in texts for part in _each(text["c_crossattn"])]
-    length = math.lcm(*(part.shape[1] for part in parts))
-
-    def long(part: Tensor) -> Tensor:
-        return part if part.shape[1] == length else part.repeat(1, length // part.shape[1], 1)
-
-    return [{**text, "c_crossattn": _one([long(part) for part in _each(text["c_crossattn"])])} for text in texts]
+    parts = [_each(text["c_crossattn"]) for text in texts]
+    long = iter(at_one_length([part for each in parts for part in each]))
+    return [{**text, "c_crossattn": _one([next(long) for _ in each])} for text, each in zip(texts, parts, strict=True)]
 
 
 def rows_alike(texts: Sequence[Text], count: int) -> list[list[int]]:

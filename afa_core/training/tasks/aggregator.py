@@ -16,7 +16,7 @@ from ...aggregator.pruning import identity_biases, points_fused, points_kept, pr
 from ...aggregator.sabw import Aggregator
 from ...fusion.averages import StaticFusion
 from ...fusion.fusion import Fusion
-from ...fusion.not_finite import finding_the_culprit
+from ...fusion.not_finite import checking_every_feature
 from ...fusion.points import FusionPoint
 from ...fusion.sabw_fusion import SABWFusion, attend
 from ..data.dataset import Batch
@@ -122,7 +122,7 @@ class AggregatorTask:
 
     @torch.no_grad()
     def _look_again(self, fusion: Fusion, batch: Batch, draw: Draw, when: str) -> None:
-        sample_loss(self.experts, finding_the_culprit(fusion, self.experts.labels, when), batch, draw)
+        sample_loss(self.experts, checking_every_feature(fusion, self.experts.labels, when), batch, draw)
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Batch]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...atomic_file import write_safetensors
 from ...fusion.fusion import Feature, FusionState
-from ...fusion.not_finite import finding_the_culprit
+from ...fusion.not_finite import checking_every_feature
 from ...fusion.points import FusionPoint
 from ..data.dataset import Batch
 from ..draw import Draw, generator
@@ -114,7 +114,7 @@ class DistilTask:
         return rows
 
     def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
-        fusion = finding_the_culprit(alone, ["The student"], when)
+        fusion = checking_every_feature(alone, ["The student"], when)
         with torch.no_grad():
             sample_loss(self.student, fusion, batch, own_draw(batch, draw))
         if self.lessons.teacher and not isinstance(batch, LabelledBatch):

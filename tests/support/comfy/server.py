@@ -77,7 +77,7 @@ class LiveServer:
                 time.sleep(0.2)
 
     def stop(self):
-        """Ends the server: kindly first, since it may be saving."""
+        """Ends the server: with SIGTERM first, since it may be saving."""
         if self.process is None:
             return
         self.process.terminate()
