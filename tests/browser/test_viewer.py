@@ -198,9 +198,22 @@ def test_two_viewers_a_collapsed_one_and_half_the_zoom(canvas):
 
 
 @either
-def test_an_answer_for_another_node_is_not_shown(canvas):
-    """Each viewer shows what its own wire leads to: here nothing is connected."""
-    canvas.run("const node = LiteGraph.createNode('AFARoutingMaps'); node.pos = [100, 120]; app.graph.add(node);")
-    canvas.server.run(routing_graph("two.safetensors", EXPERTS, STEPS, seed=6))
+def test_a_viewer_shows_the_run_of_its_own_wire_alone(canvas):
+    canvas.run(
+        """
+        const add = (type, x) => { const node = LiteGraph.createNode(type); node.pos = [x, 120]; app.graph.add(node); return node; };
+        const ensemble = add("AFAEnsembleModel", 100), viewer = add("AFARoutingMaps", 600);
+        const side = { points: [0], shares: [[0.5, 0.5]], sizes: [[1, 2]], maps: btoa(String.fromCharCode(255, 0)) };
+        const step = { source: String(ensemble.id), step: 0, experts: ["a", "b"], points: ["input 0"], sigma: 1, prompt: side };
+        const slot = (slots) => slots.findIndex(({ name }) => name === "routing");
+        window.afaStep = () => app.api.dispatchEvent(new CustomEvent("afa.routing", { detail: step }));
+        window.afaConnect = () => ensemble.connect(slot(ensemble.outputs), viewer, slot(viewer.inputs));
+        """
+    )
+    empty = "document.querySelectorAll('.afa-viewer.afa-empty').length === argument"
+    canvas.until(empty, 1)
+    canvas.run("window.afaStep();")
     canvas.settle(300)
     assert canvas.run("return document.querySelectorAll('.afa-viewer.afa-empty').length;") == 1
+    canvas.run("window.afaConnect(); window.afaStep();")
+    canvas.until(empty, 0)
