@@ -127,6 +127,10 @@ class Canvas:
         """The value of a JavaScript function body; `app` and `argument` are at hand."""
         return self.page.evaluate(f"async (argument) => {{ const app = window.app; {script} }}", argument)
 
+    def texts(self, selector: str) -> list[str]:
+        """Of all elements that a CSS selector finds."""
+        return self.run("return [...document.querySelectorAll(argument)].map((e) => e.textContent);", selector)
+
     def shot(self, path: Path):
         self.page.screenshot(path=str(path))
 

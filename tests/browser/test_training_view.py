@@ -2,10 +2,9 @@
 
 import json
 
-from PIL import Image
-
 from tests.browser.page import either
 from tests.live.test_training import workflow
+from tests.support.node_trainer import twelve_pictures
 
 CURVE = """
 const node = LiteGraph.createNode("AFATrainer"); node.pos = [120, 120]; app.graph.add(node);
@@ -22,20 +21,16 @@ await new Promise((done) => setTimeout(done, 200));
 """
 
 
-def texts(canvas, selector):
-    return canvas.run("return [...document.querySelectorAll(argument)].map((e) => e.textContent);", selector)
-
-
 def test_the_view_shows_how_a_training_goes(canvas):
     canvas.run(CURVE)
-    (line,) = texts(canvas, ".afa-training-line")
+    (line,) = canvas.texts(".afa-training-line")
     assert line.split("  \u00b7  ") == ["step 120 of 200", "1.5 s a step", "2 min left"]
-    legend = texts(canvas, ".afa-entry")
+    legend = canvas.texts(".afa-entry")
     assert legend[1:] == ["held out 0.0925", "best single expert 0.1000", "block average 0.0960"]
     assert legend[0].startswith("training 0.0")
-    assert texts(canvas, ".afa-share") == ["36 %   1  a", "64 %   2  b"]
-    assert texts(canvas, ".afa-sample figcaption") == ["step 40", "step 80", "step 120"]
-    assert texts(canvas, ".afa-message") == ["encoding 12 of 40 pictures"]
+    assert canvas.texts(".afa-share") == ["36 %   1  a", "64 %   2  b"]
+    assert canvas.texts(".afa-sample figcaption") == ["step 40", "step 80", "step 120"]
+    assert canvas.texts(".afa-message") == ["encoding 12 of 40 pictures"]
     colours = canvas.run(
         """
         const chart = document.querySelector(".afa-loss");
@@ -74,10 +69,10 @@ def test_stop_asks_the_server_once_and_says_so(canvas):
     say = "app.api.dispatchEvent(new CustomEvent('afa.training', { detail: { node: String(app.graph.nodes[0].id), run: 'one', steps: 200, experts: [], step: 121, ...argument } }));"
     canvas.run(say, {"state": "stopping"})
     canvas.settle()
-    assert texts(canvas, ".afa-stop") == ["Stopping\u2026"]
+    assert canvas.texts(".afa-stop") == ["Stopping\u2026"]
     canvas.run(say, {"state": "done", "message": "stopped at step 121, saved as x.safetensors"})
     canvas.settle()
-    assert texts(canvas, ".afa-message") == ["stopped at step 121, saved as x.safetensors"]
+    assert canvas.texts(".afa-message") == ["stopped at step 121, saved as x.safetensors"]
     assert not canvas.page.locator(".afa-stop").is_visible()
 
 
@@ -92,7 +87,7 @@ def test_strangers_texts_stay_texts(canvas):
         attack,
     )
     canvas.settle(200)
-    assert texts(canvas, ".afa-message") == [attack]
+    assert canvas.texts(".afa-message") == [attack]
     assert canvas.run(
         "return window.afaHacked === undefined && document.querySelectorAll('.afa-training img').length === 0;"
     )
@@ -102,9 +97,7 @@ def test_strangers_texts_stay_texts(canvas):
 def test_a_real_training_is_watched_stopped_and_there_after_a_reload(canvas):
     folder = canvas.server.base / "input" / "watched_training"
     folder.mkdir(exist_ok=True)
-    for i in range(12):
-        Image.new("RGB", (64, 64), (20 * i, 100, 255 - 20 * i)).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"picture {i}")
+    twelve_pictures(folder)
     changes = {
         "prompt_folder": "watched_training",
         "resume": "start anew",
@@ -117,14 +110,14 @@ def test_a_real_training_is_watched_stopped_and_there_after_a_reload(canvas):
         "app.graph.nodes.find((n) => n.comfyClass === 'AFATrainer').pos = [120, 120]; await app.queuePrompt(0, 1);"
     )
     canvas.until("document.querySelectorAll('.afa-sample').length", seconds=120)
-    assert "of 5000" in texts(canvas, ".afa-training-line")[0]
-    assert len(texts(canvas, ".afa-share")) == 2
+    assert "of 5000" in canvas.texts(".afa-training-line")[0]
+    assert len(canvas.texts(".afa-share")) == 2
     canvas.run("document.querySelector('.afa-stop').click();")
     canvas.until("document.querySelector('.afa-message').textContent.includes('saved as watched.safetensors')")
     assert (canvas.server.base / "models" / "afa" / "watched.safetensors").is_file()
-    legend = texts(canvas, ".afa-entry")
+    legend = canvas.texts(".afa-entry")
     canvas.settle(1500)  # the front end keeps its draft of the workflow a moment after the last change
     canvas.load()
     canvas.until("document.querySelector('.afa-message')?.textContent.includes('saved as')")
     canvas.settle(200)
-    assert texts(canvas, ".afa-entry") == legend
+    assert canvas.texts(".afa-entry") == legend

@@ -67,10 +67,6 @@ def slide(canvas, label, value):
     canvas.settle()
 
 
-def text(canvas, selector):
-    return canvas.run("return [...document.querySelectorAll(argument)].map((e) => e.textContent);", selector)
-
-
 def kept(canvas):
     """What the server keeps for the viewer on the page."""
     node = canvas.run("return String(app.graph.nodes.find((n) => n.comfyClass === 'AFARoutingMaps').id);")
@@ -87,9 +83,9 @@ def test_the_viewer_shows_a_run(canvas):
     assert data["experts"] == [f"model_{i} ({name})" for i, name in enumerate(EXPERTS, start=1)]
     shares = [row for step in data["steps"] for row in step["prompt"]["shares"]]
     means = [sum(row[expert] for row in shares) / len(shares) for expert in range(2)]
-    readings = text(canvas, ".afa-viewer .afa-expert .afa-reading")
+    readings = canvas.texts(".afa-viewer .afa-expert .afa-reading")
     assert readings == [f"{100 * mean:.1f} %" for mean in means]
-    assert text(canvas, ".afa-viewer .afa-expert .afa-label") == ["1  tiny_sd15_a", "2  tiny_sd15_b"]
+    assert canvas.texts(".afa-viewer .afa-expert .afa-label") == ["1  tiny_sd15_a", "2  tiny_sd15_b"]
 
     # Blue and orange over grey: no pixel of a map is grey, and the picture is not one flat colour.
     middle = picture(canvas)
@@ -100,13 +96,13 @@ def test_the_viewer_shows_a_run(canvas):
 
     whole = middle.tobytes()
     slide(canvas, "step", 1)
-    assert text(canvas, ".afa-reading")[0].startswith("1 of 3")
+    assert canvas.texts(".afa-reading")[0].startswith("1 of 3")
     one = picture(canvas).tobytes()
     assert one != whole
     slide(canvas, "block", 25)
-    assert text(canvas, ".afa-reading")[1] == "prediction"
+    assert canvas.texts(".afa-reading")[1] == "prediction"
     point = data["steps"][0]["prompt"]["shares"][24]
-    assert text(canvas, ".afa-viewer .afa-expert .afa-reading") == [f"{100 * share:.1f} %" for share in point]
+    assert canvas.texts(".afa-viewer .afa-expert .afa-reading") == [f"{100 * share:.1f} %" for share in point]
     assert picture(canvas).tobytes() != one
 
     for expert in ("1  tiny_sd15_a", "2  tiny_sd15_b"):
@@ -118,7 +114,7 @@ def test_the_viewer_shows_a_run(canvas):
     canvas.run("document.querySelectorAll('.afa-tab')[1].click();")
     canvas.settle()
     point = data["steps"][0]["negative"]["shares"][24]
-    assert text(canvas, ".afa-viewer .afa-expert .afa-reading") == [f"{100 * share:.1f} %" for share in point]
+    assert canvas.texts(".afa-viewer .afa-expert .afa-reading") == [f"{100 * share:.1f} %" for share in point]
 
 
 @either
@@ -148,12 +144,12 @@ def test_numbers_on_hover_and_a_click_on_a_chart_chooses(canvas):
     sampled(canvas, seed=2)
     chart = canvas.page.locator(".afa-chart").first
     chart.hover()
-    assert text(canvas, ".afa-chart-reading")[0].startswith("step 2:  0.")
+    assert canvas.texts(".afa-chart-reading")[0].startswith("step 2:  0.")
     chart.click()
     canvas.settle()
-    assert text(canvas, ".afa-reading")[0].startswith("2 of 3")
+    assert canvas.texts(".afa-reading")[0].startswith("2 of 3")
     canvas.page.locator(".afa-stage canvas").hover()
-    tips = text(canvas, ".afa-tip-line")
+    tips = canvas.texts(".afa-tip-line")
     assert len(tips) == 2
     assert sum(float(tip.split()[0]) for tip in tips) == pytest.approx(100, abs=0.3)
 
@@ -172,16 +168,16 @@ def test_saving_gives_a_picture_with_everything_on_it(canvas):
 @either
 def test_a_reload_brings_back_the_last_result(canvas):
     sampled(canvas, seed=4)
-    before = text(canvas, ".afa-viewer .afa-expert .afa-reading")
+    before = canvas.texts(".afa-viewer .afa-expert .afa-reading")
     canvas.settle(1500)  # the front end keeps its draft of the workflow a moment after the last change
     canvas.load()
     canvas.until(FINISHED, len(EXPERTS))
-    assert text(canvas, ".afa-viewer .afa-expert .afa-reading") == before
+    assert canvas.texts(".afa-viewer .afa-expert .afa-reading") == before
 
 
 def test_two_viewers_a_collapsed_one_and_half_the_zoom(canvas):
     sampled(canvas, seed=5, viewers=2)
-    assert len(text(canvas, ".afa-viewer .afa-expert")) == 4
+    assert len(canvas.texts(".afa-viewer .afa-expert")) == 4
     visible = "[...document.querySelectorAll('.afa-viewer')].filter((v) => v.checkVisibility() && v.getBoundingClientRect().width > 50).length"
     assert canvas.run(f"return {visible};") == 2
     canvas.run("app.canvas.ds.scale = 0.5; app.canvas.setDirty(true, true);")

@@ -15,7 +15,7 @@ from afa_core.training.session import Keeping, fit
 from afa_core.training.state import Training, TrainingSettings, TrainingState
 from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
 from tests.support.toy_training import SOURCES, run, task
-from tests.support.training_toys import CONFIG, ToyExperts, toy_dataset
+from tests.support.training_toys import CONFIG, ToyExperts, same_weights, toy_dataset
 
 STEPS = 12
 
@@ -56,10 +56,6 @@ def trained(folder, half, steps=STEPS, listen=lambda report: None, **changes):
     return fit(half, toy_dataset(), settings, Keeping(folder / "half.safetensors", save_every=3), listen)
 
 
-def same(one, other) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
 def test_float16_scales_its_loss_and_learns_what_float32_learns(tmp_path):
     half = Overflowing()
     training = Training(half, toy_dataset(), TrainingSettings(batch_size=2), TrainingState({}))
@@ -85,7 +81,7 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale():
     training = Training(half, toy_dataset(), TrainingSettings(batch_size=2, ema=0.9), TrainingState({}))
     before = {key: tensor.clone() for key, tensor in half.module.state_dict().items()}
     assert training_step(training) is None
-    assert same(half.module.state_dict(), before) and training.scaler.get_scale() == 2**15
+    assert same_weights(half.module.state_dict(), before) and training.scaler.get_scale() == 2**15
     assert training.average.n_averaged == 0 and not training.state.torn
     training.feed.close()
 
@@ -117,7 +113,7 @@ def test_an_interrupted_training_in_float16_goes_on_at_the_scale_it_had(tmp_path
     with pytest.raises(Interrupted):
         trained(tmp_path / "cut", Overflowing({4, 5}), listen=interrupt)
     file, state = trained(tmp_path / "cut", Overflowing())
-    assert same(file.state, whole.state) and state.losses == expected.losses
+    assert same_weights(file.state, whole.state) and state.losses == expected.losses
     assert state.scaler["scale"] == 2**14 and state.skipped == 2
 
 

@@ -16,13 +16,9 @@ from afa_core.training.state import Training, TrainingSettings, TrainingState
 from tests.support import toy_training
 from tests.support.killing import killed
 from tests.support.toy_training import run
-from tests.support.training_toys import ToyExperts, toy_dataset
+from tests.support.training_toys import ToyExperts, same_weights, toy_dataset
 
 STEPS = 17
-
-
-def same_weights(one, other) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.pocket.scenes import checkpoints, datasets
+from tests.support.ensembles import ensemble, training_free
 from tests.support.transformers import conditioning, load
 
 HALF = "trained experts in float16"
@@ -30,9 +31,7 @@ class Case:
             self.size = (16, 8, 6)
 
     def ensemble(self):
-        (fusion,) = self.host.call("AFATrainingFreeFusion", method="noise average", weights="3, 1")
-        sockets = {f"model_{i}": model for i, model in enumerate(self.models, start=1)}
-        return self.host.call("AFAEnsembleModel", aggregator=fusion, **sockets)[0]
+        return ensemble(self.host, training_free(self.host, "noise average", "3, 1"), *self.models)
 
     # ---- a store of training data ----
 

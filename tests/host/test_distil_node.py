@@ -9,7 +9,8 @@ import torch
 from afa_core.fusion.levels import LevelFusion
 from tests.support.ensembles import ensemble
 from tests.support.faults import full_disk
-from tests.support.node_trainer import same, twelve_pictures
+from tests.support.node_trainer import twelve_pictures
+from tests.support.training_toys import same_weights
 from tests.support.widgets import defaults
 
 NAMES = ("tiny_sd15_a", "tiny_sd15_b")
@@ -225,7 +226,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(distiller, monkeypa
     monkeypatch.undo()
     assert 0 < history("cut", distiller)["steps"] < 6
     distiller.run("cut")
-    assert same(distiller.file("cut-last"), whole)
+    assert same_weights(distiller.file("cut-last"), whole)
 
 
 def test_stop_keeps_a_usable_lora(distiller, monkeypatch):
@@ -299,9 +300,9 @@ def test_a_control_learns_the_data_alone_and_is_reported_beside(distiller, tasks
     report = distiller.run("beside", resume="start anew", control=True)[2]
     assert "Control, the same LoRA trained on the data without the ensemble's labels: held-out loss " in report
     assert [task.lessons.data_only for task in tasks] == [False, True]
-    assert not same(distiller.file("beside-last"), distiller.file("beside-control-last"))
+    assert not same_weights(distiller.file("beside-last"), distiller.file("beside-control-last"))
     distiller.run("beside alone", resume="start anew")
-    assert same(distiller.file("beside-last"), distiller.file("beside alone-last"))
+    assert same_weights(distiller.file("beside-last"), distiller.file("beside alone-last"))
 
 
 def test_the_control_of_an_online_distillation_leaves_the_ensemble_alone(distiller, tasks, monkeypatch):

@@ -7,9 +7,10 @@ import torch
 
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator
 from tests.support.graphs import hooked_lora, sample
-from tests.support.node_trainer import Trainer, same, twelve_pictures
+from tests.support.node_trainer import Trainer, twelve_pictures
 from tests.support.shop import Shop
 from tests.support.small_files import make_lora
+from tests.support.training_toys import same_weights
 
 MIB = 2**20
 
@@ -194,7 +195,7 @@ def test_weights_are_brought_in_once_for_all_experts_of_a_network(shop, monkeypa
 def test_training_on_experts_loaded_in_part(trainer, little_memory):
     expected = trainer.run("whole experts").state
     little_memory(16 * MIB)
-    assert same(trainer.run("experts in part").state, expected)
+    assert same_weights(trainer.run("experts in part").state, expected)
 
 
 @pytest.mark.parametrize("stored", list(STORED))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.ensembles import ensemble
+from tests.support.ensembles import averaged_by_the_host, ensemble
 from tests.support.graphs import (
     ON_LATENT,
     ON_MODEL,
@@ -32,22 +32,6 @@ def shop(comfy_host, pack):
     return Shop(comfy_host)
 
 
-def averaging(plain, other):
-    """The reference: the host evaluates `plain`, and every evaluation is averaged with `other`'s."""
-    model = plain.clone()
-
-    def average(apply_model, given):
-        c = given["c"]
-        copied = {**c, "transformer_options": {**c["transformer_options"]}}
-        if c.get("control"):
-            copied["control"] = {kind: list(residuals) for kind, residuals in c["control"].items()}
-        own = apply_model(given["input"], given["timestep"], **c)
-        return (own + other.model.apply_model(given["input"], given["timestep"], **copied)) / 2
-
-    model.set_model_unet_function_wrapper(average)
-    return model
-
-
 @pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.__name__)
 def test_twins_are_the_plain_model(shop, piece):
     expected = sample(piece(shop.wires(shop.plain)))
@@ -62,7 +46,7 @@ PATCHES_WEIGHTS = {"lora", "hooked_lora", "lcm_sampling", "zero_terminal_snr"}
 @pytest.mark.parametrize("piece", [p for p in PIECES if p.__name__ not in PATCHES_WEIGHTS], ids=lambda p: p.__name__)
 def test_two_experts_average(shop, piece):
     """A patch that reached one expert only, or reached one twice, would show here."""
-    expected = sample(piece(shop.wires(averaging(shop.plain, shop.other))))
+    expected = sample(piece(shop.wires(averaged_by_the_host(shop.plain, shop.other))))
     found = sample(piece(shop.wires(ensemble(shop.host, "noise average", shop.plain, shop.other))))
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     alone = sample(piece(shop.wires(shop.plain)))

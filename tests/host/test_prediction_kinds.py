@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, training_free
+from tests.support.ensembles import averaged_by_the_host, certain_aggregator, ensemble, random_aggregator, training_free
 from tests.support.graphs import sample, zero_terminal_snr
 from tests.support.shop import Shop
 
@@ -15,20 +15,6 @@ def shop(comfy_host, pack):
     shop = Shop(comfy_host)
     shop.velocity = shop.load("tiny_sd15_v")[0]
     return shop
-
-
-def averaging(first, second, share: float):
-    """The reference: `first`, every denoised prediction of which is averaged with that of `second`."""
-    model = first.clone()
-
-    def average(apply_model, given):
-        c = given["c"]
-        copied = {**c, "transformer_options": {**c["transformer_options"]}}
-        own = apply_model(given["input"], given["timestep"], **c)
-        return share * own + (1 - share) * second.model.apply_model(given["input"], given["timestep"], **copied)
-
-    model.set_model_unet_function_wrapper(average)
-    return model
 
 
 def test_velocity_experts_among_themselves(shop):
@@ -44,7 +30,7 @@ def test_noise_and_velocity_meet_in_what_they_denoise_to(shop, order, share):
     models = [shop.plain, shop.velocity] if order == "eps first" else [shop.velocity, shop.plain]
     fusion = training_free(shop.host, "noise average", f"{share}, {1 - share}")
     found = sample(shop.wires(ensemble(shop.host, fusion, *models)).with_widgets(steps=4))
-    expected = sample(shop.wires(averaging(*models, share)).with_widgets(steps=4))
+    expected = sample(shop.wires(averaged_by_the_host(*models, share)).with_widgets(steps=4))
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (found - sample(shop.wires(models[0]).with_widgets(steps=4))).abs().max() > 0.1
 
@@ -105,7 +91,7 @@ def test_an_expert_with_another_noise_schedule_keeps_its_own_timesteps(shop):
 
     found = run(ensemble(shop.host, alone, shop.plain, stated))
     # Only how the first noise is scaled hangs on the schedule of the model in front, so both start from model_1's.
-    expected = run(averaging(shop.plain, Patched(stated), 0.0))
+    expected = run(averaged_by_the_host(shop.plain, Patched(stated), 0.0))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
 
 

@@ -10,19 +10,7 @@ from tests.support.aggregators import random_aggregator, small_config
 from tests.support.ensembles import config_for, ensemble, training_free
 from tests.support.refusing import refused
 
-
-@pytest.fixture(autouse=True)
-def expert_error(pack):
-    """ExpertError, once the host can be imported."""
-    from afa_core.host.experts.experts import ExpertError
-
-    return ExpertError
-
-
-@pytest.fixture
-def models(checkpoint):
-    """models("tiny_sd15_a", ...) -> their MODELs."""
-    return lambda *names: [checkpoint(name)[0] for name in names]
+pytestmark = pytest.mark.usefixtures("pack")
 
 
 # ---- models that do not go together ----

@@ -11,19 +11,7 @@ from tests.support.ensembles import config_for, ensemble
 from tests.support.mutations import join, split
 from tests.support.refusing import refused
 
-
-@pytest.fixture(autouse=True)
-def expert_error(pack):
-    """ExpertError, once the host can be imported."""
-    from afa_core.host.experts.experts import ExpertError
-
-    return ExpertError
-
-
-@pytest.fixture
-def models(checkpoint):
-    """models("tiny_sd15_a", ...) -> their MODELs."""
-    return lambda *names: [checkpoint(name)[0] for name in names]
+pytestmark = pytest.mark.usefixtures("pack")
 
 
 def identified(path, model, experts: list[dict]):

@@ -10,7 +10,8 @@ from PIL import Image
 from afa_core.fusion.not_finite import NotFinite
 from afa_core.training.data.prompt_folder import read_prompt_folder
 from tests.support.faults import failing_module, interrupted, interruption, nan_from, out_of_memory
-from tests.support.node_trainer import Trainer, same, twelve_pictures
+from tests.support.node_trainer import Trainer, twelve_pictures
+from tests.support.training_toys import same_weights
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +59,14 @@ def test_memory_runs_out(trainer, expected, monkeypatch, where):
         text = trainer.error_of(memory.OOM_EXCEPTION, where)
     assert text.startswith("Training ran out of memory: lower batch_size or resolution")
     monkeypatch.undo()
-    assert same(trainer.run(where).state, expected)
+    assert same_weights(trainer.run(where).state, expected)
 
 
 def test_nan_from_an_expert_is_told_before_it_spoils_the_weights(trainer, expected):
     with nan_from(block(trainer), first=9):
         text = trainer.error_of(NotFinite, "nan")
     assert text.startswith("model_2 produced NaN or infinite numbers in block output 4 in training step ")
-    assert same(trainer.run("nan").state, expected)
+    assert same_weights(trainer.run("nan").state, expected)
 
 
 def test_nan_from_an_expert_on_a_held_out_picture(trainer):
@@ -96,7 +97,7 @@ def test_an_interruption(trainer, expected, moment):
     name = f"interrupted {moment}"
     with interrupted(moment):
         trainer.error_of(interruption(), name)
-    assert same(trainer.run(name).state, expected)
+    assert same_weights(trainer.run(name).state, expected)
 
 
 def test_the_folder_disappears_while_training(trainer, expected, pictures, tmp_path):
@@ -104,7 +105,7 @@ def test_the_folder_disappears_while_training(trainer, expected, pictures, tmp_p
     copy = shutil.copytree(pictures, tmp_path / "copy")
     hook = block(trainer).register_forward_pre_hook(lambda *_: shutil.rmtree(copy, ignore_errors=True))
     try:
-        assert same(trainer.run("gone", prompt_folder=str(copy)).state, expected)
+        assert same_weights(trainer.run("gone", prompt_folder=str(copy)).state, expected)
     finally:
         hook.remove()
     assert not copy.exists()
@@ -164,6 +165,6 @@ def test_an_error_of_the_view_neither_ends_a_training_nor_hides_an_error(trainer
 
     monkeypatch.setattr(server.PromptServer.instance, "send_sync", broken)
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
-    assert same(trainer.run("no view").state, expected)
+    assert same_weights(trainer.run("no view").state, expected)
     with failing_module(block(trainer), ZeroDivisionError("the first error"), at=9):
         assert trainer.error_of(ZeroDivisionError, "no view", resume="start anew") == "the first error"

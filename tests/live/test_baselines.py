@@ -6,14 +6,11 @@ import time
 import pytest
 from safetensors.torch import save_file
 
+from tests.support.comfy.api import node
 from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.checkpoints import ensure_checkpoints
 from tests.support.comfy.server import Failure, LiveServer
 from tests.support.small_clip import small_clip
-
-
-def node(kind, **inputs):
-    return {"class_type": kind, "inputs": inputs}
 
 
 def loaders():

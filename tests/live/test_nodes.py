@@ -9,6 +9,7 @@ from PIL import Image
 from afa_core.aggregator.config import AggregatorConfig
 from afa_core.aggregator.file import save_aggregator
 from tests.support.aggregators import random_aggregator, write_authors_layout
+from tests.support.comfy.api import node
 from tests.support.comfy.server import Failure
 
 TOYS = ["tiny_sd15_a.safetensors", "tiny_sd15_b.safetensors"]
@@ -33,10 +34,6 @@ def place(live_server):
     yield put
     for path in made:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def node(kind, **inputs):
-    return {"class_type": kind, "inputs": inputs}
 
 
 def graph(aggregator, checkpoints=TOYS, steps=2, **more):

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from afa_core.aggregator.file import load_aggregator
 from tests.support.comfy.events import Events
 from tests.support.comfy.server import Failure
+from tests.support.node_trainer import twelve_pictures
 from tests.support.stand_ins import lora
 
 STEPS = 30
@@ -19,10 +20,7 @@ STEPS = 30
 def pictures(live_server):
     folder = live_server.base / "input" / "live_training"
     folder.mkdir(exist_ok=True)
-    for i in range(12):
-        Image.new("RGB", (64, 64), (20 * i, 100, 255 - 20 * i)).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"picture {i}")
-    return folder
+    return twelve_pictures(folder)
 
 
 def workflow(server, save_as: str, **changes) -> dict:

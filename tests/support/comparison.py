@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tests.support.comfy.api import node
+
 MODELS = (1, 2, 3)
 SAMPLING = {"sampler_name": "dpmpp_2m", "scheduler": "normal", "cfg": 3.0}
 CHOICES = (
@@ -9,10 +11,6 @@ CHOICES = (
 )  # fmt: skip
 
 Graph = dict[str, dict[str, Any]]
-
-
-def node(kind: str, **inputs) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def loaders(checkpoints: list[str], aggregator: str) -> Graph:

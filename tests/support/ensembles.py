@@ -104,3 +104,19 @@ def text_for(texts: list[Tensor], **extras) -> list:
     """A conditioning that carries one text [B, L, D] an expert."""
     first, *others = texts
     return [[first, {**extras, "afa_conds": [[text, dict(extras)] for text in others]}]]
+
+
+def averaged_by_the_host(first, second, share: float = 0.5):
+    """A reference: `first`, every denoised prediction of which is averaged with that of `second`."""
+    model = first.clone()
+
+    def average(apply_model, given):
+        c = given["c"]
+        copied = {**c, "transformer_options": {**c["transformer_options"]}}
+        if c.get("control"):
+            copied["control"] = {kind: list(residuals) for kind, residuals in c["control"].items()}
+        own = apply_model(given["input"], given["timestep"], **c)
+        return share * own + (1 - share) * second.model.apply_model(given["input"], given["timestep"], **copied)
+
+    model.set_model_unet_function_wrapper(average)
+    return model

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from afa_core.aggregator.file import load_aggregator
@@ -19,10 +18,6 @@ def twelve_pictures(folder: Path) -> Path:
         Image.new("RGB", (64, 64), (20 * i, 100, 255 - 20 * i)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"picture {i}")
     return folder
-
-
-def same(state, expected) -> bool:
-    return all(torch.equal(state[key], expected[key]) for key in expected)
 
 
 class Trainer:

@@ -79,3 +79,8 @@ def toy_dataset(items: int = 20, seed: int = 0) -> LatentDataset:
         for i in range(items)
     ]
     return LatentDataset(listed, ToyStore(), experts=2, plan=BatchPlan(seed=seed, batch_size=2), source="toy")
+
+
+def same_weights(one, other) -> bool:
+    """Whether two state dicts are equal to the bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

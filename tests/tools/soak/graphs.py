@@ -7,6 +7,7 @@ from pathlib import Path
 from afa_core.aggregator.config import AggregatorConfig
 from afa_core.aggregator.file import save_aggregator
 from tests.support.aggregators import random_aggregator
+from tests.support.comfy.api import node
 
 A, B, C, V = (f"tiny_sd15_{name}.safetensors" for name in "abcv")
 FLUX = [f"tiny_flux_{name}.safetensors" for name in "ab"]
@@ -91,7 +92,3 @@ def painted(number: int, clip: list, vae: list, scheduler: str) -> dict:
         "s": node("PreviewImage", images=["d", 0]),
         "q": node("PreviewImage", images=["m", 0]),
     }
-
-
-def node(kind: str, **inputs) -> dict:
-    return {"class_type": kind, "inputs": inputs}
