@@ -1,9 +1,10 @@
 """What an ensemble asks of a GPU stays within its limits; and what is counted there is what happens."""
 
+import pytest
 import torch
 
 from tests.bench.gpu_habits import rows
-from tests.support.fake_gpu import counted, fake_gpu
+from tests.support.fake_gpu import counted, fake_gpu, to_fake_gpu
 
 
 def test_the_limits_hold(comfy_host, pack):
@@ -29,3 +30,19 @@ def test_what_waits_is_counted():
         torch.ones(3).to("cuda")
         x.tolist()
     assert counts.waits == {"item": 1, "copy": 3}
+
+
+@pytest.mark.parametrize("kind", ["ModelSamplingDiscreteFlow", "ModelSamplingFlux", "ModelSamplingCosmosRFlow"])
+def test_noise_levels_of_transformers_wait_for_nothing(comfy_host, pack, kind):
+    """In every training step, with the levels' bounds on the GPU as all of a loaded model is."""
+    import comfy.model_sampling
+
+    from afa_core.host.architectures.noise import FlowNoise
+
+    sampling = getattr(comfy.model_sampling, kind)()
+    with fake_gpu():
+        to_fake_gpu(sampling)
+        levels = torch.full((2,), 0.5, device="cuda")
+        with counted() as counts:
+            sigma = FlowNoise().sigma(sampling, levels)
+    assert sigma.is_cuda and not counts.waits
