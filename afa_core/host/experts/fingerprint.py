@@ -82,9 +82,8 @@ def _add(digest, value: Any, depth: int) -> None:
         for part in value:
             _add(digest, part, depth - 1)
     elif isinstance(value, torch.nn.Module):
-        kinds = [
-            kind.__qualname__ for kind in type(value).__mro__
-        ]  # what a sampling predicts is one of its base classes
+        # What a sampling predicts is one of its base classes.
+        kinds = [kind.__qualname__ for kind in type(value).__mro__]
         _add(digest, [kinds, {**dict(value.named_parameters()), **dict(value.named_buffers())}], depth - 1)
     elif callable(value) and hasattr(value, "__qualname__"):
         digest.update(value.__qualname__.encode())
@@ -94,5 +93,5 @@ def _add(digest, value: Any, depth: int) -> None:
         _add(digest, weights, depth - 1)
     elif (adapters := getattr(value, "adapters", None)) is not None:  # of a LoRA loader in bypass mode, by layer
         _add(digest, adapters, depth - 1)
-    elif callable(value):  # a patch that is an object
+    elif callable(value) and hasattr(value, "__dict__"):  # a patch that is an object
         _add(digest, vars(value), depth - 1)

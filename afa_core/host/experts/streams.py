@@ -49,9 +49,9 @@ def expert_stream(
             expert.patcher.model, {**inputs, "control": control}, left_out=left_out, checkpointing=checkpointing
         )
     stream = stream_with(expert.own_patches, stream)
-    return stream if device == first_device else _on_another_device(
-        stream, embeddings, device, first_device
-    ), embeddings
+    if device != first_device:
+        stream = _on_another_device(stream, embeddings, device, first_device)
+    return stream, embeddings
 
 
 def _on_another_device(
