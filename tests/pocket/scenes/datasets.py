@@ -12,7 +12,7 @@ from .. import common
 from . import models, pairs, pictures
 
 EXPERTS = len(common.DOMAINS)
-TRAINING_PAIRS, TRAINING_SINGLES = 2000, 400
+TRAINING_PAIRS, TRAINING_SINGLES = 8000, 1600
 BATCH = 8
 """Of the aggregators' trainings."""
 WATCHED = ("watched_known", "watched_experts_only", "watched_unseen")
