@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path  # noqa: E402
 
+from afa_core.aggregator.file import load_aggregator  # noqa: E402
+
 from . import aggregators, datasets, models, pairs, rows, statistics, world  # noqa: E402
 
 AGAINST = "AFA"
@@ -42,6 +44,12 @@ def table(of: world.World, name: str, trained: dict[str, list[Path]], against: s
     return "\n".join(lines)
 
 
+def curve(file: Path) -> str:
+    """The loss of the watched pairs over a training."""
+    measured = load_aggregator(file).training["held_out"]
+    return f"{file.stem}: watched " + ", ".join(f"{loss:.4f} after {step} steps" for step, loss in measured) + "."
+
+
 def of_all_seeds(of: world.World, steps: int) -> dict[str, list[Path]]:
     """The aggregators that have been trained for so many steps."""
     files = {n: [aggregators.last(of, n, seed, steps) for seed in aggregators.SEEDS] for n in aggregators.variants(of.kind)}
@@ -65,6 +73,8 @@ def main() -> None:
         )
     )
     print("Cosine of two experts' features: " + ", ".join(f"{point} {cosine:.3f}" for point, cosine in near.items()))
+    for file in (file for files in trained.values() for file in files):
+        print(curve(file))
     for name in args.lists:
         print(table(of, name, trained, args.against), flush=True)
 
