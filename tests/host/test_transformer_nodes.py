@@ -113,9 +113,9 @@ class Redness:
 def test_auto_block_merge(comfy_host, parts, monkeypatch):
     from afa_core.host.scoring import scorers
 
-    if parts.cases[0].family == "cosmos":  # its VAE's pictures have an axis for frames
+    if parts.cases[0].family == "cosmos":  # its VAE takes latents and gives pictures with an axis for frames
         decode = parts.vae.decode
-        monkeypatch.setattr(parts.vae, "decode", lambda samples: decode(samples)[:, None])
+        monkeypatch.setattr(parts.vae, "decode", lambda samples: decode(samples[:, :, 0])[:, None])
     monkeypatch.setitem(scorers.SCORERS, "AES", Redness)
     latent = comfy_host.call("EmptySD3LatentImage", width=64, height=64, batch_size=1)[0]
     model, report = comfy_host.call(
