@@ -92,8 +92,8 @@ export function growSockets(node, prefix) {
   }
 
   /**
-   * The height follows the sockets: the host enlarges a node for more of them, and does not shrink it for fewer. A loaded node, for which the host has
-   * made room for all its sockets, gets the size back that its workflow says.
+   * The height follows the sockets: the host enlarges a node for more of them, and does not shrink it for fewer. A loaded
+   * node, for which the host has made room for all its sockets, gets the size back that its workflow says.
    */
   function fit(change, height) {
     if (change < 0) {

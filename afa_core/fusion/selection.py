@@ -1,8 +1,9 @@
 """Selective ensembling: experts that a step can do without are not evaluated for it.
 
 Fused features take the place of every expert's own at every fusion point. So an expert that is left out of
-one block goes on from the fused feature at the next, as every expert does, and what it costs is saved block by block. Under an
-identity bias (identity.py) it would miss its own features there, so it is left out of whole evaluations.
+one block goes on from the fused feature at the next, as every expert does, and what it costs is saved block by
+block. Under an identity bias (identity.py) it would miss its own features there, so it is left out of whole
+evaluations.
 """
 
 from __future__ import annotations

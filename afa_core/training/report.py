@@ -15,8 +15,8 @@ STYLES = (":", "-.", "--")
 def report_text(name: str, task: Task, state: TrainingState) -> str:
     """The held-out loss beside what needs no training, and the task's own values; some front ends show it as Markdown."""
     best, chosen = state.best_loss(task.chosen_by), state.evaluations[state.best_at(task.chosen_by)]
-    rivals = {name: loss for name, loss in state.baselines.items() if name != task.goal}
-    rival, level = min(rivals.items(), key=lambda row: row[1])
+    others = {name: loss for name, loss in state.baselines.items() if name != task.goal}
+    rival, level = min(others.items(), key=lambda row: row[1])
     lines = [
         f"{name}: {state.step} steps, {state.seconds:.0f} s, {state.finished}.",
         f"Held-out loss {best:.5f}, {(best / level - 1) * 100:+.2f} % against the best without training ({rival}, {level:.5f}).",

@@ -30,7 +30,8 @@ export function addTrainingView(node) {
 
 /**
  * The view should not stand below thirty widgets. Nodes 2.0 of newer front ends folds what the server calls advanced; the
- * classic canvas supports the mark, if it is set here, and the menu entry "Show Advanced", but keeps empty space for folded widgets.
+ * classic canvas supports the mark, if it is set here, and the menu entry "Show Advanced", but keeps empty space for
+ * folded widgets.
  */
 function foldAdvanced(node) {
   for (const widget of node.widgets) {

@@ -24,7 +24,7 @@ from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTas
 
 from .. import common  # noqa: E402
 from . import aggregators, datasets, statistics, world  # noqa: E402
-from .rows import LOOKS  # noqa: E402
+from .rows import LOOKS, over_looks  # noqa: E402
 
 STEPS, SEED = 600, 1
 SHIPPED = "as in the pack"
@@ -86,7 +86,7 @@ def _losses(task: AggregatorTask) -> Tensor:
     batches = datasets.listed(datasets.WATCHED[1]).batches(world.BATCH)
     fusion = task.fusion()
     found = [sample_loss(task.experts, fusion, b, held_out_draw(b, look)) for look in range(LOOKS) for b in batches]
-    return torch.cat(found).view(LOOKS, -1).mean(0)
+    return over_looks(found)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the scenes' rows lose: python -m tests.pocket.scenes.results [lists ...] [--kind far] [--steps 6000]
+"""What the scenes' rows lose: python -m tests.pocket.scenes.results [lists ...] [--kind far] [--steps N]
 
 By default on the watched tenth. The held-out lists, known, experts_only and held_out, are looked at once, at the end
 (PROTOCOL.md). Prints Markdown. An aggregator that was trained from several seeds is one row.

@@ -65,17 +65,17 @@ def measure(world: World, scenes: Scenes, trained: dict[str, list[Path]]) -> Row
                 def observe(point: FusionPoint, shares: Tensor, seen: dict = seen, domains: list = domains) -> None:
                     seen[point.name].append(right_weight(shares, domains))
 
-                looker = observe if name in trained else None
-                each = [sample_loss(world.experts, make(domains), batch, draw, looker) for make in makes]
+                seeing = observe if name in trained else None
+                each = [sample_loss(world.experts, make(domains), batch, draw, seeing) for make in makes]
                 losses[name].append(torch.stack(each).mean(0))
                 for point, weights in seen.items():
                     routing[name][point].append(torch.stack(weights).mean(0))
     points = [point.name for point in world.experts.points]
-    followed = {n: {p: _over_looks(of[p]) for p in points if p in of} for n, of in routing.items()}
-    return Rows({name: _over_looks(parts) for name, parts in losses.items()}, followed)
+    followed = {n: {p: over_looks(of[p]) for p in points if p in of} for n, of in routing.items()}
+    return Rows({name: over_looks(parts) for name, parts in losses.items()}, followed)
 
 
-def _over_looks(batches: list[Tensor]) -> Tensor:
+def over_looks(batches: list[Tensor]) -> Tensor:
     """Of one value a pair and look, in their batches: one a pair."""
     return torch.cat(batches).view(LOOKS, -1).mean(0)
 

@@ -96,8 +96,8 @@ def _checkpoints(running: Host, kind: str) -> tuple[dict[str, Any], dict[str, An
         apart = [model for model, *_ in checkpoints.load(running, names)]
         return running.call("AFAMergeModels", **{f"model_{i}": m for i, m in enumerate(apart, start=1)}, **widgets)[0]
 
-    beyond = merged(base=base, extrapolation=EXTRAPOLATION)
-    return {"base": base, "weighted merge": merged(), EXTRAPOLATED: beyond}, loaded
+    merges = {"weighted merge": merged(), EXTRAPOLATED: merged(base=base, extrapolation=EXTRAPOLATION)}
+    return {"base": base, **merges}, loaded
 
 
 def _loras(running: Host) -> tuple[dict[str, Any], dict[str, Any]]:
