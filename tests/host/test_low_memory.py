@@ -5,6 +5,7 @@ from weakref import WeakSet
 import pytest
 import torch
 
+from tests.support import transformers
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator
 from tests.support.graphs import hooked_lora, sample
 from tests.support.node_trainer import Trainer, twelve_pictures
@@ -84,6 +85,25 @@ def test_experts_loaded_in_part(shop, little_memory, total, wire):
         assert (found - whole[chosen]).abs().max() < 1e-3 * whole[chosen].abs().max()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("family", transformers.FAMILIES)
+def test_transformers_loaded_in_part(comfy_host, pack, little_memory, family, share):
+    """As above; share: how much of one expert's weights the card has room for."""
+    import comfy.model_management as memory
+
+    cases = [transformers.load(comfy_host, f"tiny_{family}_{letter}") for letter in "ab"]
+    whole = [transformers.sample(comfy_host, case.patcher, case) for case in cases]
+    memory.unload_all_models()
+    little_memory(int(share * cases[0].patcher.model_size()))
+    for chosen, expected in enumerate(whole):
+        following = certain_aggregator(cases[0].patcher, 2, chosen)
+        model = ensemble(comfy_host, following, *(case.patcher for case in cases))
+        found = transformers.sample(comfy_host, model, cases[0])
+        assert max(loaded_share(model)) < 1
+        assert any(loaded_share(model)) == bool(share)
+        assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
 # ------------------------------------------------------------------ stored in fewer bits
 def in_fp8(shop, name):
     """As the host loads a checkpoint under --fp8_e4m3fn-unet."""
@@ -123,6 +143,19 @@ def test_beside_an_expert_in_full_precision(shop, stored):
         for place, which in enumerate(order):
             model = ensemble(shop.host, certain_aggregator(shop.plain, 2, place), *(models[i] for i in order))
             assert torch.equal(run(shop, model), expected[which])
+
+
+@pytest.mark.parametrize("family", transformers.FAMILIES)
+def test_transformers_in_fp8(comfy_host, pack, family):
+    """Copies of one are the plain model, and a following ensemble is the one that it follows."""
+    cases = [transformers.load(comfy_host, f"tiny_{family}_{letter}", "fp8_e4m3fn") for letter in "ab"]
+    assert any(parameter.element_size() == 1 for parameter in cases[0].network.parameters())
+    models = [case.patcher for case in cases]
+    first, second = (transformers.sample(comfy_host, case.patcher, case) for case in cases)
+    copies = ensemble(comfy_host, random_aggregator(models[0], 2), models[0], models[0].clone())
+    assert torch.equal(transformers.sample(comfy_host, copies, cases[0]), first)
+    following = ensemble(comfy_host, certain_aggregator(models[0], 2, 1), *models)
+    assert torch.equal(transformers.sample(comfy_host, following, cases[0]), second)
 
 
 def in_full(shop, stored, model):

@@ -76,11 +76,11 @@ class Case:
         return {**defaults, **inputs, "control": control, "transformer_options": options}
 
 
-def load(host, name: str) -> Case:
-    """A toy; skips the test where the host at hand does not have its family."""
+def load(host, name: str, dtype: str = "default") -> Case:
+    """A toy with its weights in this dtype; skips the test where the host at hand does not have its family."""
     if name not in {Path(file).stem for file in host.folder_paths.get_filename_list("diffusion_models")}:
         pytest.skip(f"this ComfyUI has no {name.split('_')[1]}")
-    return Case(name, host.call("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")[0])
+    return Case(name, host.call("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype=dtype)[0])
 
 
 def by_host(case: Case, inputs: dict[str, Any], control: Any = None, options: dict[str, Any] | None = None) -> Tensor:
