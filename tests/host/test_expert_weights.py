@@ -2,6 +2,8 @@
 
 import gc
 import weakref
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,6 +89,26 @@ def test_one_checkpoint_with_two_samplings(shop):
     models = [shop.plain, zero_terminal_snr(shop.wires(shop.plain)).model]
     alone = run(shop, ensemble(shop.host, training_free(shop.host, "noise average", "1, 0"), *models))
     assert torch.equal(alone, run(shop, shop.plain))
+
+
+def test_scheduled_weights_are_computed_once_a_keyframe(shop, monkeypatch):
+    """As the host does for a plain model, which keeps them from step to step; also where two experts share a network."""
+    from comfy.model_patcher import ModelPatcher
+
+    models = [shop.plain, shop.other, shop.with_lora(shop.other)]
+    model = ensemble(shop.host, random_aggregator(shop.plain, 3), *models)
+    computed, compute = Counter(), ModelPatcher.patch_hook_weight_to_device
+
+    def counted(patcher, *args, **kwargs):
+        computed[patcher.model] += 1
+        return compute(patcher, *args, **kwargs)
+
+    monkeypatch.setattr(ModelPatcher, "patch_hook_weight_to_device", counted)
+    wires = hooked_lora(shop.wires(model)).with_widgets(steps=6)
+    sample(wires)
+    assert len(computed) == 2 and len(set(computed.values())) == 1
+    sample(replace(wires, model=shop.copies[0]))
+    assert computed[shop.copies[0].model] == computed[shop.plain.model]
 
 
 # ------------------------------------------------------------------ nothing stays behind

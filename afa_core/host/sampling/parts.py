@@ -58,6 +58,12 @@ def experts_of(main: ModelPatcher) -> list[Expert]:
     ]
 
 
+def other_patchers(main: ModelPatcher) -> list[ModelPatcher]:
+    """The experts' patchers beside the first one's, each once: experts may share one."""
+    patchers = dict.fromkeys(expert.patcher for expert in experts_of(main))
+    return [patcher for patcher in patchers if patcher is not main]
+
+
 def fusion_on(main: ModelPatcher, fusion: Fusion) -> Fusion:
     """The fusion with the aggregator that the host loaded beside this patcher: each of several GPUs has its own."""
     if not isinstance(fusion, SABWFusion):

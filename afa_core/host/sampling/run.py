@@ -29,7 +29,7 @@ from ..experts.experts import (
 )
 from ..text.conditioning import check_texts, encode_texts
 from .finite import FiniteCheck
-from .parts import ensemble_of, experts_of
+from .parts import ensemble_of, experts_of, other_patchers
 
 RUN = "afa_run"
 
@@ -132,26 +132,22 @@ def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: 
 
 def apply_hooks(main: ModelPatcher, hooks) -> None:
     """Whenever the first expert's scheduled weights change, so do the others'."""
-    for expert in experts_of(main)[1:]:
-        patcher = expert.patcher
-        if patcher is main:
-            continue
+    for patcher in other_patchers(main):
         patcher.hook_mode = main.hook_mode
-        # The host notices a changed keyframe on its main model only, and drops what it had computed there.
-        patcher.cached_hook_patches.clear()
-        patcher.patch_hooks(None)
         patcher.apply_hooks(hooks)
 
 
 def prepare_state(main: ModelPatcher, *_) -> None:
-    """Before every evaluation: where a changed keyframe took the hooks off the first expert, off the others too.
+    """Before every evaluation: what a changed keyframe took off the first expert goes off the others too.
 
-    The host logs nothing here, and nothing either when what comes next runs without hooks.
+    The host notices the change on its main model only: it forgets the weights that it kept for later steps, and may
+    take the hooks off. It logs nothing then, and nothing either when what comes next runs without hooks.
     """
-    if main.current_hooks is None:
-        for expert in experts_of(main)[1:]:
-            if expert.patcher is not main:
-                expert.patcher.patch_hooks(None)
+    for patcher in other_patchers(main):
+        for group in patcher.cached_hook_patches.keys() - main.cached_hook_patches.keys():
+            del patcher.cached_hook_patches[group]
+        if main.current_hooks is None and patcher.current_hooks is not None:
+            patcher.patch_hooks(None)
 
 
 def prepare_sampling(executor, main: ModelPatcher, noise_shape, conds, *args, **kwargs):
@@ -204,17 +200,14 @@ def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
 
 
 def pre_run(main: ModelPatcher) -> None:
-    experts = experts_of(main)
-    for expert, options in zip(experts, ensemble_of(main).own_options, strict=True):
+    for expert, options in zip(experts_of(main), ensemble_of(main).own_options, strict=True):
         # As the host's loader does with the options of a model, of which these have been taken out.
         ModelPatcher.model_patches_to(_holding(options), expert.patcher.load_device)
         ModelPatcher.model_patches_to(_holding(options), main.model_dtype())
-    for expert in experts[1:]:
-        if expert.patcher is not main:
-            expert.patcher.pre_run()
+    for patcher in other_patchers(main):
+        patcher.pre_run()
 
 
 def cleanup(main: ModelPatcher) -> None:
-    for expert in experts_of(main)[1:]:
-        if expert.patcher is not main:
-            expert.patcher.cleanup()
+    for patcher in other_patchers(main):
+        patcher.cleanup()
