@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+from comfy.model_sampling import ModelSamplingDiscrete
 from torch import Tensor
 
 
@@ -27,14 +28,22 @@ def signal_to_noise(sampling: Any, sigma: Tensor) -> Tensor:
 
 
 class DiscreteNoise:
-    """A table of sigmas by timestep: 1,000 of them for Stable Diffusion (Ho et al. 2020)."""
+    """A table of sigmas by timestep: 1,000 of them for Stable Diffusion (Ho et al. 2020).
+
+    A level is a place in the table, as EDM's networks are given a logarithm in place of a timestep.
+    """
 
     def sigma(self, sampling: Any, level: Tensor) -> Tensor:
-        timesteps = (level.float() * len(sampling.sigmas)).round(decimals=3)  # k / 1000 * 1000 is k again
-        return sampling.sigma(timesteps).to(level.device)
+        places = (level.float() * len(sampling.sigmas)).round(decimals=3)  # k / 1000 * 1000 is k again
+        return ModelSamplingDiscrete.sigma(sampling, places - self._before(sampling)).to(level.device)
 
     def level(self, sampling: Any, sigma: Tensor) -> Tensor:
-        return sampling.timestep(sigma) / len(sampling.sigmas)
+        return (ModelSamplingDiscrete.timestep(sampling, sigma) + self._before(sampling)) / len(sampling.sigmas)
+
+    @staticmethod
+    def _before(sampling: Any) -> float:
+        """What part of the first entry's span lies before it: LCM's table keeps the last of every 20 timesteps."""
+        return 1 - 1 / getattr(sampling, "skip_steps", 1)
 
 
 class FlowNoise:
