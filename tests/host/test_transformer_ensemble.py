@@ -195,6 +195,16 @@ def test_a_network_that_adapts_its_prompt_adapts_it_itself(comfy_host, pack, mon
     assert mean_difference(sample(comfy_host, b.patcher, b), expected) > 1e-3
 
 
+def test_every_expert_s_timesteps_go_by_the_mask(comfy_host, pack):
+    """As those of Cosmos-Predict2 do where a part of a picture is painted anew."""
+    a, b = (load(comfy_host, f"tiny_cosmos_{letter}") for letter in "ab")
+    latent = {"samples": torch.ones(1, 16, 1, 12, 8), "noise_mask": torch.ones(1, 96, 64)}
+    latent["noise_mask"][..., :32] = 0
+    expected = sample(comfy_host, b.patcher, b, latent_image=latent)
+    following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, 1), a.patcher, b.patcher)
+    assert torch.equal(sample(comfy_host, following, a, latent_image=latent), expected)
+
+
 def test_experts_of_anima_use_their_own_adapters(comfy_host, pack):
     """Two experts that differ in their adapters alone, on one text."""
     a, b = (load(comfy_host, "tiny_anima_a") for _ in range(2))

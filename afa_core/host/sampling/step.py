@@ -148,7 +148,8 @@ def stream_of(
     model = expert.patcher.model
     inputs = {**inputs, "transformer_options": own_options(call.main, index, inputs["transformer_options"])}
     if model.model_sampling is not call.main.model.model_sampling:
-        inputs["timesteps"] = model.model_sampling.timestep(call.sigma).float()
+        timesteps = model.model_sampling.timestep(call.sigma).float()
+        inputs["timesteps"] = model.process_timestep(timesteps, **{**inputs, "x": call.x})  # Cosmos' go by the mask
     own = {name: text_of(call.texts, index, name) for name in expert.architecture.own}
     stream, embeddings = expert_stream(expert, inputs, own, left_out)
     return _named(stream, expert.label), embeddings
