@@ -50,7 +50,7 @@ def experts_of(main: ModelPatcher) -> list[Expert]:
     loaded = [main, *main.get_additional_models_with_key(KEY)]
 
     def as_loaded(patcher: ModelPatcher) -> ModelPatcher:
-        return next(p for p in loaded if _stands_for(p, patcher))
+        return next(p for p in loaded if stands_for(p, patcher))
 
     return [
         replace(expert, patcher=as_loaded(expert.patcher), beside=expert.beside and as_loaded(expert.beside))
@@ -73,7 +73,7 @@ def fusion_on(main: ModelPatcher, fusion: Fusion) -> Fusion:
     return fusion if aggregator is fusion.aggregator else SABWFusion(aggregator, fusion.attend, fusion.top_k)
 
 
-def _stands_for(loaded: ModelPatcher, patcher: ModelPatcher) -> bool:
-    """Whether it is a clone, or on newer hosts the same network on another GPU."""
+def stands_for(loaded: ModelPatcher, patcher: ModelPatcher) -> bool:
+    """Whether it is a clone, or on newer hosts the same network on another GPU, or without paged weights."""
     base, other = (getattr(each, "clone_base_uuid", None) for each in (patcher, loaded))
     return loaded.is_clone(patcher) or (base is not None and base == other)

@@ -29,7 +29,7 @@ from ..experts.experts import (
 )
 from ..text.conditioning import check_texts, encode_texts
 from .finite import FiniteCheck
-from .parts import ensemble_of, experts_of, other_patchers
+from .parts import ensemble_of, experts_of, other_patchers, stands_for
 
 RUN = "afa_run"
 
@@ -119,10 +119,13 @@ def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: 
         check_adds(later_weights(main, ensemble.weights))
     patchers = [main]
     for expert in ensemble.experts[1:]:
-        if expert.patcher.is_clone(main):
-            patchers.append(main)
+        patcher = expert.patcher
+        if any(stands_for(other, patcher) for other in patchers):
             continue
-        patcher = later_patches(expert.patcher, main, ensemble.weights, ensemble.objects)
+        if len(hooks) > 0 and hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
+            # Paged weights cannot be scheduled. The host has replaced its main model by such a delegate already.
+            patcher = patcher.get_non_dynamic_delegate()
+        patcher = later_patches(patcher, main, ensemble.weights, ensemble.objects)
         if len(hooks) > 0:
             patcher = patcher.clone()
             patcher.register_all_hook_patches(hooks, target_dict, model_options, comfy.hooks.HookGroup())
