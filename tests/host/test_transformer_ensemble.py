@@ -182,6 +182,29 @@ def test_a_replacement_on_the_ensemble_acts_on_every_expert(flux, comfy_host):
     assert len(called) == 4, "two experts in two steps"
 
 
+@pytest.mark.parametrize("node", [("FluxGuidance", {"guidance": 1.0}), ("FluxDisableGuidance", {})], ids=lambda n: n[0])
+@pytest.mark.parametrize("blended", [False, True])
+def test_guidance_behind_the_text_encoder_is_every_expert_s(flux, comfy_host, node, blended):
+    from afa_core.host.text.carried_texts import carry
+
+    a, b, _ = flux
+    name, widgets = node
+    ours, theirs = ([conditioning(case, seed) for seed in seeds] for case, seeds in ((a, (1, 2)), (b, (3, 4))))
+
+    def prompts(texts, node, **more):
+        texts = [comfy_host.call(name, conditioning=text, **widgets)[0] for text in texts]
+        if not blended:
+            return texts
+        return [comfy_host.call(node, conditioning_to=text, conditioning_from=text, **more)[0] for text in texts]
+
+    expected = sample(comfy_host, b.patcher, b, *prompts(theirs, "ConditioningConcat"))
+    assert mean_difference(sample(comfy_host, b.patcher, b, *theirs), expected) > 1e-3
+    following = ensemble(comfy_host, certain_aggregator(a.patcher, 2, 1), a.patcher, b.patcher)
+    carried = [carry(one, [other]) for one, other in zip(ours, theirs, strict=True)]
+    carried = prompts(carried, "AFABlendConditioning", method="concat")
+    assert torch.equal(sample(comfy_host, following, a, *carried), expected)
+
+
 def test_a_network_that_adapts_its_prompt_adapts_it_itself(comfy_host, pack, monkeypatch):
     """As Anima's fine-tunes do: each has an adapter of its own between the text encoder and the blocks."""
     a, b = (load(comfy_host, f"tiny_cosmos_{letter}") for letter in "ab")

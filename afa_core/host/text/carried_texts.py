@@ -71,6 +71,14 @@ def others_texts(entry: dict[str, Any]) -> list[list[Any]]:
     return [[torch.zeros_like(tensor), _zeroed(extras, entry)] for tensor, extras in entry[CONDS_KEY]]
 
 
+def of_encoder(extras: dict[str, Any]) -> dict[str, Any]:
+    """What a text encoder has made of a prompt, out of an expert's own extras.
+
+    Numbers are the prompt's, such as Flux' guidance: a node that sets them later does so in expert 0's extras alone.
+    """
+    return {key: value for key, value in extras.items() if isinstance(value, Tensor)}
+
+
 def every_text(change: Callable[..., Conditioning], *conditionings: Conditioning) -> Conditioning:
     """What `change` makes of these conditionings, for every expert's text apart.
 
@@ -96,7 +104,7 @@ def _expert(conditioning: Conditioning, index: int) -> Conditioning:
         own = {key: value for key, value in extras.items() if key not in (CONDS_KEY, ENCODED_KEY)}
         if index and CONDS_KEY in extras:
             text, others = extras[CONDS_KEY][index - 1]
-            own.update(others)
+            own.update(of_encoder(others))
         chosen.append([text, own])
     return chosen
 

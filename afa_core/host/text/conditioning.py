@@ -12,7 +12,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ..experts.experts import Expert, ExpertError
-from .carried_texts import CONDS_KEY, others_texts
+from .carried_texts import CONDS_KEY, of_encoder, others_texts
 
 PREFIX = "afa_expert_"
 LONGEST_REPEAT = 4
@@ -90,7 +90,7 @@ def _encoded(entry: dict, prompt_type: str, experts: list[Expert], noise: Tensor
     own = others_texts(entry) if CONDS_KEY in entry else [[entry.get("cross_attn"), {}]] * (len(experts) - 1)
     found = {}
     for index, (expert, (tensor, extras)) in enumerate(zip(experts[1:], own, strict=True), start=1):
-        conds = [{**entry, **extras, "cross_attn": tensor, "model_conds": {}}]
+        conds = [{**entry, **of_encoder(extras), "cross_attn": tensor, "model_conds": {}}]
         encoded = comfy.samplers.encode_model_conds(
             expert.patcher.model.extra_conds, conds, noise, noise.device, prompt_type, **context
         )[0]["model_conds"]
