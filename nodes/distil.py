@@ -30,7 +30,7 @@ from .distil_inputs import distil_inputs
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import schema
-from .training import check_held_out, file_name, listener, of_widgets, preparation
+from .training import check_held_out, file_name, listener, of_widgets, preparation, stops
 
 
 class AFADistill(io.ComfyNode):
@@ -53,8 +53,9 @@ class AFADistill(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, prompt_folder: str = "", prompts: str = "", **inputs) -> str:
-        return " ".join(prompt_folder_stamp(text) for text in (prompt_folder, prompts) if text.strip())
+    def fingerprint_inputs(cls, save_as: str, prompt_folder: str = "", prompts: str = "", **inputs) -> str:
+        stamps = (prompt_folder_stamp(text) for text in (prompt_folder, prompts) if text.strip())
+        return " ".join([*stamps, str(stops[save_as])])
 
     @classmethod
     def execute(cls, ensemble, clip, student=None, vae=None, **widgets) -> io.NodeOutput:
@@ -83,7 +84,7 @@ class AFADistill(io.ComfyNode):
                     comfy.model_management.unload_all_models()
                     task_of_control = distillation.task(data, lora, control=True)
                     beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
-                    found, its_state = fit(task_of_control, labelled, settings, beside, _quietly(feed, settings.steps))
+                    found, its_state = fit(task_of_control, labelled, settings, beside, _quietly(feed, widgets))
                     notes.insert(1, _of_control(found, its_state.best_loss(task_of_control.chosen_by)))
             student_file = save_network(distillation.student, f"{path.stem}_student") if widgets.get("save_student") else None
             feed.finish(f"{state.finished}, saved as {path.name}")
@@ -108,13 +109,15 @@ def _sources(widgets: dict[str, Any]) -> Sources:
     return Sources.of(folder, prompts, widgets["prompt_share"])
 
 
-def _quietly(feed: TrainingFeed, steps: int):
+def _quietly(feed: TrainingFeed, widgets: dict[str, Any]):
     """The listener of a control: its losses are not those that the view on the node shows."""
+    steps = widgets["steps"]
 
     def listen(report: Report) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         feed.send(step=steps, message=f"control: step {report.state.step} of {steps}")
         if feed.stop_requested:
+            stops[widgets["save_as"]] += 1
             raise Stop
 
     return listen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from ..afa_core.training.task import Task
 from .live import TrainingFeed
 
 Settings = TypeVar("Settings")
+stops: Counter[str] = Counter()
+"""Stopped trainings, by save_as. In a node's fingerprint they let the next run go on: the host would answer from its cache."""
 
 
 def of_widgets(settings: type[Settings], widgets: dict[str, Any]) -> Settings:
@@ -45,11 +48,13 @@ def check_held_out(data: LatentDataset) -> None:
 
 
 def preparation(feed: TrainingFeed | None = None) -> Progress:
-    """Shows how far the data are prepared: on the node's bar, and in words in the view of a training."""
+    """Shows how far the data are prepared, on the node's bar and in the view of a training; Stop interrupts it."""
     bar = comfy.utils.ProgressBar(1)
 
     def progress(done: int, total: int, what: str) -> None:
         bar.update_absolute(done, total)
+        if feed and feed.stop_requested:  # nothing is trained that the graph could go on with
+            raise comfy.model_management.InterruptProcessingException
         if feed:
             feed.send(step=0, message=f"{what} {done} of {total}")
 
@@ -59,7 +64,7 @@ def preparation(feed: TrainingFeed | None = None) -> Progress:
 def listener(
     feed: TrainingFeed, task: Task, widgets: dict[str, Any], paint: Callable[[], Tensor] | None = None
 ) -> Callable[[Report], None]:
-    """Shows the progress, and ends the training on Stop or an interruption.
+    """Shows the progress, and ends the training on Stop or an interruption; before its first step, both are one.
 
     paint: makes the sample picture
     """
@@ -81,7 +86,10 @@ def listener(
             fields["sample"] = paint()
         feed.send(step=state.step, **fields)
         bar.update_absolute(state.step, widgets["steps"])
+        if feed.stop_requested and not state.step:
+            raise comfy.model_management.InterruptProcessingException
         if feed.stop_requested:
+            stops[widgets["save_as"]] += 1
             raise Stop
 
     return listen

@@ -38,6 +38,30 @@ def test_a_training_whose_page_is_gone_can_be_seen_and_stopped_from_another(live
     assert shown["state"] == "training" and live.stop_training(shown["run"]) and feed.stop_requested
 
 
+def test_stop_interrupts_what_comes_before_the_first_step(live, pack):
+    """Nothing is learnt yet that the graph could go on with."""
+    from types import SimpleNamespace
+
+    import comfy.model_management
+
+    training = import_module(pack.__name__ + ".nodes.training")
+    feed, state = feed_of(live), SimpleNamespace(step=0, losses=[])
+    progress = training.preparation(feed)
+    listen = training.listener(feed, None, {"steps": 100, "save_as": "x"})
+    progress(1, 2, "encoding")
+    feed.stop()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        progress(2, 2, "encoding")
+    report = SimpleNamespace(state=state, seconds_per_step=0, evaluation=None)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        listen(report)
+    assert not training.stops["x"]
+    state.step = 1
+    with pytest.raises(training.Stop):
+        listen(report)
+    assert training.stops["x"] == 1
+
+
 def test_what_has_ended_is_shown_to_all(live):
     feed_of(live).finish("all steps are done")
     assert live.last_training("a workflow", "3", "second tab")["message"] == "all steps are done"

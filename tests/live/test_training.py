@@ -88,7 +88,17 @@ def test_the_stop_button_ends_well_and_keeps_the_work(live_server, pictures):
     assert live_server.get(question + "another")["state"] == "done"
     assert live_server.images(history)
     stopped = load_aggregator(live_server.base / "models" / "afa" / "stopped.safetensors")
-    assert stopped.training["finished"] == "stopped" and stopped.training["steps"] < 5000
+    steps = stopped.training["steps"]
+    assert stopped.training["finished"] == "stopped" and steps < 5000
+
+    with Events(live_server) as events:  # the same graph goes on where it was stopped
+        prompt_id = live_server.queue(workflow(live_server, "stopped", steps=5000))
+        while (message := events.wait("afa.training"))["step"] <= steps:
+            pass
+        assert live_server.post("/afa/training/stop", {"run": message["run"]}) == {"stopping": True}
+        live_server.wait(prompt_id)
+    again = load_aggregator(live_server.base / "models" / "afa" / "stopped.safetensors").training["losses"]
+    assert again[:steps] == stopped.training["losses"]
 
 
 def test_a_mistake_is_told_at_the_trainer(live_server, pictures):
