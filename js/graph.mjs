@@ -68,6 +68,11 @@ export function allNodes(graph) {
   return graph.nodes.flatMap((node) => (node.subgraph ? [node, ...allNodes(node.subgraph)] : [node]));
 }
 
+/** Whether a message is of the workflow with this id; one of a graph without a workflow is of every page's. */
+export function isOfWorkflow({ workflow }, id) {
+  return !workflow || workflow === id;
+}
+
 /** The node with the server's name for it: ids of the subgraphs it lies in and its own, as "12:5". */
 export function nodeOfExecution(root, id) {
   let graph = root;

@@ -18,7 +18,7 @@ from server import PromptServer
 from ..afa_core.atomic_file import SavingError
 from ..afa_core.routing.record import Evaluation, RoutingRun
 from ..afa_core.routing.wire import wire_header, wire_run, wire_step
-from .kept import keep, kept
+from .kept import keep, kept, workflow_id
 
 ROUTING, TRAINING = "afa.routing", "afa.training"
 MESSAGES_A_SECOND = 4
@@ -55,12 +55,20 @@ def send(event: str, data: dict[str, Any]) -> None:
         logging.warning(f"AFA: the browser cannot be notified of {event}: {error!r}")
 
 
+def running_workflow() -> str:
+    """The id of the workflow whose graph runs: an ensemble that comes from the host's cache was made for another, perhaps."""
+    server = running_server()
+    running = server.prompt_queue.get_current_queue_volatile()[0] if server else []
+    return workflow_id(running[0][3].get("extra_pnginfo")) if running else ""
+
+
 def routing_listener(node_id: str | None) -> Callable[[RoutingRun, int, list[Evaluation]], None]:
     """Sends each step of an ensemble's runs, under the id of the ensemble's node, where a browser is connected."""
 
     def report(run: RoutingRun, step: int, evaluations: list[Evaluation]) -> None:
         if is_heard():
-            send(ROUTING, {"source": node_id, "step": step, **wire_header(run), **wire_step(run, evaluations)})
+            place = {"workflow": running_workflow(), "source": node_id}
+            send(ROUTING, {**place, "step": step, **wire_header(run), **wire_step(run, evaluations)})
 
     return report
 

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { element } from "../dom.mjs";
-import { nodeOfExecution, originOf } from "../graph.mjs";
+import { isOfWorkflow, nodeOfExecution, originOf } from "../graph.mjs";
 import { kept, placeOf } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { addStep, decodeRun } from "./wire.mjs";
@@ -33,7 +33,7 @@ export function addRoutingViewer(node) {
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
     const [place] = output?.afa_routing ?? [];
-    if (place) load(state, place);
+    if (place && isOfWorkflow(place, app.rootGraph.id)) load(state, place);
   };
 }
 
@@ -61,6 +61,7 @@ async function pictureOf(address) {
 
 /** A step of a run, while it samples: for every viewer whose routing comes from that ensemble. */
 function onStep({ detail }) {
+  if (!isOfWorkflow(detail, app.rootGraph.id)) return;
   const source = nodeOfExecution(app.rootGraph, detail.source);
   if (!source) return;
   for (const [node, state] of viewers) {

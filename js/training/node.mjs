@@ -2,10 +2,10 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { nodeOfExecution } from "../graph.mjs";
+import { isOfWorkflow, nodeOfExecution } from "../graph.mjs";
 import { kept, placeOf, post } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
-import { advance, isOfWorkflow, restored } from "./progress.mjs";
+import { advance, restored } from "./progress.mjs";
 import { TrainingView } from "./view.mjs";
 
 const HEIGHT = 330;

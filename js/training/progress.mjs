@@ -2,11 +2,6 @@
 
 const MEASURES = ["loss", "held_out"];
 
-/** Whether a message is of the workflow with this id; one of a graph without a workflow is of every page's. */
-export function isOfWorkflow({ workflow }, id) {
-  return !workflow || workflow === id;
-}
-
 /** The progress after one more message of "afa.training". A new run starts anew. */
 export function advance(progress, message) {
   const same = progress && progress.run === message.run;

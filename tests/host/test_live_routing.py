@@ -18,6 +18,9 @@ def test_a_step_is_sent_where_somebody_listens(pack, monkeypatch, client, tabs, 
     monkeypatch.setattr(server.PromptServer.instance, "send_sync", lambda *message: sent.append(message))
     monkeypatch.setattr(live, "wire_header", lambda run: {})
     monkeypatch.setattr(live, "wire_step", lambda run, evaluations: {"shares": evaluations})
+    queue = server.PromptServer.instance.prompt_queue
+    graph = (0, "its id", {}, {"extra_pnginfo": {"workflow": {"id": "a workflow"}}}, [])
+    monkeypatch.setattr(queue, "currently_running", {0: graph})
     live.routing_listener("7")(None, 2, [0.5])
-    message = live.ROUTING, {"source": "7", "step": 2, "shares": [0.5]}, client
+    message = live.ROUTING, {"workflow": "a workflow", "source": "7", "step": 2, "shares": [0.5]}, client
     assert sent == ([message] if heard else [])

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { advance, isOfWorkflow, latest, restored, secondsLeft, series, smoothed, spoken } from "../../js/training/progress.mjs";
+import { advance, latest, restored, secondsLeft, series, smoothed, spoken } from "../../js/training/progress.mjs";
 
 const base = { run: "one", state: "training", steps: 100, experts: ["a", "b"] };
 
@@ -16,12 +16,6 @@ test("messages add up to curves, and what was not measured leaves no point", () 
   assert.deepEqual(progress.shares, [0.3, 0.7]);
   assert.equal(progress.message, "encoding");
   assert.equal(secondsLeft(progress), 196);
-});
-
-test("a node of the same number in another workflow shows nothing", () => {
-  assert.ok(isOfWorkflow({ workflow: "a", node: "3" }, "a"));
-  assert.ok(!isOfWorkflow({ workflow: "a", node: "3" }, "b"));
-  assert.ok(isOfWorkflow({ workflow: "", node: "3" }, "b"));
 });
 
 test("a new run begins anew", () => {
