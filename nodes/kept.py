@@ -15,7 +15,7 @@ from ..afa_core.atomic_file import replacing
 COMPARISON, CHOICES = "afa.comparison", "afa.choices"
 
 MOST = 32
-"""Results that are kept, the newest; one of a routing viewer has half a megabyte."""
+"""Results of a kind that are kept, the newest; one of a routing viewer has half a megabyte."""
 
 
 def workflow_id(extra_pnginfo: dict | None) -> str:
@@ -28,8 +28,10 @@ def keep(kind: str, workflow: str, node_id: str, data: dict[str, Any]) -> None:
     path = _file(kind, workflow, node_id)
     with replacing(path, durable=False) as draft:
         draft.write_text(json.dumps(data), encoding="utf-8")
+    if kind == CHOICES:  # small, and made by hand
+        return
     with suppress(OSError):  # the browser may be reading one
-        newest = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        newest = sorted(path.parent.glob(f"{kind}_*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in newest[MOST:]:
             old.unlink()
 
@@ -43,20 +45,29 @@ def kept(kind: str, workflow: str, node_id: str) -> dict[str, Any] | None:
 
 
 def kept_comparison(workflow: str, node_id: str) -> dict[str, Any] | None:
-    """The last comparison of a node, and the blind choices that were made between these checkpoints."""
+    """The last comparison of a node, and the blind choices that were made between these checkpoints.
+
+    None without its pictures, which the host deletes when it starts; the choices come back with the next comparison.
+    """
     shown = kept(COMPARISON, workflow, node_id)
-    if shown is None:
+    if shown is None or not _is_there(shown["grid"]):
         return None
     last = kept(CHOICES, workflow, node_id)
     return {"shown": shown, "choices": last["choices"] if last and last["subject"] == shown["subject"] else []}
 
 
-def keep_choices(workflow: str, node_id: str, choices: list) -> bool:
-    """Replaces the choices of a node's last comparison; False where it has none."""
+def keep_choices(workflow: str, node_id: str, subject: list, choices: list) -> bool:
+    """Replaces the choices of a node's last comparison; False where it has none, or one of other checkpoints."""
     shown = kept(COMPARISON, workflow, node_id)
-    if shown is not None:
-        keep(CHOICES, workflow, node_id, {"subject": shown["subject"], "choices": choices})
-    return shown is not None
+    if shown is None or shown["subject"] != subject:
+        return False
+    keep(CHOICES, workflow, node_id, {"subject": subject, "choices": choices})
+    return True
+
+
+def _is_there(picture: dict[str, str]) -> bool:
+    """Whether a picture of PreviewImage still lies among the host's temporary files."""
+    return Path(folder_paths.get_temp_directory(), picture["subfolder"], picture["filename"]).exists()
 
 
 def _file(kind: str, workflow: str, node_id: str) -> Path:

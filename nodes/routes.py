@@ -69,7 +69,8 @@ async def choices(request: web.Request) -> web.Response:
     """Keeps the blind choices of a node's view, all of them at once."""
     try:
         data = await request.json()
-        workflow, node, made = str(data["workflow"]), str(data["node"]), list(data["choices"])
+        workflow, node = str(data["workflow"]), str(data["node"])
+        subject, made = list(data["subject"]), list(data["choices"])
     except (ValueError, LookupError, TypeError, RecursionError):
-        return web.json_response({"error": "expected {workflow: id, node: id, choices: [...]}"}, status=400)
-    return web.json_response({"kept": keep_choices(workflow, node, made[:MOST_CHOICES])})
+        return web.json_response({"error": "expected {workflow: id, node: id, subject: [...], choices: [...]}"}, status=400)
+    return web.json_response({"kept": keep_choices(workflow, node, subject, made[:MOST_CHOICES])})

@@ -1,6 +1,8 @@
 // AFACompare: the view on the node, fed by the last result and the choices that the server keeps.
 
+import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { isOfWorkflow } from "../graph.mjs";
 import { kept, placeOf, post } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { ComparisonView } from "./view.mjs";
@@ -10,7 +12,7 @@ const HEIGHT = 420;
 export function addComparisonView(node) {
   const view = new ComparisonView(
     (place) => api.apiURL(`/view?${new URLSearchParams(place)}`),
-    (choices) => post("/afa/comparison/choices", { ...state.place, choices }),
+    (choices) => post("/afa/comparison/choices", { ...state.place, subject: view.shown.subject, choices }),
   );
   const state = { view, place: null }; // where the server keeps what the view shows
   addWidget(node, "afa_comparison", view.root, HEIGHT, 480);
@@ -18,7 +20,7 @@ export function addComparisonView(node) {
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
     const [place] = output?.afa_comparison ?? [];
-    if (place) load(state, place);
+    if (place && isOfWorkflow(place, app.rootGraph.id)) load(state, place);
   };
   node.onConfigure = function (...args) {
     onConfigure?.apply(this, args);

@@ -125,9 +125,10 @@ def test_a_run_in_which_nothing_is_new_says_where_the_result_is(server):
 def test_choices_are_kept_until_other_checkpoints_are_connected(server):
     graph = compared(FILES, "1", 2, magic_fusion=False)
     (place,) = server.run(graph)["outputs"]["x"]["afa_comparison"]
-    made = [{"prompt": "a", "seed": 1, "methods": ["checkpoint_1", "step_switch"], "winner": None}]
-    assert server.post("/afa/comparison/choices", {**place, "choices": made}) == {"kept": True}
     address = "/afa/comparison?" + urllib.parse.urlencode(place)
+    subject = server.get(address)["shown"]["subject"]
+    made = [{"prompt": "a", "seed": 1, "methods": ["checkpoint_1", "step_switch"], "winner": None}]
+    assert server.post("/afa/comparison/choices", {**place, "subject": subject, "choices": made}) == {"kept": True}
     graph["x"]["inputs"]["seeds"] = "1-2"
     server.run(graph)
     assert server.get(address)["choices"] == made
@@ -136,4 +137,5 @@ def test_choices_are_kept_until_other_checkpoints_are_connected(server):
     sockets["trained_aggregators"] = False
     server.run(graph)
     assert server.get(address)["choices"] == []
-    assert server.post("/afa/comparison/choices", {"workflow": "", "node": "no such node", "choices": []}) == {"kept": False}
+    assert server.post("/afa/comparison/choices", {**place, "subject": subject, "choices": made}) == {"kept": False}
+    assert server.post("/afa/comparison/choices", {"workflow": "", "node": "no such node", "subject": subject, "choices": []}) == {"kept": False}

@@ -72,7 +72,30 @@ def test_only_the_newest_are_kept(pack, comfy_host):
     from importlib import import_module
 
     kept = import_module(pack.__name__ + ".nodes.kept")
+    kept.keep("another kind", "workflow", "0", {})
     for number in range(MANY + 3):
-        kept.keep("test", "workflow", str(number), {"number": number})
+        for kind in ("test", kept.CHOICES):
+            kept.keep(kind, "workflow", str(number), {"number": number})
     assert [kept.kept("test", "workflow", str(number)) is None for number in range(4)] == [True] * 3 + [False]
     assert kept.kept("test", "workflow", str(MANY + 2)) == {"number": MANY + 2}
+    assert kept.kept("another kind", "workflow", "0") == {}
+    assert kept.kept(kept.CHOICES, "workflow", "0") == {"number": 0}  # made by hand, they are never dropped
+
+
+def test_a_comparison_whose_pictures_are_gone_is_not_shown(pack, comfy_host):
+    """The host deletes its temporary files when it starts. The choices are there again with the next comparison."""
+    from importlib import import_module
+    from pathlib import Path
+
+    import folder_paths
+
+    kept = import_module(pack.__name__ + ".nodes.kept")
+    place = "a workflow", "5"
+    grid = Path(folder_paths.get_temp_directory(), "grid.png")
+    kept.keep(kept.COMPARISON, *place, {"subject": ["a", "b"], "grid": {"filename": "grid.png", "subfolder": ""}})
+    assert kept.keep_choices(*place, ["a", "b"], [1])
+    assert kept.kept_comparison(*place) is None
+    grid.parent.mkdir(exist_ok=True)
+    grid.touch()
+    assert kept.kept_comparison(*place)["choices"] == [1]
+    grid.unlink()
