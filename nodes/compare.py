@@ -14,6 +14,7 @@ from ..afa_core.fusion.averages import StaticFusion
 from ..afa_core.fusion.magic import MagicFusion
 from ..afa_core.host.merging.merge import check_mergeable
 from ..afa_core.host.sampling.ensemble import check_fits
+from ..afa_core.host.scoring.files import scorer_files
 from ..afa_core.host.text.clip import ensemble_clip
 from .compare_graph import FUSIONS, ComparisonGraph
 from .fusion import MAGIC
@@ -68,6 +69,10 @@ class AFACompare(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs) -> list[tuple[str, str]]:
+        return scorer_files()  # a file that is added later brings a column
+
+    @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:
         seeds = parse_seeds(inputs["seeds"])
         names = _check(cls, inputs)
@@ -90,7 +95,7 @@ class AFACompare(io.ComfyNode):
         layout = {
             "place": place,
             "prompt": inputs["prompt"],
-            "scores": inputs["scores"],
+            "scorers": scorer_files() if inputs["scores"] else [],
             "seeds": seeds,
             "subject": [*checkpoints, *names.values()],
             "methods": [

@@ -76,7 +76,7 @@ class AFACompareGrid(io.ComfyNode):
         methods, seeds = plan["methods"], plan["seeds"]
         pictures = [[sockets[f"picture_{r}_{c}"] for c in range(len(seeds))] for r in range(len(methods))]
         clocks = [[sockets[f"clock_{r}_{i}"] for i in range(m["stages"])] for r, m in enumerate(methods)]
-        scores = _scores(pictures, plan["prompt"]) if plan["scores"] else [{} for _ in methods]
+        scores = _scores(pictures, plan["prompt"]) if plan["scorers"] else [{} for _ in methods]
         rows = [
             Row(m["name"], m["networks"], _seconds(clock, seeds), score)
             for m, clock, score in zip(methods, clocks, scores, strict=True)
