@@ -258,7 +258,7 @@ def test_fid_and_is_from_the_users_file(comfy_host, model_file, pictures):
     model_file("scorers/weights-inception-2015-12-05-6726825d.pth", random_inception())
     report, mean = scores(comfy_host, images=pictures, prompt="", scorer="FID", scorer_2="IS", references=pictures)
     assert mean == pytest.approx(0, abs=1e-6)
-    assert report["IS"]["mean"] == pytest.approx(1, abs=0.5)
+    assert 1 + 1e-6 < report["IS"]["mean"] < 1.5
     moved, _ = scores(comfy_host, images=pictures, prompt="", scorer="FID", references=pictures * 0.2)
     assert moved["FID"]["mean"] > 1e-3
     with pytest.raises(ValueError, match="connect references"):

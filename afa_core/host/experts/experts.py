@@ -110,7 +110,8 @@ def check_config(name: str, config: AggregatorConfig, experts: list[Expert]) -> 
     """Raises ExpertError unless an aggregator of this configuration fits these experts."""
     if config.num_experts != len(experts):
         raise ExpertError(
-            f"{name} was trained for {config.num_experts} experts, and {len(experts)} models are connected."
+            f"{name} was trained for {config.num_experts} experts, and {len(experts)} models are connected: "
+            "connect those that it was trained for, in their order."
         )
     first = experts[0]
     found = first.aggregator_fields

@@ -17,8 +17,8 @@ def check_mergeable(experts: list[Expert]) -> None:
     for other in experts[1:]:
         if other.prediction != first.prediction:
             raise MergeError(
-                f"{other.label} predicts {other.prediction} and {first.label} {first.prediction}: weights that predict "
-                "different things cannot be merged. AFA Ensemble Model can run such checkpoints together."
+                f"{other.label} predicts {other.prediction} and {first.label} {first.prediction}, and weights that predict "
+                "different things cannot be merged: connect them to AFA Ensemble Model, which can run them together."
             )
 
 
@@ -38,12 +38,12 @@ def merge_models(experts: list[Expert], recipe: Recipe) -> ModelPatcher:
     keys = [key for key in merged.model_state_dict() if key.startswith(PREFIX)]
     unused = recipe.unused(key.removeprefix(PREFIX) for key in keys)
     if unused:
-        raise MergeError(f"block_weights names {unused[0]}, and no layer of {experts[0].label} begins like that.")
+        raise MergeError(f"block_weights names {unused[0]}, and no layer of {experts[0].label} begins like that: correct it.")
     ratios = {key: chain_ratios(recipe.shares(key.removeprefix(PREFIX))) for key in keys}
     for number, expert in enumerate(experts[1:]):
-        patches = expert.patcher.get_key_patches(PREFIX)
+        patches = _weights(expert)
         by_ratio: dict[float, dict] = {}
-        for key in keys:
+        for key in (key for key in keys if key in patches):  # scales of fp8 belong to the weights of one file
             by_ratio.setdefault(ratios[key][number], {})[key] = patches[key]
         for ratio, group in by_ratio.items():
             if ratio < 1:
@@ -55,5 +55,16 @@ def extrapolated(merged: ModelPatcher, first: Expert, base: Expert, strength: fl
     """base + strength * (merged - base), as one more of the host's merges of two. first: of those that were merged."""
     check_mergeable([first, base])
     result = merged.clone()
-    result.add_patches(base.patcher.get_key_patches(PREFIX), 1.0 - strength, strength)
+    result.add_patches(_weights(base), 1.0 - strength, strength)
     return result
+
+
+def _weights(expert: Expert) -> dict:
+    """A model's weights by key, with the patches on each, as the host's merges take them."""
+    try:
+        return expert.patcher.get_key_patches(PREFIX)
+    except AttributeError as error:  # the host asks a quantized layer for all that it would save
+        raise MergeError(
+            f"{expert.label} is quantized in a way that this ComfyUI cannot merge: connect its file of full or half precision, or make "
+            "it model_1."
+        ) from error

@@ -17,6 +17,11 @@ GENERIC = {"model", "pytorchmodel", "openclippytorchmodel", "openclipmodel", "vo
 """File names that say nothing: there the folder's name counts."""
 
 
+def scorer_files() -> list[tuple[str, str]]:
+    """(folder, name) of every file that a scorer may need."""
+    return [(folder, name) for folder in FOLDERS for name in folder_paths.get_filename_list(folder)]
+
+
 class ScorerError(ValueError):
     """A scorer that cannot score; says what is missing or wrong, and what to do."""
 
@@ -40,10 +45,9 @@ class WeightsFile:
 
     def find(self, scorer: str) -> Path:
         """Raises MissingFile where the user does not have it."""
-        for folder in FOLDERS:
-            for name in folder_paths.get_filename_list(folder):
-                if re.search(self.pattern, _kind_in(name)):
-                    return Path(folder_paths.get_full_path_or_raise(folder, name))
+        for folder, name in scorer_files():
+            if re.search(self.pattern, _kind_in(name)):
+                return Path(folder_paths.get_full_path_or_raise(folder, name))
         raise MissingFile(
             f"{scorer} needs a file that is not in models/{FOLDERS[0]} or models/{FOLDERS[1]}: get {self.source} and save "
             f"it as models/{self.save_as}."
@@ -97,7 +101,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:  # each kind of file has errors of its own
-        raise ScorerError(f"{path.name} cannot be read: it is damaged, or no file of weights. Get it again.") from error
+        raise ScorerError(f"{path.name} cannot be read: it is damaged, or no file of weights: get it again.") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ScorerError(f"{path.name} holds something else than weights: get it again.")
     return state

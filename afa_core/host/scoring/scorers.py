@@ -32,7 +32,7 @@ class CosineScorer:
         self.padded = padded
         scale = self.towers.logit_scale if scaled else 1.0
         if scale is None:
-            raise ScorerError(f"{file.find(name).name} lacks its logit_scale, without which {name} means nothing.")
+            raise ScorerError(f"{file.find(name).name} lacks its logit_scale, without which {name} means nothing: get {file.source}.")
         self.scale = scale
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
@@ -107,10 +107,11 @@ class InceptionScorer:
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
         if min(len(pictures), len(pictures if references is None else references)) < 2:
-            raise ScorerError(f"{self.name} describes sets of pictures: one is not enough.")
+            raise ScorerError(f"{self.name} describes sets of pictures, and one is not enough: connect more.")
         if self.name == "IS":
             logits = self._features(pictures)[1]
-            return torch.tensor([distribution.inception_score(logits, splits=min(10, len(pictures)))[0]])
+            # A split of a single picture has a score of 1, whatever it shows.
+            return torch.tensor([distribution.inception_score(logits, splits=10 if len(pictures) >= 100 else 1)[0]])
         if references is None:
             raise ScorerError("FID compares with a set of real pictures: connect references.")
         found, real = (self._features(batch)[0] for batch in (pictures, references))

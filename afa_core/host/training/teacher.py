@@ -28,7 +28,7 @@ LEVELS = torch.linspace(0, 1, 21)
 def check_teacher(ensemble: ModelPatcher) -> None:
     """Raises ExpertError for a MODEL that is no ensemble, or one that does not predict the same way at every step."""
     if ensemble.get_attachment(KEY) is None:
-        raise ExpertError("The ensemble input takes the MODEL of AFA Ensemble Model, and this is a plain one.")
+        raise ExpertError("The ensemble input takes the MODEL of AFA Ensemble Model, and this is a plain one: connect an ensemble.")
     found = ensemble_of(ensemble)
     if isinstance(found.fusion, MagicFusion):
         raise ExpertError(
