@@ -134,6 +134,7 @@ def check_overflows(count: int, step: int) -> None:
         )
 
 
+@torch.no_grad()
 def baselines(training: Training) -> dict[str, float]:
     """Held-out losses of what needs no training, on the very draws that the task is measured on.
 

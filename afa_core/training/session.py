@@ -51,7 +51,7 @@ def fit(
     """
     training = begin(task, dataset, settings, keeping)
     state, path = training.state, keeping.path
-    saved_step, saved_time = state.step, time.monotonic()
+    begun, saved_step, saved_time = state.step, state.step, time.monotonic()
 
     def export(measured: dict[str, Any]) -> Any:
         return task.export(path, state.best or training.weights, history(training), measured)
@@ -75,7 +75,7 @@ def fit(
         state.finished = "stopped"
     except BaseException:
         try:
-            if not state.torn:
+            if state.step > begun and not state.torn:  # before, there is nothing that the files do not hold
                 keep()
         except (SavingError, AggregatorError) as lost:  # the first error is the one to show
             logging.error("%s", lost)
@@ -100,7 +100,7 @@ def begin(task: Task, dataset: Data, settings: TrainingSettings, keeping: Keepin
     changes = differences(saved, wanted)
     if changes and keeping.resume == "continue":
         raise TrainingError(
-            f"{keeping.path.stem} was begun with other settings: {'; '.join(changes)}. Choose another name, or set resume "
+            f"{keeping.path.stem} was begun with other settings ({'; '.join(changes)}): choose another name, or set resume "
             'to "continue with changes" or "start anew".'
         )
     load_state(training, keeping.state_path)

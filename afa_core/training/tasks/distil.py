@@ -191,8 +191,11 @@ def per_item(losses: Tensor, items: Sequence[int]) -> Tensor:
 def gap_closed(start: Tensor, student: Tensor, teacher: Tensor) -> list[float] | None:
     """[share, low, high] of (start - student) / (start - teacher) with its 95 % bootstrap interval over items.
 
-    Losses [I] of the same items. None where the teacher is not surely better than the start: there is no gap.
+    Losses [I] of the same items. None where the teacher is not surely better than the start, as of a single item: there is
+    no gap.
     """
+    if len(start) < 2:
+        return None
     picks = torch.randint(len(start), (RESAMPLES, len(start)), generator=generator(0))
     gap, won = ((start - other)[picks].mean(1) for other in (teacher, student))
     if gap.quantile(0.025) <= 0:
