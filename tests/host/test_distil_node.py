@@ -2,11 +2,14 @@
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from afa_core.fusion.levels import LevelFusion
+from tests.core.test_dataset import make, make_items
 from tests.support.ensembles import ensemble
 from tests.support.faults import full_disk
 from tests.support.node_trainer import twelve_pictures
@@ -174,6 +177,38 @@ def test_prompts_are_painted_by_the_ensemble_and_labelled_once(distiller, prompt
     assert len(sizes) == 12
 
 
+@pytest.mark.parametrize(
+    ("pictures", "prompts", "share"), [(20, 500, 0.25), (30, 2000, 0.25), (100, 7, 0.9), (50, 50, 0.5), (20, 500, 0.0), (500, 20, 1.0)]
+)
+def test_the_share_of_paintings_is_what_is_asked_for(pictures, prompts, share):
+    """Of 0 and of 1, one part is measured on alone."""
+    from afa_core.host.training.paintings import joined
+
+    parts = []
+    for count in (pictures, prompts):
+        items = make_items(count + 2)
+        parts.append(make([replace(item, held_out=i < 2, domain=str(count)) for i, item in enumerate(items)]))
+    data = joined(*parts, share)
+    assert data.held_out_count == 4
+    trained = [item for item in data.items if not item.held_out]
+    painted = sum(item.repeats for item in trained[len(trained) - prompts * (share > 0) :])
+    assert painted / sum(item.repeats for item in trained) == pytest.approx(share, abs=0.005)
+    assert data.store.latent(0, 0).shape == data.store.latent(len(data.items) - 1, 0).shape
+
+
+def test_a_caption_of_a_held_out_picture_is_held_out_as_a_prompt(distiller, prompts, tmp_path, monkeypatch):
+    from afa_core.host.training import distilling
+
+    datasets, real = [], distilling.joined
+    monkeypatch.setattr(distilling, "joined", lambda *args: datasets.extend(args[:2]) or real(*args))
+    captions = [file.read_text().strip() for file in sorted(Path(distiller.widgets["prompt_folder"]).rglob("*.txt"))]
+    same = tmp_path / "same.txt"
+    same.write_text("\n".join(captions))
+    distiller.run("same", prompts=str(same), steps=1, resume="start anew")
+    watched, painted = ({item.caption for item in part.items if item.held_out} for part in datasets)
+    assert watched and watched <= painted
+
+
 def test_two_lists_of_prompts_keep_what_each_holds_out_and_leaves_out(comfy_host, tmp_path):
     from afa_core.host.training.distilling import Sources
     from afa_core.training.data.prompt_folder import read_prompt_folder
@@ -200,7 +235,7 @@ def test_paintings_have_the_aspect_that_is_asked_for(distiller, prompts, monkeyp
 
     sizes = []
     real = paintings.painted
-    monkeypatch.setattr(paintings, "painted", lambda *args: sizes.append(args[2]) or real(*args))
+    monkeypatch.setattr(paintings, "painted", lambda *args: sizes.append(args[3]) or real(*args))
     alone = {"prompt_folder": "", "prompts": str(prompts), "paint_steps": 1}
     report = distiller.run("shape", resume="start anew", steps=1, **alone, **aspect)[2]
     assert sizes == [size] * 12 and "12 pictures" in report

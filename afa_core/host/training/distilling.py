@@ -93,7 +93,8 @@ class Distillation:
             # Paintings are guided, which a node behind the ensemble may change; labels are not.
             digest = cache_key(self.digest, patcher_digest(self.ensemble))
             painter = Painter(self.ensemble, digest, TextEncoder(self.experts, clip, cache), cache)
-            parts.append(painter.dataset(sources.prompts, settings, progress))
+            watched = {item.caption for part in parts for item in part.items if item.held_out}
+            parts.append(painter.dataset(sources.prompts, settings, progress, watched))
             comfy.model_management.unload_all_models()
         return parts[0] if len(parts) == 1 else joined(parts[0], parts[1], sources.prompt_share)
 

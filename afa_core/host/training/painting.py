@@ -12,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...training.data.prompt_folder import PromptItem
 from ..architectures.frames import latent_in
+from ..experts.experts import ExpertError
 from ..experts.fingerprint import patcher_digest
 from ..text.captions import TextEncoder
 from .cache import Cache, cache_key
@@ -52,18 +53,20 @@ def paint(
                 jobs.append((name, index, item.caption))
     for number, (name, index, caption) in enumerate(jobs, start=1):
         if name not in cache:  # one prompt may stand in two files
-            texts = [encoder.conditioning(index, text) for text in (caption, "")]
-            cache.put(
-                name, {"latent": painted(encoder.experts[index].patcher, texts, size, how, picture_seed(caption))}
-            )
+            expert, texts = encoder.experts[index], [encoder.conditioning(index, text) for text in (caption, "")]
+            latent = painted(expert.patcher, expert.label, texts, size, how, picture_seed(caption))
+            cache.put(name, {"latent": latent})
         progress(number, len(jobs), "painting pictures")
     return entries
 
 
 def painted(
-    model: ModelPatcher, texts: Sequence[list], size: tuple[int, int], how: Painting, seed: int
+    model: ModelPatcher, name: str, texts: Sequence[list], size: tuple[int, int], how: Painting, seed: int
 ) -> torch.Tensor:
-    """What KSampler paints for (positive, negative) from an empty latent, [C, h, w], scaled as the sampler sees it."""
+    """What KSampler paints for (positive, negative) from an empty latent, [C, h, w], scaled as the sampler sees it.
+
+    Raises ExpertError where that is not finite: it would be kept, and blamed on another model later.
+    """
     positive, negative = texts
     with torch.inference_mode():
         empty = torch.zeros(1, model.model.latent_format.latent_channels, *size)
@@ -73,6 +76,12 @@ def painted(
             model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative, empty,
             disable_pbar=True, seed=seed,
         )  # fmt: skip
+    if not samples.isfinite().all():
+        raise ExpertError(
+            f"{name} paints NaN or infinite values from the prompts: start ComfyUI with --bf16-unet or --fp32-unet, or take "
+            "another checkpoint."
+        )
+    with torch.inference_mode():
         return latent_in(model.model, samples.float())[0]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import comfy.model_management
@@ -13,6 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
+from ...training.data.dataset import Store as TensorStore
 from ...training.data.prompt_folder import PromptFolder
 from ...training.data.split import NONE_LISTED, held_out, is_listed
 from ..text.captions import Store, TextEncoder
@@ -23,7 +25,7 @@ from .painting import painted, picture_seed
 from .pictures import Progress
 
 FINEST = 20
-"""The most repeats of an item with which a share of the samples is met."""
+"""Repeats of an item that comes less often, at most, with which a share of the samples is met."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,14 @@ class Painter:
     encoder: TextEncoder
     cache: Cache
 
-    def dataset(self, folder: PromptFolder, settings: DatasetSettings, progress: Progress) -> LatentDataset:
-        """A painting of every prompt, from noise that the prompt decides."""
+    def dataset(
+        self, folder: PromptFolder, settings: DatasetSettings, progress: Progress, watched: Set[str] = frozenset()
+    ) -> LatentDataset:
+        """A painting of every prompt, from noise that the prompt decides.
+
+        watched: captions of held-out pictures, which are held out here as well
+        Raises ExpertError where a painting is not finite.
+        """
         captions = list(dict.fromkeys(item.caption for item in folder.items))
         self.encoder.encode(["", *captions], lambda: None)
         first = self.encoder.experts[0]
@@ -47,12 +55,13 @@ class Painter:
         for number, place in enumerate(missing, start=1):
             comfy.model_management.throw_exception_if_processing_interrupted()
             texts = [self.conditioning(text) for text in (captions[place], "")]
-            latent = painted(self.ensemble, texts, size, settings.painting, picture_seed(captions[place]))
+            latent = painted(self.ensemble, "The ensemble", texts, size, settings.painting, picture_seed(captions[place]))
             self.cache.put(names[place], {"latent": latent})
             progress(number, len(missing), "painting prompts")
         kept = {item.caption for item in folder.items if is_listed(item.name, item.caption, folder.held_out)}
         skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not kept)
         kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
+        kept |= watched.intersection(captions)
         items = [
             DatasetItem(
                 name, caption, caption, "painted by the ensemble", 1, size, self.encoder.length(caption),
@@ -78,10 +87,10 @@ def painted_size(settings: DatasetSettings, downscale: int) -> tuple[int, int]:
 
 
 class JoinedStore:
-    """Two datasets' tensors as one's."""
+    """Several datasets' tensors as one's. places: the store of each item, and its number there."""
 
-    def __init__(self, parts: Sequence[LatentDataset]):
-        self.places = [(part.store, item) for part in parts for item in range(len(part.items))]
+    def __init__(self, places: Sequence[tuple[TensorStore, int]]):
+        self.places = places
 
     def latent(self, item: int, variant: int) -> Tensor:
         store, number = self.places[item]
@@ -93,15 +102,28 @@ class JoinedStore:
 
 
 def joined(pictures: LatentDataset, paintings: LatentDataset, share: float) -> LatentDataset:
-    """Both as one dataset, where `share` of what is trained on are paintings."""
-    counts = [max(1, sum(item.repeats for item in part.items if not item.held_out)) for part in (pictures, paintings)]
-    weights = (1 - share) / counts[0], share / counts[1]
-    repeats = [max(1, round(FINEST * weight / max(weights))) for weight in weights]
-    items = [
-        replace(item, repeats=item.repeats * repeat)
-        for part, repeat in zip((pictures, paintings), repeats, strict=True)
-        for item in part.items
+    """Both as one dataset, where `share` of what is trained on are paintings; of 0 and of 1, one part is held out alone."""
+    parts = (pictures, paintings)
+    repeats = _repeats([sum(item.repeats for item in part.items if not item.held_out) for part in parts], share)
+    kept = [
+        (part.store, number, replace(item, repeats=item.repeats * repeat))
+        for part, repeat in zip(parts, repeats, strict=True)
+        for number, item in enumerate(part.items)
+        if repeat or item.held_out
     ]
+    items, store = [item for *_, item in kept], JoinedStore([(store, number) for store, number, _ in kept])
     source = hashlib.sha256(f"{pictures.source} {paintings.source}".encode()).hexdigest()
     skipped = pictures.skipped + paintings.skipped
-    return LatentDataset(items, JoinedStore((pictures, paintings)), pictures.experts, pictures.plan, source, skipped)
+    return LatentDataset(items, store, pictures.experts, pictures.plan, source, skipped)
+
+
+def _repeats(counts: Sequence[int], share: float) -> list[int]:
+    """How often an item of each of two parts is repeated, so that `share` of all samples are of the second.
+
+    counts: samples of each part without repeats
+    """
+    if 0 in counts or share in (0, 1):
+        return [int(share < 1), int(share > 0)]
+    ratio = (share / counts[1]) / ((1 - share) / counts[0])
+    most = Fraction(max(ratio, 1 / ratio)).limit_denominator(FINEST)
+    return [most.denominator, most.numerator] if ratio > 1 else [most.numerator, most.denominator]
