@@ -98,7 +98,7 @@ def test_levels_of_noise(cases):
 def test_a_network_that_adapts_its_prompt_does_so_for_training(comfy_host, monkeypatch):
     """Newer hosts run Anima's adapter in inference mode only; what comes of it must be fit for gradients."""
     from afa_core.host.experts.experts import Expert
-    from afa_core.host.text.captions import network_text
+    from afa_core.host.text.captions import adapted, network_text
 
     case = load(comfy_host, "tiny_cosmos_a")
     modes = []
@@ -109,14 +109,13 @@ def test_a_network_that_adapts_its_prompt_does_so_for_training(comfy_host, monke
         return host_conds(**{**kwargs, "cross_attn": 2 * kwargs["cross_attn"]})
 
     monkeypatch.setattr(case.model, "extra_conds", extra_conds)
-    text = torch.randn(1, 6, 48)
+    text, expert = torch.randn(1, 6, 48), Expert(case.patcher, "model_1")
     with torch.inference_mode(False):
-        plain = network_text(Expert(case.patcher, "model_1"), text, {}, (8, 6))
-        monkeypatch.setattr(type(case.architecture), "adapts_text", lambda self, model: True)
-        adapted = network_text(Expert(case.patcher, "model_1"), text, {}, (8, 6))
-    assert modes == [False, True]
-    assert torch.equal(plain["c_crossattn"], adapted["c_crossattn"])
-    assert not adapted["c_crossattn"].is_inference()
+        plain = network_text(expert, text, {}, (8, 6))["c_crossattn"]
+        found = network_text(expert, adapted(expert, text, {}).clone(), {}, (8, 6))["c_crossattn"]
+    assert modes == [False, True, False]
+    assert torch.equal(found, 2 * plain)
+    assert not found.is_inference()
 
 
 def test_captions_of_other_lengths_change_nothing(cases):

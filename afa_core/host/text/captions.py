@@ -12,7 +12,7 @@ from comfy.sd import CLIP
 from torch import Tensor
 
 from ..experts.experts import Expert, ExpertError
-from ..experts.fingerprint import clip_digest
+from ..experts.fingerprint import clip_digest, patcher_digest
 from ..training.cache import Cache, cache_key
 from .clip import EnsembleCLIP
 from .conditioning import check_lengths, check_width
@@ -34,10 +34,16 @@ class TextEncoder:
         self.experts, self.clips, self.cache = experts, clips, cache
         known = {id(c): clip_digest(c) for c in clips}
         self.digests = [known[id(c)] for c in clips]
+        self.adapters = [patcher_digest(expert.patcher) if adapts(expert) else "" for expert in experts]
 
     def name(self, expert: int, caption: str) -> str:
         """The cache's entry of a caption."""
         return cache_key("text", self.digests[expert], caption)
+
+    def name_for_network(self, expert: int, caption: str) -> str:
+        """The cache's entry of a caption as the expert's network is called with it: behind an adapter, where it has one."""
+        name, adapter = self.name(expert, caption), self.adapters[expert]
+        return cache_key("adapted text", name, adapter) if adapter else name
 
     def missing(self, captions: Iterable[str]) -> dict[str, tuple[int, str]]:
         """(expert, caption) of every entry that is not on disk yet, by its name, one expert after the other."""
@@ -47,6 +53,7 @@ class TextEncoder:
 
     def encode(self, captions: Iterable[str], tick: Callable[[], None]) -> None:
         """Encodes what is missing; `tick` after every entry."""
+        captions = list(dict.fromkeys(captions))
         for name, (expert, caption) in self.missing(captions).items():
             comfy.model_management.throw_exception_if_processing_interrupted()
             with torch.inference_mode():
@@ -56,6 +63,14 @@ class TextEncoder:
                 kept = {key: value for key, value in extras.items() if isinstance(value, Tensor)}
                 self.cache.put(name, {"cond": cond.float(), **kept})
             tick()
+        for index, expert in enumerate(self.experts):
+            if not adapts(expert):
+                continue
+            for caption in captions:
+                name = self.name_for_network(index, caption)
+                if not self.cache.sound(name):
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+                    self.cache.put(name, {"cond": adapted(expert, *self.conditioning(index, caption)[0])})
 
     def conditioning(self, expert: int, caption: str) -> list[list[Any]]:
         """A caption as one of the host's conditionings."""
@@ -63,15 +78,17 @@ class TextEncoder:
         return [[tensors.pop("cond"), tensors]]
 
     def length(self, caption: str) -> int:
-        """Tokens of a caption; raises ExpertError where the experts' readings cannot be matched."""
-        lengths = [self.cache.shape(self.name(e, caption), "cond")[1] for e in range(len(self.experts))]
-        check_lengths(lengths, "a caption")
-        return lengths[0]
+        """Tokens of a caption, if all captions of a batch must have as many, else 0.
+
+        Raises ExpertError where the experts' readings cannot be matched.
+        """
+        names = [self.name_for_network(e, caption) for e in range(len(self.experts))]
+        return batch_length(self.experts, [self.cache.shape(name, "cond")[1] for name in names])
 
     def text(self, expert: int, caption: str, size: tuple[int, int]) -> dict[str, Tensor]:
         """What the expert's network takes for a caption and a latent of (height, width)."""
-        cond, extras = self.conditioning(expert, caption)[0]
-        return network_text(self.experts[expert], cond, extras, size)
+        tensors = self.cache.get(self.name_for_network(expert, caption))
+        return network_text(self.experts[expert], tensors.pop("cond"), tensors, size)
 
 
 class Store:
@@ -84,20 +101,48 @@ class Store:
         return self.encoder.text(expert, "" if empty else self.captions[item], self.sizes[item])
 
 
+def batch_length(experts: list[Expert], lengths: list[int]) -> int:
+    """Of a caption's tokens by expert: as many as all captions of a batch must have; 0 where they may differ.
+
+    They may where text and picture share one attention: samples are evaluated apart there. Raises ExpertError.
+    """
+    check_lengths(lengths, "a caption")
+    return 0 if experts[0].architecture.joint_text else lengths[0]
+
+
+def adapts(expert: Expert) -> bool:
+    return expert.architecture.adapts_text(expert.patcher.model)
+
+
+def adapted(expert: Expert, cond: Tensor, extras: dict[str, Any]) -> Tensor:
+    """What the network's own adapter makes of a conditioning [1, L, D]; brings the network into memory.
+
+    Once a caption, since no training changes the adapter. The host runs it in inference mode alone, and takes what has no
+    T5 tokens beside it as adapted.
+    """
+    comfy.model_management.load_models_gpu([expert.patcher])
+    with torch.inference_mode():
+        return _network_text(expert, cond, extras, (8, 8), expert.patcher.load_device)["c_crossattn"].cpu()
+
+
 def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tuple[int, int]) -> dict[str, Tensor]:
     """A conditioning through the model's own `extra_conds`, as the host's sampling does it.
 
     Raises ExpertError for a model that needs more than a text: inpainting, for one, needs a picture.
     """
+    with torch.inference_mode(False), torch.no_grad():
+        return _network_text(expert, cond, extras, size, torch.device("cpu"))
+
+
+def _network_text(
+    expert: Expert, cond: Tensor, extras: dict[str, Any], size: tuple[int, int], device: torch.device
+) -> dict[str, Tensor]:
     model = expert.patcher.model
-    # Outside inference mode the host leaves the adapter of such a network to its forward pass, which is not called here.
-    adapts = expert.architecture.adapts_text(model)
-    with torch.inference_mode(adapts), torch.no_grad():
-        noise = torch.zeros(1, model.latent_format.latent_channels, *size)
-        entry = {**extras, "cross_attn": cond.float(), "model_conds": {}}
-        encoded = comfy.samplers.encode_model_conds(
-            model.extra_conds, [entry], noise, noise.device, "positive", latent_image=noise, denoise_mask=None, seed=0
-        )[0]["model_conds"]
+    noise = torch.zeros(1, model.latent_format.latent_channels, *size, device=device)
+    entry = {**extras, "cross_attn": cond.float(), "model_conds": {}}
+    encoded = comfy.samplers.encode_model_conds(
+        model.extra_conds, [entry], noise, device, "positive", latent_image=noise, denoise_mask=None, seed=0
+    )[0]["model_conds"]
     tensors = {name: value.cond for name, value in encoded.items() if isinstance(value.cond, Tensor)}
     unknown = tensors.keys() - expert.architecture.own.keys()
     if unknown:
@@ -105,5 +150,4 @@ def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tup
             f"{expert.label} reads more than a prompt ({', '.join(sorted(unknown))}): only plain "
             "text-to-picture checkpoints can be trained on."
         )
-    tensors = {name: cond.clone() if cond.is_inference() else cond for name, cond in tensors.items()}
     return {name: cond.float() if cond.is_floating_point() else cond for name, cond in tensors.items()}

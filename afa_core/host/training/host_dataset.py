@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,9 @@ from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.split import held_out
 from ..architectures.frames import latent_in, without_frames
 from ..experts.experts import Expert, ExpertError
-from ..text.captions import TextEncoder, network_text
+from ..text.captions import TextEncoder, adapted, adapts, batch_length, network_text
 from ..text.carried_texts import CONDS_KEY, others_texts
-from ..text.conditioning import check_lengths, check_width
+from ..text.conditioning import check_width
 from .cache import Cache
 
 
@@ -62,7 +63,7 @@ def host_dataset(
             )
         encoder = TextEncoder(experts, clip, Cache())
         encoder.encode([""], lambda: None)
-        empty = [encoder.conditioning(index, "")[0] for index in range(len(experts))]
+        empty = _for_networks(experts, [encoder.conditioning(index, "")[0] for index in range(len(experts))])
     latents, texts = [], []
     for latent, conditioning in zip(source.latents, source.conditioning, strict=True):
         pictures = _latents(experts[0], latent)
@@ -78,7 +79,7 @@ def host_dataset(
             "",
             1,
             (latent.shape[-2], latent.shape[-1]),
-            text[0][0].shape[1],
+            batch_length(experts, [cond.shape[1] for cond, _ in text]),
             held_out=key in kept,
         )
         for number, (key, latent, text) in enumerate(zip(keys, latents, texts, strict=True), start=1)
@@ -126,8 +127,15 @@ def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[T
         )
     for expert, (text, _) in zip(experts, texts, strict=True):
         check_width(expert, text, "The caption")
-    check_lengths([text.shape[1] for text, _ in texts], "a caption")
-    return [(normal(t), {k: normal(v) for k, v in e.items() if _is_host_tensor(k, v)}) for t, e in texts]
+    return _for_networks(
+        experts, [(normal(t), {k: normal(v) for k, v in e.items() if _is_host_tensor(k, v)}) for t, e in texts]
+    )
+
+
+def _for_networks(experts: list[Expert], texts: Sequence[Any]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """(cond, tensors beside it) of every expert, adapted where its network adapts them."""
+    pairs = zip(experts, texts, strict=True)
+    return [(normal(adapted(e, cond, extras)), {}) if adapts(e) else (cond, extras) for e, (cond, extras) in pairs]
 
 
 def _is_host_tensor(key: str, value: Any) -> bool:

@@ -25,7 +25,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 class DatasetItem:
     """key:     equal where two items show the same, so that both are trained on or neither
     size:    height and width of its latent
-    length:  tokens of its text
+    length:  tokens of its text, the same in a whole batch; 0 where they may differ
     painter: the expert that painted it; None for a picture
     """
 
