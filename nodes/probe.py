@@ -35,7 +35,7 @@ class AFAProbe(io.ComfyNode):
                     "for training. With prompts alone the experts paint the pictures, which shows less.",
                 ),
                 io.Int.Input(
-                    "pictures", default=DEFAULTS.pictures, min=1, max=1000,
+                    "pictures", default=DEFAULTS.pictures, min=2, max=1000,
                     tooltip="How many of the folder's pictures are used, evenly of all sub-folders. More narrow the interval.",
                 ),
                 io.Int.Input(

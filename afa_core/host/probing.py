@@ -52,13 +52,16 @@ def probe(
     settings: ProbeSettings,
     progress: Progress | None = None,
 ) -> Probe:
-    """Raises ExpertError where the experts do not fit one another or one of them is broken."""
+    """Raises ExpertError where the experts do not fit one another, one of them is broken, or one picture is all there is."""
     progress = progress or (lambda done, total, what: None)
     check_experts(experts)
+    folder = _probed(folder)
+    if len(folder.items) < 2:
+        raise ExpertError("The probe compares pictures or prompts, and found one: add more to the folder or its held_out.txt.")
     # Painted pictures come once an expert.
     limit = settings.pictures if folder.has_pictures else -(-settings.pictures // len(experts))
     wanted = DatasetSettings(settings.resolution, settings.seed, held_out=0, caption_dropout=0, limit=limit)
-    dataset = prepare_dataset(experts, clip, vae, _probed(folder), wanted, progress)
+    dataset = prepare_dataset(experts, clip, vae, folder, wanted, progress)
     scratch = Path(folder_paths.get_temp_directory())
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="afa_probe_", dir=scratch) as place:
