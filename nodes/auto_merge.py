@@ -104,8 +104,9 @@ def report(journal: Journal, space: SearchSpace, prompts: list[str], scorer: str
     """The best recipe, ready for AFA Merge Models, and how sure it is to be better than equal shares."""
     uniform, best = (journal.tried[vector] for vector in (space.uniform, journal.best))
     found = compare(by_prompt(prompts, best), by_prompt(prompts, uniform))
+    name = f"sigmoid of {scorer}" if scorer in SIGNED else scorer
     paragraphs = [
-        f"{scorer} {journal.score(journal.best):.4f} after {len(journal.tried)} merges; equal shares {journal.score(space.uniform):.4f}",
+        f"{name} {journal.score(journal.best):.4f} after {len(journal.tried)} merges; equal shares {journal.score(space.uniform):.4f}",
         f"better on {found.wins} of {found.difference.n} prompts, worse on {found.losses}; the mean difference is {found.difference}",
         f"kept in {journal.path.name}; shares of {', '.join(labels)}:",
         # Set in, so that front ends that show Markdown keep the lines.
