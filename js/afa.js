@@ -6,6 +6,7 @@ import { addComparisonView } from "./compare/node.mjs";
 import { addFace } from "./face.mjs";
 import { growSockets } from "./growing.mjs";
 import { addRoutingViewer, listenToRouting } from "./routing/node.mjs";
+import { placeOf } from "./server.mjs";
 import { addTrainingView, listenToTraining } from "./training/node.mjs";
 
 const GROWING = {
@@ -25,7 +26,8 @@ let pending = 0;
 function refreshFaces() {
   clearTimeout(pending);
   pending = setTimeout(() => {
-    for (const refresh of faces.values()) refresh();
+    // Older front ends do not say that nodes in subgraphs are gone.
+    for (const [node, refresh] of faces) if (placeOf(node)) refresh();
   }, 50);
 }
 

@@ -8,6 +8,7 @@ import { originOf, sourceFile, widgetValue } from "./graph.mjs";
 import { colourOf } from "./colours.mjs";
 import { numberOf } from "./sockets.mjs";
 
+const LOADERS = ["LoadAFAAggregator", "LoadAFAEnsemble"];
 const MARKS = { right: "\u2713", empty: "\u25cb", unknown: "\u2013", other: "?", wrong: "\u2717" };
 const ROW = 20;
 const EDGE = 6;
@@ -49,7 +50,7 @@ export function addFace(node) {
 
   function aggregatorName() {
     const origin = originOf(app.rootGraph, node, "aggregator");
-    return origin?.node.type === "LoadAFAAggregator" ? widgetValue(origin.node, "aggregator_name") : null;
+    return LOADERS.includes(origin?.node.type) ? widgetValue(origin.node, "aggregator_name") : null;
   }
 
   function sockets() {

@@ -12,9 +12,9 @@ WIRE = """
 const put = (type, x, y) => { const n = LiteGraph.createNode(type); n.pos = [x, y]; app.graph.add(n); return n; };
 await app.refreshComboInNodes();
 const node = put("AFAEnsembleModel", 520, 120);
-const loader = put("LoadAFAAggregator", 80, 500);
+const loader = put(argument.loader, 80, 500);
 loader.widgets[0].value = argument.aggregator;
-loader.connect(0, node, 0);
+loader.connect(loader.findOutputSlot("aggregator"), node, 0);
 argument.files.forEach((file, i) => {
   const from = put("CheckpointLoaderSimple", 80, 100 + 130 * i);
   from.widgets[0].value = file;
@@ -25,8 +25,8 @@ argument.files.forEach((file, i) => {
 
 @pytest.fixture
 def wire(canvas):
-    def wire(aggregator, *files):
-        canvas.run(WIRE, {"aggregator": aggregator, "files": files})
+    def wire(aggregator, *files, loader="LoadAFAAggregator"):
+        canvas.run(WIRE, {"aggregator": aggregator, "files": files, "loader": loader})
         canvas.until("document.querySelectorAll('.afa-row').length === 2")
         return rows(canvas)
 
@@ -41,8 +41,9 @@ def rows(canvas):
     )
 
 
-def test_right_checkpoints_are_ticked(wire):
-    assert wire("faces.safetensors", A, B) == [["right", "tiny_sd15_a", ""], ["right", "tiny_sd15_b", ""]]
+@pytest.mark.parametrize("loader", ["LoadAFAAggregator", "LoadAFAEnsemble"])
+def test_right_checkpoints_are_ticked(wire, loader):
+    assert wire("faces.safetensors", A, B, loader=loader) == [["right", "tiny_sd15_a", ""], ["right", "tiny_sd15_b", ""]]
 
 
 def test_swapped_and_other_checkpoints_are_told_apart(wire):
