@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from afa_core.host.architectures.unet_layout import unet_merge_blocks
 from afa_core.merging.blocks import PRESETS, preset_row
@@ -277,6 +278,42 @@ def test_models_bring_their_loras(pack, comfy_host, checkpoint):
         untouched[key.removeprefix("diffusion_model.")], expected[key.removeprefix("diffusion_model.")]
     )
     assert_same(weights_of(plain), untouched)
+
+
+def in_scaled_fp8(host, name):
+    """A transformer as its file in fp8 is loaded: every matrix has a scale beside it."""
+    import comfy.sd
+
+    state = load_file(host.folder_paths.get_full_path("diffusion_models", f"{name}.safetensors"))
+    for key in [key for key, weight in state.items() if weight.ndim == 2]:
+        scale = state[key].float().abs().max() / 448
+        state[key] = (state[key].float() / scale).to(torch.float8_e4m3fn)
+        state[f"{key.removesuffix('weight')}scale_weight"] = scale
+    state["scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
+    with torch.inference_mode():
+        return comfy.sd.load_diffusion_model_state_dict(state)
+
+
+def test_one_model_in_scaled_fp8_as_the_hosts_simple_merge(pack, comfy_host):
+    scaled, plain = in_scaled_fp8(comfy_host, "tiny_flux_a"), load(comfy_host, "tiny_flux_b").patcher
+    theirs = comfy_host.call("ModelMergeSimple", model1=scaled, model2=plain, ratio=0.3)[0]
+    ours = comfy_host.call("AFAMergeModels", model_1=scaled, model_2=plain, weights="0.3, 0.7")[0]
+    assert any(key.endswith("scale_weight") for key in scaled.model_state_dict())
+    assert ours.patches.keys() == theirs.patches.keys()
+    for key, (theirs_at_key,) in theirs.patches.items():
+        assert ours.patches[key][0][::2] == pytest.approx(theirs_at_key[::2])
+        assert ours.patches[key][0][1][0][0] is theirs_at_key[1][0][0]
+
+
+@pytest.mark.parametrize("place", ["model_2", "base"])
+def test_a_model_that_the_host_cannot_merge_is_named(pack, comfy_host, checkpoint, place):
+    """Newer hosts save what a quantized layer is stored in beside its weight, and find no such attribute."""
+    a, b, c = (checkpoint(f"golden_{i}")[0] for i in range(3))
+    models = {"model_1": a, "model_2": b, "base": c}
+    layer = models[place].model.diffusion_model.time_embed[0]
+    layer.register_state_dict_post_hook(lambda module, state, prefix, _: state.update({f"{prefix}comfy_quant": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=f"{place} is quantized in a way that this ComfyUI cannot merge: connect its file"):
+        comfy_host.call("AFAMergeModels", **models, extrapolation=1.5)
 
 
 def test_merging_computes_nothing_before_the_model_is_loaded(pack, comfy_host, checkpoint):

@@ -65,6 +65,6 @@ def _weights(expert: Expert) -> dict:
         return expert.patcher.get_key_patches(PREFIX)
     except AttributeError as error:  # the host asks a quantized layer for all that it would save
         raise MergeError(
-            f"{expert.label} is quantized in a way that this ComfyUI cannot merge: connect its file of full or half precision, or make "
-            "it model_1."
+            f"{expert.label} is quantized in a way that this ComfyUI cannot merge: connect its file of full or half "
+            "precision."
         ) from error
