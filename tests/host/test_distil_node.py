@@ -229,6 +229,20 @@ def test_two_lists_of_prompts_keep_what_each_holds_out_and_leaves_out(comfy_host
     assert len(sources.prompts.skipped) == 2
 
 
+def test_a_painting_that_is_not_finite_is_not_kept(distiller, prompts, monkeypatch):
+    import comfy.sample
+
+    from afa_core.host.training.cache import Cache
+
+    kept, put = [], Cache.put
+    monkeypatch.setattr(Cache, "put", lambda cache, name, tensors: kept.extend(tensors) or put(cache, name, tensors))
+    monkeypatch.setattr(comfy.sample, "sample", lambda *args, **kwargs: torch.full((1, 4, 8, 8), torch.nan))
+    prompts.write_text("\n".join(f"a broken prompt {i}" for i in range(12)))
+    with pytest.raises(ValueError, match="The ensemble paints NaN or infinite values"):
+        distiller.run("broken", prompts=str(prompts), prompt_folder="", resume="start anew")
+    assert "cond" in kept and "latent" not in kept
+
+
 @pytest.mark.parametrize(("aspect", "size"), [({}, (8, 8)), ({"paint_aspect": 2.0}, (6, 11)), ({"paint_aspect": 0.25}, (16, 4))])
 def test_paintings_have_the_aspect_that_is_asked_for(distiller, prompts, monkeypatch, aspect, size):
     from afa_core.host.training import paintings
