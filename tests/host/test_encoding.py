@@ -1,6 +1,7 @@
 """Pictures and prompts encoded by a real ComfyUI, and kept on disk."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -150,6 +151,56 @@ def test_another_sampling_or_an_object_as_a_patch_is_another_digest(encoding, ch
     different = [model, *map(sampling, ("eps", "v_prediction", "x0")), patched(0.5), patched(1.0)]
     assert len({patcher_digest(each) for each in different}) == len(different)
     assert patcher_digest(sampling("eps")) == patcher_digest(different[1]) and patcher_digest(patched(0.5)) == patcher_digest(different[4])
+
+
+class Holder:
+    """A patch as those of packs for IP-Adapters: what it does lies deep inside; and it leads back to itself."""
+
+    def __init__(self, strength):
+        self.kwargs, self.again = [{"weight": [{"strength": strength}]}], self.run
+
+    def __call__(self, q, k, v, extra_options):
+        return q
+
+    def run(self, q, k, v, extra_options, strength=None):
+        return q, k, v
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda model, strength: model.set_model_attn2_replace(Holder(strength), "input", 1, 0),
+        lambda model, strength: model.set_model_attn2_patch(partial(Holder.run, None, strength=strength)),
+        lambda model, strength: model.set_model_attn2_patch(Holder(strength).run),
+    ],
+    ids=["deep inside", "partial", "bound method"],
+)
+def test_whatever_holds_a_number_of_a_patch_it_counts(encoding, checkpoint, put):
+    from afa_core.host.experts.fingerprint import patcher_digest
+
+    model, _, _ = checkpoint("tiny_sd15_a")
+
+    def digest(strength):
+        clone = model.clone()
+        put(clone, strength)
+        return patcher_digest(clone)
+
+    assert digest(0.5) == digest(0.5) != digest(1.0)
+
+
+def test_hooks_count_in_their_order_and_not_by_their_addresses(encoding, checkpoint):
+    from comfy.hooks import _HookRef
+
+    from afa_core.host.experts.fingerprint import clip_digest
+
+    _, clip, _ = checkpoint("tiny_sd15_a")
+    hooks = [_HookRef(), _HookRef()]
+
+    def digest(hooks, strengths):
+        clip.patcher.hook_patches = {hook: {"key": [(n, None)]} for hook, n in zip(hooks, strengths, strict=True)}
+        return clip_digest(clip)
+
+    assert digest(hooks, (0.5, 1.0)) == digest(hooks[::-1], (0.5, 1.0)) != digest(hooks, (1.0, 0.5))
 
 
 def test_a_digest_does_not_depend_on_what_is_loaded(encoding, checkpoint, encode):

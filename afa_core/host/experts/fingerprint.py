@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor
 from .checkpoints import SAMPLES, own_weight, weights_digest
 from .experts import KEY
 
-DEEPEST = 8
+DEEPEST = 16
+"""Of what lies in one another, at most as much is read: patches of other nodes may lead anywhere."""
 
 
 def patcher_digest(patcher: ModelPatcher) -> str:
@@ -27,7 +30,7 @@ def patcher_digest(patcher: ModelPatcher) -> str:
         patcher.hook_patches,
         *_injected(patcher),
     ):
-        _add(digest, part, DEEPEST)
+        _add(digest, part)
     return digest.hexdigest()
 
 
@@ -41,7 +44,7 @@ def patches_digest(patcher: ModelPatcher) -> str:
         return ""
     digest = hashlib.sha256()
     for part in (patcher.patches, *injected):
-        _add(digest, part, DEEPEST)
+        _add(digest, part)
     return digest.hexdigest()
 
 
@@ -49,7 +52,7 @@ def clip_digest(clip: CLIP) -> str:
     """Of a text encoder with its settings."""
     digest = hashlib.sha256(patcher_digest(clip.patcher).encode())
     for part in (type(clip.cond_stage_model).__name__, clip.layer_idx, getattr(clip, "tokenizer_options", {})):
-        _add(digest, part, DEEPEST)
+        _add(digest, part)
     return digest.hexdigest()
 
 
@@ -62,11 +65,12 @@ def _injected(patcher: ModelPatcher) -> list[Any]:
     return [part.inject for key, parts in sorted(patcher.injections.items()) if key != KEY for part in parts]
 
 
-def _add(digest, value: Any, depth: int) -> None:
-    """Feeds a value of any kind to the digest: by content, never by its address."""
+def _add(digest, value: Any, *above: Any) -> None:
+    """Feeds a value of any kind to the digest: by content, never by its address. above: what it is a part of"""
     digest.update(type(value).__name__.encode())
-    if depth == 0:
+    if len(above) == DEEPEST or any(value is whole for whole in above):
         return
+    above = (*above, value)
     if isinstance(value, Tensor):
         flat = value.detach().flatten()
         if flat.numel():
@@ -75,23 +79,33 @@ def _add(digest, value: Any, depth: int) -> None:
     elif isinstance(value, (str, int, float, bool, type(None))):
         digest.update(repr(value).encode())
     elif isinstance(value, dict):
-        for key in sorted(value, key=str):
+        for key in sorted(value, key=lambda key: str(key).partition(" at 0x")[0]):  # hooks as they were put on
             digest.update(str(key).encode() if isinstance(key, (str, tuple, int)) else b"")
-            _add(digest, value[key], depth - 1)
+            _add(digest, value[key], *above)
     elif isinstance(value, (list, tuple)):
         for part in value:
-            _add(digest, part, depth - 1)
+            _add(digest, part, *above)
     elif isinstance(value, torch.nn.Module):
         # What a sampling predicts is one of its base classes.
         kinds = [kind.__qualname__ for kind in type(value).__mro__]
-        _add(digest, [kinds, {**dict(value.named_parameters()), **dict(value.named_buffers())}], depth - 1)
+        _add(digest, [kinds, {**dict(value.named_parameters()), **dict(value.named_buffers())}], *above)
+    elif isinstance(value, partial):
+        _add(digest, [value.func, value.args, value.keywords], *above)
     elif callable(value) and hasattr(value, "__qualname__"):
         digest.update(value.__qualname__.encode())
         cells = getattr(value, "__closure__", None) or ()
-        _add(digest, [cell.cell_contents for cell in cells], depth - 1)
+        _add(digest, [cell.cell_contents for cell in cells], *above)
+        if state := _state(value):
+            _add(digest, state, *above)
     elif (weights := getattr(value, "weights", None)) is not None:  # the host's own form of a LoRA
-        _add(digest, weights, depth - 1)
+        _add(digest, weights, *above)
     elif (adapters := getattr(value, "adapters", None)) is not None:  # of a LoRA loader in bypass mode, by layer
-        _add(digest, adapters, depth - 1)
+        _add(digest, adapters, *above)
     elif callable(value) and hasattr(value, "__dict__"):  # a patch that is an object
-        _add(digest, vars(value), depth - 1)
+        _add(digest, vars(value), *above)
+
+
+def _state(function: Any) -> dict[str, Any] | None:
+    """What the object of a bound method holds; a network and its patcher hold what is loaded at this moment."""
+    owner = function.__self__ if isinstance(function, MethodType) else None
+    return None if isinstance(owner, (type, torch.nn.Module, ModelPatcher)) else getattr(owner, "__dict__", None)
