@@ -1,4 +1,4 @@
-"""Patches that an expert brings along, with weights of their own, as IP-Adapters do: loaded and moved on either socket."""
+"""Patches that have something of their own: weights, as IP-Adapters do, or a memory of the blocks before."""
 
 import pytest
 import torch
@@ -56,3 +56,56 @@ def test_a_patch_with_a_model(shop, place):
     assert network in [loaded.model.model for loaded in memory.current_loaded_models]
     assert set(patch.moves) == {torch.device("cpu"), torch.float32}
     assert not torch.equal(expected, sample(shop.wires([shop.plain, shop.other][place])))
+
+
+class Remembering:
+    """As the host's ControlNet for Z-Image: it keeps something from block to block of one forward pass."""
+
+    passes = 0
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __call__(self, h, options):
+        if options["block"] == ("input", 0):
+            self.passes, self.kept = self.passes + 1, 0.0
+        self.kept = 0.5 * self.kept + h.mean().item()
+        return h + self.kept
+
+    def follow(self, h, skip, options):
+        return h - self.kept, skip
+
+
+class Following:
+    """As the host's LLLite for Anima: it looks at another patch."""
+
+    def __init__(self, leader):
+        self.leader = leader
+
+    def __call__(self, h, skip, options):
+        return h * (1 + self.leader.kept), skip
+
+
+@pytest.mark.parametrize("behind", [True, False], ids=["on the ensemble", "on both checkpoints"])
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_experts_do_not_see_what_a_patch_remembers_of_another(shop, chosen, behind):
+    patch = Remembering()
+
+    def patched(model):
+        model = model.clone()
+        model.set_model_input_block_patch(patch)
+        model.set_model_output_block_patch(patch.follow)
+        model.set_model_output_block_patch(Following(patch))
+        return model
+
+    models = [shop.plain, shop.other]
+    expected = sample(shop.wires(patched(models[chosen])))
+    passes, patch.passes = patch.passes, 0
+    aggregator = certain_aggregator(shop.plain, 2, chosen)
+    if behind:
+        model = patched(ensemble(shop.host, aggregator, *models))
+    else:
+        model = ensemble(shop.host, aggregator, *map(patched, models))
+    assert torch.equal(sample(shop.wires(model)), expected)
+    assert patch.passes == passes > 1  # as of a plain model, from step to step
+    assert not torch.equal(expected, sample(shop.wires(models[chosen])))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -117,16 +117,15 @@ def acting(patches: PatchesBeside | None) -> Iterator[None]:
 
 def stream_with(patches: PatchesBeside | None, stream: BlockStream) -> BlockStream:
     """The stream with these patches acting whenever it is resumed, and none of them in between."""
-    if patches is None:
-        return stream
-    return _resumed_with(patches, stream)
+    return stream if patches is None else resumed_within(lambda: acting(patches), stream)
 
 
-def _resumed_with(patches: PatchesBeside, stream: BlockStream) -> BlockStream:
+def resumed_within(context: Callable[[], AbstractContextManager], stream: BlockStream) -> BlockStream:
+    """The stream, which enters such a context whenever it is resumed."""
     sent = None
     with closing(stream):
         while True:
-            with acting(patches):
+            with context():
                 try:
                     feature = stream.send(sent)
                 except StopIteration:

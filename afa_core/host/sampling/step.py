@@ -7,7 +7,7 @@ DIFFUSION_MODEL runs all experts in lockstep in place of the first one's forward
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
 from ..text.conditioning import take_texts, text_of
 from .parts import ensemble_of, experts_of, fusion_on
+from .patch_memory import PatchMemory
 from .prediction import fuse_in_first_terms
 from .run import Run, run_of
 
@@ -101,9 +102,15 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
     def evaluate(fusion: Fusion) -> Tensor:
         networks = Counter(experts[index].patcher.model.diffusion_model for index in running)
         shared = [network for network, uses in networks.items() if uses > 1]
+        own = [own_options(call.main, index, options) for index in running]
+        # The first expert's patches go on as a plain model's would; the others begin every evaluation like it.
+        memories = [PatchMemory(each if index else {}) for index, each in zip(running, own, strict=True)]
         with held_weights(shared, x.device) as held:
             streams, embeddings = zip(
-                *(stream_of(call, index, experts[index], inputs, choice.left_out.get(index, ())) for index in running),
+                *(
+                    stream_of(call, index, experts[index], {**inputs, "transformer_options": each}, memory, choice)
+                    for index, each, memory in zip(running, own, memories, strict=True)
+                ),
                 strict=True,
             )
             fusion = _releasing(held, fusion)
@@ -142,17 +149,21 @@ def _choice(call: Call, options: dict[str, Any]) -> Choice:
 
 
 def stream_of(
-    call: Call, index: int, expert: Expert, inputs: Inputs, left_out: Container[int]
+    call: Call, index: int, expert: Expert, inputs: Inputs, memory: PatchMemory, choice: Choice
 ) -> tuple[BlockStream, Embeddings]:
-    """Expert `index`'s stream of this call: its own conditioning where it has one, its own timesteps and options."""
+    """Expert `index`'s stream of this call: its own conditioning where it has one, and its own timesteps.
+
+    inputs: the network's arguments, with transformer options of this expert's own
+    memory: what its patches remember
+    """
     model = expert.patcher.model
-    inputs = {**inputs, "transformer_options": own_options(call.main, index, inputs["transformer_options"])}
     if model.model_sampling is not call.main.model.model_sampling:
         timesteps = model.model_sampling.timestep(call.sigma).float()
         inputs["timesteps"] = model.process_timestep(timesteps, **{**inputs, "x": call.x})  # Cosmos' go by the mask
     own = {name: text_of(call.texts, index, name) for name in expert.architecture.own}
-    stream, embeddings = expert_stream(expert, inputs, own, left_out)
-    return _named(stream, expert.label), embeddings
+    with memory.recalled():
+        stream, embeddings = expert_stream(expert, inputs, own, choice.left_out.get(index, ()))
+    return _named(memory.of(stream), expert.label), embeddings
 
 
 def own_options(main: ModelPatcher, index: int, options: dict[str, Any]) -> dict[str, Any]:
