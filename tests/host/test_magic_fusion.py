@@ -258,13 +258,26 @@ def test_each_expert_reads_its_own_text(comfy_host, checkpoint, encode, sample, 
     assert not torch.equal(own, shared)
 
 
-def test_a_sampler_without_negative_prompt_is_reported(comfy_host, checkpoint, encode, magic):
+GUIDERS = {
+    "no negative prompt": lambda call, model, cond: call("BasicGuider", model=model, conditioning=cond),
+    "3 prompts": lambda call, model, cond: call(
+        "PerpNegGuider", model=model, positive=cond, negative=cond, empty_conditioning=cond, cfg=4.0, neg_scale=1.0
+    ),
+    "Guider_DualCFG": lambda call, model, cond: call(
+        "DualCFGGuider", model=model, cond1=cond, cond2=cond, negative=cond, cfg_conds=4.0, cfg_cond2_negative=3.0,
+        style="regular",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", list(GUIDERS))
+def test_other_guidance_is_reported(comfy_host, checkpoint, encode, magic, words):
     (a, clip, _), b = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")[0]
-    guider = comfy_host.call("BasicGuider", model=magic((a, b))[0], conditioning=encode(clip, "a cat"))[0]
+    guider = GUIDERS[words](comfy_host.call, magic((a, b))[0], encode(clip, "a cat"))[0]
     latent = torch.zeros(1, 4, 8, 8)
     import comfy.samplers
 
-    with torch.inference_mode(), pytest.raises(FusionError, match="no negative prompt"):
+    with torch.inference_mode(), pytest.raises(FusionError, match=f"{words}.*use a sampler with positive, negative"):
         guider.sample(latent + 1, latent, comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]))
 
 

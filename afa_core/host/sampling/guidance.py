@@ -6,14 +6,18 @@ from typing import Any, cast
 
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...fusion.fusion import FusionError, blend, logits_of
 from ...fusion.magic import MODES, TIMESTEPS, MagicFusion
 from ..architectures.frames import with_frames, without_frames
+from ..experts.experts import KEY
 from .parts import ensemble_of
-from .run import Run, run_of
+from .run import RUN, Run, run_of
 from .step import EXPERT
+
+_USE = "use a sampler with positive, negative and cfg, such as KSampler"
 
 
 def install(main: ModelPatcher) -> None:
@@ -26,6 +30,22 @@ def install(main: ModelPatcher) -> None:
     main.model_options = {
         **options, "sampler_pre_cfg_function": [blend_predictions, *others], "disable_cfg1_optimization": True
     }  # fmt: skip
+    main.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, predict_noise)
+
+
+def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
+    """Refuses guiders that never come to `blend_predictions`: they would paint with the first expert alone."""
+    current = model_options.get("transformer_options", {}).get(RUN)
+    if current is None:
+        return executor(x, timestep, model_options, *args, **kwargs)
+    current.at_guidance = False
+    prediction = executor(x, timestep, model_options, *args, **kwargs)
+    if not current.at_guidance:
+        raise FusionError(
+            f"The magic fusion acts where a prompt and a negative prompt are combined, and {type(executor.class_obj).__name__} "
+            f"does that in a way of its own: {_USE}."
+        )
+    return prediction
 
 
 def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
@@ -39,12 +59,14 @@ def blend_predictions(args: dict[str, Any]) -> list[Tensor]:
     ensemble = ensemble_of(main)
     fusion = cast(MagicFusion, ensemble.fusion)  # nothing else installs this function
     current = run_of(main, options["transformer_options"])
+    current.at_guidance = True
     if not (current.is_active(sigma) and _fuses(fusion, current, sigma)):
         return args["conds_out"]
-    if any(cond is None for cond in args["conds"]):
+    if len(args["conds"]) != 2 or any(cond is None for cond in args["conds"]):
+        found = "no negative prompt" if len(args["conds"]) == 2 else f"{len(args['conds'])} prompts"
         raise FusionError(
-            "The magic fusion compares what a prompt does with what the negative prompt does, and this sampler has no "
-            "negative prompt: use one with positive, negative and cfg, such as KSampler."
+            "The magic fusion compares what a prompt does with what the negative prompt does, and this sampler has "
+            f"{found}: {_USE}."
         )
     predictions = [args["conds_out"]]
     for index in range(1, len(ensemble.experts)):

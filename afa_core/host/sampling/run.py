@@ -40,6 +40,7 @@ class Run:
     Steps are counted, and noise levels are read from the device only where something depends on them: that waits.
 
     range: sigmas between which the experts are fused; None where they are in all of sampling
+    at_guidance: whether this step has come to where guided predictions are fused
     """
 
     def __init__(self, main: ModelPatcher):
@@ -52,6 +53,7 @@ class Run:
         self.finite = FiniteCheck()
         self.routing: RoutingRun | None = None
         self.step = 0
+        self.at_guidance = False
         self._read: tuple[int, float, float] | None = None
 
     def begin(self, main: ModelPatcher) -> Run:
