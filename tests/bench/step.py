@@ -99,11 +99,13 @@ def call(patcher, size: int, record: bool = False, sigma: float = 3.0, options: 
     sigmas = torch.full((2,), sigma, device=device)
 
     def run() -> None:
-        handed = {"cond_or_uncond": [0, 1], "wrappers": patcher.wrappers, **(options or {})}
+        handed = {"uuids": ["prompt", "negative"], "cond_or_uncond": [0, 1]}
+        handed |= {"wrappers": patcher.wrappers, **(options or {})}
         patcher.model.current_patcher = patcher
         if record:
             ensemble_of(patcher).record.on_step = lambda run, step, evaluations: wire_step(run, evaluations)
             handed[RUN] = Run(patcher).begin(patcher)
+            handed[RUN].prompt = {"prompt"}
             handed[RUN].next_step()
         patcher.model.apply_model(x, sigmas, transformer_options=handed, **conds)
         if record:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.ensembles import averaged_by_the_host, ensemble
+from tests.support.ensembles import averaged_by_the_host, ensemble, random_aggregator
 from tests.support.graphs import (
     ON_LATENT,
     ON_MODEL,
@@ -106,17 +106,60 @@ GUIDERS = {
 }  # fmt: skip
 
 
+def sample_with(guider, w):
+    """The samples of custom sampling with one of GUIDERS."""
+    sigmas = w.call("BasicScheduler", model=w.model, scheduler="simple", steps=3, denoise=1.0)
+    return w.call(
+        "SamplerCustomAdvanced", noise=w.call("RandomNoise", noise_seed=3), guider=GUIDERS[guider](w), sigmas=sigmas,
+        sampler=w.call("KSamplerSelect", sampler_name="dpmpp_2m"), latent_image=w.latent,
+    )["samples"]  # fmt: skip
+
+
 @pytest.mark.parametrize("guider", list(GUIDERS))
 def test_guiders_of_custom_sampling(shop, guider):
-    def run(model):
-        w = shop.wires(model)
-        sigmas = w.call("BasicScheduler", model=model, scheduler="simple", steps=3, denoise=1.0)
-        return w.call(
-            "SamplerCustomAdvanced", noise=w.call("RandomNoise", noise_seed=3), guider=GUIDERS[guider](w), sigmas=sigmas,
-            sampler=w.call("KSamplerSelect", sampler_name="dpmpp_2m"), latent_image=w.latent,
-        )["samples"]  # fmt: skip
+    assert torch.equal(sample_with(guider, shop.wires(shop.twins())), sample_with(guider, shop.wires(shop.plain)))
 
-    assert torch.equal(run(shop.twins()), run(shop.plain))
+
+@pytest.mark.parametrize("guider", [name for name in GUIDERS if name != "BasicGuider"])
+def test_the_record_tells_the_prompt_from_other_conditionings(shop, guider):
+    def first_shares(guider):
+        model = ensemble(shop.host, random_aggregator(shop.plain, 2), shop.plain, shop.other)
+        sample_with(guider, shop.wires(model))
+        (run,) = model.get_attachment("afa").record.runs
+        return run.shares_by_step()[0]
+
+    assert torch.allclose(first_shares(guider), first_shares("BasicGuider"), atol=1e-5)
+
+
+def test_another_model_for_the_negative_prompt(shop):
+    """As newer hosts' DualModelGuider: it gets the options of the first model, the ensemble's wrappers included."""
+    import comfy.samplers
+    from comfy.sampler_helpers import convert_cond
+
+    class TwoModels(comfy.samplers.CFGGuider):
+        def inner_sample(self, noise, latent_image, device, *args, **kwargs):
+            shop.other.pre_run()
+            conds = {"negative": convert_cond(shop.negative)}
+            self.unguided = comfy.samplers.process_conds(shop.other.model, noise, conds, device)["negative"]
+            return super().inner_sample(noise, latent_image, device, *args, **kwargs)
+
+        def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+            def denoised(model, conds):
+                return comfy.samplers.calc_cond_batch(model, [conds], x, timestep, model_options)[0]
+
+            unguided = denoised(shop.other.model, self.unguided)
+            return unguided + 5.0 * (denoised(self.inner_model, self.conds["positive"]) - unguided)
+
+    @torch.inference_mode()
+    def run(model):
+        guider = TwoModels(model)
+        guider.inner_set_conds({"positive": shop.positive})
+        latent = torch.zeros(1, 4, 8, 8)
+        return guider.sample(latent + 1, latent, comfy.samplers.sampler_object("euler"), torch.tensor([9.0, 1.0, 0.0]))
+
+    expected = run(shop.plain)
+    assert torch.equal(run(shop.twins()), expected)
+    assert not torch.equal(run(shop.other), expected)
 
 
 def test_one_ensemble_samples_twice_in_a_graph(shop):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import comfy.hooks
 import comfy.model_management
@@ -41,6 +42,7 @@ class Run:
 
     range: sigmas between which the experts are fused; None where they are in all of sampling
     at_guidance: whether this step has come to where guided predictions are fused
+    prompt: identities of the conditionings that are the prompt's, not the negative prompt's
     """
 
     def __init__(self, main: ModelPatcher):
@@ -54,6 +56,7 @@ class Run:
         self.routing: RoutingRun | None = None
         self.step = 0
         self.at_guidance = False
+        self.prompt: set[UUID] = set()
         self._read: tuple[int, float, float] | None = None
 
     def begin(self, main: ModelPatcher) -> Run:
@@ -185,6 +188,7 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
         seed=extra_args.get("seed"),
     )  # fmt: skip
     current = Run(main).begin(main)
+    current.prompt = {cond["uuid"] for cond in guider.conds.get("positive", ())}
     extra_args["model_options"].setdefault("transformer_options", {})[RUN] = current
     latent = None
     try:

@@ -54,6 +54,9 @@ class Call:
 
 def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds):
     main, options = executor.class_obj.current_patcher, transformer_options or {}
+    if ensemble_of(main) is None:
+        # A guider that paints its negative prompt with another model gives that the ensemble's options.
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
     options = {**options, CALL: Call(main, t, x, take_texts(conds), run_of(main, options))}
     return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
@@ -61,6 +64,8 @@ def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, t
 def diffusion_model(architecture: Architecture, executor, *args, **kwargs):
     inputs = architecture.named(args, kwargs)
     options = inputs["transformer_options"] = dict(inputs["transformer_options"] or {})
+    if CALL not in options:  # another model's call, as above
+        return executor(*args, **kwargs)
     call: Call = options.pop(CALL)
     only = options.pop(EXPERT, 0 if isinstance(ensemble_of(call.main).fusion, MagicFusion) else None)
 
@@ -90,7 +95,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
     keep = choice.keep and choice.keep.keep
     observers, evaluation = [], None
     if call.run.routing and only is None:
-        evaluation = call.run.routing.evaluate(call.sigma, _guided(options, len(x)))
+        evaluation = call.run.routing.evaluate(call.sigma, _guided(call.run, options, len(x)))
         observers.append(evaluation.observe)
     samplings = [experts[index].patcher.model.model_sampling for index in running]
     level = ensemble.experts[0].architecture.noise.level(call.main.model.model_sampling, call.sigma)
@@ -136,10 +141,10 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
     return call.run.finite.check(call.run.step, prediction, x, look_again)
 
 
-def _guided(options: dict[str, Any], batch: int) -> list[bool]:
+def _guided(run: Run, options: dict[str, Any], batch: int) -> list[bool]:
     """For every sample of the batch, whether it is the prompt's."""
-    sides = options["cond_or_uncond"]
-    return [side == 0 for side in sides for _ in range(batch // len(sides))]
+    conds = options["uuids"]  # not by their places: a guider may have the negative prompt first
+    return [uuid in run.prompt for uuid in conds for _ in range(batch // len(conds))]
 
 
 def _choice(call: Call, options: dict[str, Any]) -> Choice:
