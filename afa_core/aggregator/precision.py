@@ -16,13 +16,14 @@ from .sabw import Aggregator, Inputs
 class CastAggregator:
     """Does what an Aggregator does, with its weights in `dtype`; gradients reach the weights themselves.
 
-    All weights are cast at once: one kernel, where autocast has one for each of them.
+    All weights are cast at once: one kernel, where autocast has one for each of them. The host may have loaded a part
+    of them only; here all of them are on `device`.
     """
 
-    def __init__(self, aggregator: Aggregator, dtype: torch.dtype):
+    def __init__(self, aggregator: Aggregator, dtype: torch.dtype, device: torch.device):
         self.aggregator = aggregator
         names, weights = zip(*aggregator.named_parameters(), strict=True)
-        flat = torch.cat([weight.flatten() for weight in weights]).to(dtype)
+        flat = torch.cat([weight.flatten().to(device) for weight in weights]).to(dtype)
         parts = flat.split([weight.numel() for weight in weights])
         self.weights = {n: p.view_as(w) for n, p, w in zip(names, parts, weights, strict=True)}
         self.by_point: dict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -38,5 +39,7 @@ class CastAggregator:
         return cast(Tensor, functional_call(module, own, (features, inputs, stride)))
 
 
-def in_dtype(aggregator: Aggregator, dtype: torch.dtype) -> Aggregator | CastAggregator:
-    return aggregator if aggregator.time.weight.dtype == dtype else CastAggregator(aggregator, dtype)
+def fit_for(aggregator: Aggregator, feature: Tensor) -> Aggregator | CastAggregator:
+    """An aggregator for features like this one: cast to their dtype, unless it is the coarser one and rounds them itself."""
+    finest = torch.promote_types(aggregator.time.weight.dtype, feature.dtype)
+    return aggregator if finest == feature.dtype else CastAggregator(aggregator, feature.dtype, feature.device)

@@ -170,7 +170,8 @@ class SABW(nn.Module):
             there = [stand_in if feature is None else feature for feature in features]
         if self.tokens:
             there = [normed(feature) for feature in there]
-        h = self.conv_in(torch.cat(there, dim=1))
+        # What runs through the blocks of some transformers is too large for half precision, and is in float32 there alone.
+        h = self.conv_in(torch.cat(there, dim=1).to(self.conv_in.weight.dtype))
         side = max(1, self.routing_stride // stride)
         coarse = averaged(h, side)
         logits = self.conv_out(self.transformer(self.res_block(coarse, inputs.time), inputs.text))
@@ -203,6 +204,7 @@ class Aggregator(nn.Module):
 
     def forward(self, time: Tensor, text: Tensor) -> dict[int, Inputs]:
         """What the aggregators read beside features, by index of the fusion point; time [B, T], text [B, L, D]."""
+        time, text = time.to(self.time.weight.dtype), text.to(self.time.weight.dtype)
         if "time" in self.config.ablations:
             time = torch.zeros_like(time)
         if "text" in self.config.ablations:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
-from ..aggregator.precision import CastAggregator, in_dtype
+from ..aggregator.precision import CastAggregator, fit_for
 from ..aggregator.sabw import Aggregator, Inputs
 from .fusion import Feature, FusionState, blend, fuse, hand_out, of_present, present
 from .points import FusionPoint
@@ -46,14 +45,12 @@ class SABWFusion:
         there = present(features)
         if len(there) == 1:
             return fuse(point, features, there[0].new_zeros(1, len(features), 1, 1), state)
-        aggregator, inputs = state.once(self, lambda: self._prepared(there[0].dtype, state))
+        aggregator, inputs = state.once(self, lambda: self._prepared(there[0], state))
         features = [feature if feature is None else feature.to(there[0].dtype) for feature in features]
         fused, shares = self.attend(aggregator, point, features, inputs[point.index], self.top_k)
         return hand_out(point, features, fused, shares, state, self.aggregator.identity_bias(point.index))
 
-    def _prepared(
-        self, dtype: torch.dtype, state: FusionState
-    ) -> tuple[Aggregator | CastAggregator, dict[int, Inputs]]:
-        """What is the same at all points of one evaluation."""
-        aggregator = in_dtype(self.aggregator, dtype)
-        return aggregator, aggregator(state.mean_time.to(dtype), state.mean_text.to(dtype))
+    def _prepared(self, first: Tensor, state: FusionState) -> tuple[Aggregator | CastAggregator, dict[int, Inputs]]:
+        """What is the same at all points of one evaluation, at the first of which `first` is a feature."""
+        aggregator = fit_for(self.aggregator, first)
+        return aggregator, aggregator(state.mean_time, state.mean_text)

@@ -131,12 +131,45 @@ def test_cast_weights_are_the_weights():
     gradients = []
     for dtype in (torch.float32, torch.float64):
         aggregator.zero_grad()
-        found = run(aggregator if dtype == torch.float32 else CastAggregator(aggregator, dtype), dtype)
+        found = run(aggregator if dtype == torch.float32 else CastAggregator(aggregator, dtype, torch.device("cpu")), dtype)
         torch.testing.assert_close(found, run(aggregator, torch.float32), rtol=1e-4, atol=1e-4)
         found.sum().backward()
         gradients.append({name: p.grad for name, p in aggregator.named_parameters() if p.grad is not None})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-3)
+
+
+def test_cast_weights_are_on_one_device():
+    """The host may have loaded a part of them; "meta" stands for another device."""
+    aggregator = tiny_aggregator()
+    aggregator.text.to("meta")
+    assert {weight.device.type for weight in aggregator.parameters()} == {"cpu", "meta"}
+    cast = CastAggregator(aggregator, torch.float32, torch.device("meta"))
+    assert {weight.device.type for weight in cast.weights.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.float16])
+def test_blocks_in_full_and_a_prediction_in_half_precision(weights):
+    """As Anima and Cosmos-Predict2 give them: what runs through their blocks is too large for float16."""
+    exact, state = tiny_aggregator(tokens=True), tiny_state()
+    for name, parameter in exact.named_parameters():
+        if name.endswith("conv_out.weight"):
+            parameter.data *= 0.1
+    rounded = Aggregator(exact.config, dtype=weights)
+    rounded.load_state_dict(exact.state_dict())
+    features = [torch.randn(1, 3, 4, 4, dtype=torch.float64) * size for size in (1e6, 2e6)]
+    predictions = [torch.randn(1, 4, 4, 4, dtype=torch.float64) for _ in range(2)]
+
+    @torch.no_grad()
+    def fused(aggregator, blocks, prediction):
+        fusion, own = SABWFusion(aggregator), FusionState(state.embeddings)
+        pairs = (POINTS[0], features, blocks), (POINTS[2], predictions, prediction)
+        return [fusion(point, [each.to(dtype) for each in pair], own)[0] for point, pair, dtype in pairs]
+
+    found, expected = fused(rounded, torch.float32, torch.float16), fused(exact, torch.float64, torch.float64)
+    assert [each.dtype for each in found] == [torch.float32, torch.float16]
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() < 0.01 * other.abs().max()
 
 
 def test_a_state_dict_has_the_release_s_keys():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support import transformers
 from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator
 from tests.support.graphs import sample
 from tests.support.shop import Shop
@@ -40,3 +41,18 @@ def test_the_first_expert_of_another_dtype_is_followed_to_the_bit(shop):
     assert torch.equal(sample(shop.wires(model)), sample(shop.wires(shop.half)))
     (aggregator,) = model.get_additional_models()[-1:]
     assert next(aggregator.model.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", ["cosmos", "anima"])
+def test_transformers_in_float16(comfy_host, pack, family):
+    """Newer hosts keep in float32 what runs through the blocks of these."""
+    cases = [transformers.load(comfy_host, f"tiny_{family}_{letter}") for letter in "ab"]
+    model, other = (case.patcher.clone() for case in cases)
+    for patcher in (model, other):
+        patcher.set_model_compute_dtype(torch.float16)
+    both = ensemble(comfy_host, random_aggregator(model, 2), model, other)
+    assert torch.isfinite(transformers.sample(comfy_host, both, cases[0])).all()
+    for chosen, expected in enumerate([model, other]):
+        following = ensemble(comfy_host, certain_aggregator(model, 2, chosen), model, other)
+        found = transformers.sample(comfy_host, following, cases[0])
+        assert torch.equal(found, transformers.sample(comfy_host, expected, cases[0]))
