@@ -182,7 +182,7 @@ def sketch(patcher: ModelPatcher) -> Tensor:
         values = parameter.detach().flatten()
         count = min(SKETCH, len(values))
         picked = values[torch.arange(count, device=values.device) * (len(values) - 1) // max(count - 1, 1)]
-        parts.append(picked.to("cpu", torch.float64) * (len(values) / count) ** 0.5)
+        parts.append(picked.cpu().double() * (len(values) / count) ** 0.5)
     return torch.cat(parts)
 
 

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -22,6 +22,25 @@ SIDES = {"prompt": True, "negative": False}
 """Whether guided, by name."""
 MAP_SIZE = 32
 """Maps are kept at this side at most: enough to look at, light to keep and to send."""
+
+
+def averaged(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps [B, N, H, W] as adaptive_avg_pool2d makes them [B, N, height, width].
+
+    Apple's devices have that for sizes that divide alone: there it is a product with an average of rows and one of columns.
+    """
+    if maps.device.type != "mps":
+        return F.adaptive_avg_pool2d(maps, (height, width))
+    rows, columns = (averages(*sizes, maps.device) for sizes in zip(maps.shape[2:], (height, width), strict=True))
+    return rows @ maps.float() @ columns.T
+
+
+@lru_cache(maxsize=32)
+def averages(size: int, cells: int, device: torch.device) -> Tensor:
+    """[cells, size]: what of a line each cell of it averages."""
+    with torch.inference_mode(False):
+        return F.adaptive_avg_pool1d(torch.eye(size), cells).T.contiguous().to(device)
+
 
 
 class Evaluation:
@@ -55,8 +74,7 @@ class Evaluation:
             means = stacked.mean((3, 4), dtype=torch.float32).expand(-1, len(self.guided), -1)
             numbers.append(means.flatten())
             height, width = (min(side, MAP_SIZE) for side in stacked.shape[3:])
-            pooled = F.adaptive_avg_pool2d(stacked.flatten(0, 1), (height, width))
-            pooled = pooled.unflatten(0, stacked.shape[:2]).half()
+            pooled = averaged(stacked.flatten(0, 1), height, width).unflatten(0, stacked.shape[:2]).half()
             maps.append(pooled.flatten())
             self._layout.append((points, pooled.shape))
         self._copies = [HostCopy(torch.cat(parts)) for parts in (numbers, maps) if parts]

@@ -1,4 +1,4 @@
-"""The training loop: one visible loop over steps, with everything that must survive a crash in its state."""
+"""The training loop: one visible loop over steps, with everything in its state that is needed to continue after a crash."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def training_step(training: Training) -> float | None:
     shown = [micro_batch(training, index) for index in batches]
     training.scaler.unscale_(training.optimizer)
     gradients = [weight.grad for weight in training.task.module.parameters() if weight.grad is not None]
-    numbers = torch.stack([*shown, nn.utils.get_total_norm(gradients), *training.task.watched]).tolist()
+    numbers = torch.stack([*shown, total_norm(gradients), *training.task.watched]).tolist()
     losses, norm, watched = numbers[: len(shown)], numbers[len(shown)], numbers[len(shown) + 1 :]
     for index, loss in zip(batches, losses, strict=True):
         if not math.isfinite(loss):
@@ -107,6 +107,11 @@ def training_step(training: Training) -> float | None:
         )
     training.scaler.update()
     return sum(losses) / len(losses) if math.isfinite(norm) else None
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """As torch's get_total_norm, which older torch than 2.6 lacks."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
 def micro_batch(training: Training, index: int) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afa_core.host.architectures.unet_layout import unet_points
-from afa_core.routing.record import RoutingRecord
+from afa_core.routing.record import RoutingRecord, averages
 from afa_core.routing.wire import STEP_BYTES, wire_run, wire_step
 
 POINTS = unet_points(320, [1, 2, 4, 4], [2, 2, 2, 2], 4)
@@ -97,3 +97,12 @@ def test_fixed_shares_have_no_maps():
     (step,) = wire_run(run)["steps"]
     assert step["prompt"] == {"points": [24], "shares": [[0.25, 0.75]], "sizes": [[0, 0]], "maps": ""}
     assert "negative" not in step
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 32), (64, 64), (152, 104), (33, 7)])
+def test_averages_by_products_are_those_of_adaptive_pooling(height, width):
+    """For Apple's devices, which pool sizes that divide alone."""
+    maps, size = torch.randn(2, 3, height, width), (min(height, 32), min(width, 32))
+    rows, columns = averages(height, size[0], torch.device("cpu")), averages(width, size[1], torch.device("cpu"))
+    expected = torch.nn.functional.adaptive_avg_pool2d(maps, size)
+    torch.testing.assert_close(rows @ maps @ columns.T, expected, rtol=1e-5, atol=1e-6)

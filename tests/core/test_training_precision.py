@@ -94,10 +94,10 @@ def test_skipped_steps_stand_in_the_report(tmp_path):
     assert "1 steps were tried again, since their gradients overflowed float16." in report_text("half", half, state)
 
 
-def test_endless_overflow_is_an_error_and_keeps_the_work(tmp_path):
+def test_endless_overflow_is_an_error(tmp_path):
     with pytest.raises(NotFinite, match="gradients of training step 1 overflow float16 at every scale: lower learning"):
         trained(tmp_path / "a", half := Overflowing("always"))
-    assert (tmp_path / "a" / "half.safetensors").exists() and half.tries == OVERFLOWS
+    assert half.tries == OVERFLOWS
 
 
 def test_an_interrupted_training_in_float16_goes_on_at_the_scale_it_had(tmp_path):

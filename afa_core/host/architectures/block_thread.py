@@ -18,6 +18,7 @@ from torch import autocast
 Pause = Callable[[Any], Any]
 PAUSED, RETURNED, RAISED = range(3)
 ABANDON = object()
+AUTOCAST = ("cpu", "cuda", "xpu")
 
 
 class Abandoned(BaseException):
@@ -73,7 +74,8 @@ def _modes(device: torch.device) -> Callable[[], AbstractContextManager]:
     """What torch keeps for every thread by itself, as it is in this one; for another thread to enter."""
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
     kind = device.type
-    lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    # Older torch raises for devices that it has no autocast for.
+    lower = torch.get_autocast_dtype(kind) if kind in AUTOCAST and torch.is_autocast_enabled(kind) else None
     streams = torch.get_device_module(device) if kind in ("cuda", "xpu") else None
     stream = streams and streams.current_stream(device)
 
