@@ -169,6 +169,18 @@ def test_other_formats_under_a_known_ending_are_refused(tmp_path):
             picture_size(tmp_path / "a.png")
 
 
+def test_pictures_of_other_kinds_are_named_and_never_taken_for_prompts(tmp_path):
+    for name in ("a.avif", "b.tif", "c.HEIC"):
+        (tmp_path / name).write_bytes(b"a picture")
+        (tmp_path / name).with_suffix(".txt").write_text("a caption")
+    with pytest.raises(PromptFolderError, match=r"a.avif is of a kind that is not read \(save it as PNG\)"):
+        read_prompt_folder(tmp_path)
+    Image.new("RGB", (16, 16)).save(tmp_path / "d.jfif", format="JPEG")
+    (tmp_path / "d.txt").write_text("a caption")
+    folder = read_prompt_folder(tmp_path)
+    assert [item.name for item in folder.items] == ["d.jfif"] and len(folder.skipped) == 3
+
+
 @pytest.mark.parametrize("name", ["../outside.png", "/etc/outside.png", "..\\outside.png", "C:\\outside.png", "x/../../outside.png"])  # fmt: skip
 def test_metadata_cannot_lead_out_of_its_folder(tmp_path, name):
     paint(tmp_path / "outside.png")

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+OTHER_PICTURES = {".avif", ".gif", ".heic", ".heif", ".jxl", ".tif", ".tiff"}
+"""Of kinds that are not read."""
 MOST_PIXELS = 80_000_000
 LEAST_SIDE = 8
 

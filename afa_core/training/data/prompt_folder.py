@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from .pictures import PICTURES, PictureError, picture_size
+from .pictures import OTHER_PICTURES, PICTURES, PictureError, picture_size
 
 CAPTIONS = (".txt", ".caption")
 METADATA = "metadata.jsonl"
@@ -103,7 +103,7 @@ def read_prompt_folder(
     listed = next((file for file in files if file == root / HELD_OUT), None)
     if listed is not None:
         folder.held_out = frozenset(_lines(folder, listed))
-    if root.is_dir() and any(file.suffix.lower() in PICTURES for file in files):
+    if root.is_dir() and any(file.suffix.lower() in PICTURES.keys() | OTHER_PICTURES for file in files):
         _read_pictures(folder, files, tick, digest)
     else:
         _read_prompts(folder, files)
@@ -163,6 +163,8 @@ def _read_pictures(
         if file.name == METADATA:
             listed.update(_metadata(folder, file))
     for file in files:
+        if file.suffix.lower() in OTHER_PICTURES:
+            folder.skipped.append((_name(folder, file), "is of a kind that is not read (save it as PNG)"))
         if file.suffix.lower() not in PICTURES:
             continue
         tick()
