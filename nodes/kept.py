@@ -1,16 +1,17 @@
-"""The last results of the viewers, which outlive a reload of the page and a restart of ComfyUI."""
+"""The last results of the viewers, which are still there after a reload of the page and a restart of ComfyUI."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 
-from ..afa_core.atomic_file import replacing
+from ..afa_core.atomic_file import SavingError, replacing
 
 COMPARISON, CHOICES = "afa.comparison", "afa.choices"
 
@@ -23,17 +24,22 @@ def workflow_id(extra_pnginfo: dict | None) -> str:
     return str(((extra_pnginfo or {}).get("workflow") or {}).get("id", ""))
 
 
-def keep(kind: str, workflow: str, node_id: str, data: dict[str, Any]) -> None:
-    """Replaces the last result of a node. Raises SavingError where it cannot be written."""
+def keep(kind: str, workflow: str, node_id: str, data: dict[str, Any]) -> bool:
+    """Replaces the last result of a node. Where it cannot be written, that is logged: a view is not worth a render."""
     path = _file(kind, workflow, node_id)
-    with replacing(path, durable=False) as draft:
-        draft.write_text(json.dumps(data), encoding="utf-8")
+    try:
+        with replacing(path, durable=False) as draft:
+            draft.write_text(json.dumps(data), encoding="utf-8")
+    except SavingError as error:
+        logging.warning("AFA: %s", error)
+        return False
     if kind == CHOICES:  # small, and made by hand
-        return
+        return True
     with suppress(OSError):  # the browser may be reading one
         newest = sorted(path.parent.glob(f"{kind}_*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in newest[MOST:]:
             old.unlink()
+    return True
 
 
 def kept(kind: str, workflow: str, node_id: str) -> dict[str, Any] | None:
@@ -61,8 +67,7 @@ def keep_choices(workflow: str, node_id: str, subject: list, choices: list) -> b
     shown = kept(COMPARISON, workflow, node_id)
     if shown is None or shown["subject"] != subject:
         return False
-    keep(CHOICES, workflow, node_id, {"subject": subject, "choices": choices})
-    return True
+    return keep(CHOICES, workflow, node_id, {"subject": subject, "choices": choices})
 
 
 def _is_there(picture: dict[str, str]) -> bool:

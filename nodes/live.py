@@ -10,12 +10,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from server import PromptServer
 
-from ..afa_core.atomic_file import SavingError
 from ..afa_core.routing.record import Evaluation, RoutingRun
 from ..afa_core.routing.wire import wire_header, wire_run, wire_step
 from .kept import keep, kept, workflow_id
@@ -173,8 +171,7 @@ class TrainingFeed:
         return {**self.header, **self.latest, "state": self.state, "history": self.history, "samples": self.samples}
 
     def _keep(self) -> None:
-        with suppress(SavingError):  # a view is not worth a training; its own files say when the disk is full
-            keep(TRAINING, self.workflow, self.node_id, self.snapshot())
+        keep(TRAINING, self.workflow, self.node_id, self.snapshot())
 
 
 def last_training(workflow: str, node_id: str, client: str) -> dict[str, Any] | None:

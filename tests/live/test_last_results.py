@@ -11,6 +11,7 @@ from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.checkpoints import ensure_checkpoints
 from tests.support.comfy.events import Events
 from tests.support.comfy.server import LiveServer
+from tests.support.faults import full_disk
 from tests.support.stand_ins import pictures
 
 EXPERTS = ["tiny_sd15_a.safetensors", "tiny_sd15_b.safetensors"]
@@ -80,6 +81,15 @@ def test_only_the_newest_are_kept(pack, comfy_host):
     assert kept.kept("test", "workflow", str(MANY + 2)) == {"number": MANY + 2}
     assert kept.kept("another kind", "workflow", "0") == {}
     assert kept.kept(kept.CHOICES, "workflow", "0") == {"number": 0}  # made by hand, they are never dropped
+
+
+def test_a_result_that_cannot_be_kept_is_logged_and_no_more(pack, comfy_host, caplog):
+    from importlib import import_module
+
+    kept = import_module(pack.__name__ + ".nodes.kept")
+    with full_disk():
+        assert not kept.keep("test", "workflow", "a full disk", {"maps": "0" * 2000})
+    assert "could not be saved" in caplog.text
 
 
 def test_a_comparison_whose_pictures_are_gone_is_not_shown(pack, comfy_host):
