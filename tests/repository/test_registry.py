@@ -150,7 +150,7 @@ COMPATIBLE = ("MIT", "BSD", "Apache", "Python Software Foundation", "PSF", "GPL"
 
 @pytest.mark.parametrize("name", [*REQUIREMENTS, *OPTIONAL])
 def test_licences_go_with_ours(name):
-    metadata = importlib.metadata.metadata(name)
+    metadata = importlib.metadata.metadata(plain(name))
     words = [metadata.get("License-Expression"), metadata.get("License"), *(metadata.get_all("Classifier") or [])]
     licence = " ".join(word for word in words if word and not word.startswith(("Programming", "Topic", "Framework")))
     assert any(word in licence for word in COMPATIBLE), licence
