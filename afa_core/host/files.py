@@ -19,8 +19,9 @@ def register_folder(name: str = FOLDER, endings: Collection[str] = (".safetensor
 
 
 def aggregator_folder() -> Path:
-    """Where new aggregators are saved."""
-    return Path(folder_paths.get_folder_paths(FOLDER)[0])
+    """Where new aggregators are saved: in the first of their folders that can be written to."""
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+    return next((f for f in folders if os.access(f if f.exists() else f.parent, os.W_OK)), folders[0])
 
 
 def aggregator_names() -> list[str]:

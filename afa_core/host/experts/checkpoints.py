@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import comfy.model_detection
+import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
@@ -101,9 +102,10 @@ def _names(file: Any) -> dict[str, str]:
 
 def find_checkpoint(expert: Mapping[str, Any]) -> tuple[str, Path] | None:
     """The user's file with an expert's weights, and which of FOLDERS it lies in; those of its name are looked at first."""
-    name = Path(expert.get("file", "")).name
+    name = PureWindowsPath(expert.get("file", "")).name  # it splits at both kinds of slashes
     known = [(folder, file) for folder in FOLDERS for file in folder_paths.get_filename_list(folder)]
     for folder, file in sorted(known, key=lambda place: Path(place[1]).name != name):
+        comfy.model_management.throw_exception_if_processing_interrupted()
         path = folder_paths.get_full_path(folder, file)  # None for a link to nowhere
         if path and path.endswith(".safetensors"):
             found = file_identity(Path(path))

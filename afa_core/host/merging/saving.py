@@ -19,7 +19,8 @@ def save_network(model: ModelPatcher, name: str) -> Path:
     """
     from comfy_extras.nodes_model_merging import save_checkpoint
 
-    path = Path(folder_paths.get_folder_paths("diffusion_models")[0], f"{name}.safetensors")
+    folders = sorted(folder_paths.get_folder_paths("diffusion_models"), key=lambda f: Path(f).name != "diffusion_models")
+    path = Path(folders[0], f"{name}.safetensors")  # the host lists its older models/unet first
     with replacing(path) as draft, TemporaryDirectory(dir=path.parent) as folder:
         save_checkpoint(model, filename_prefix=name, output_dir=folder)  # which chooses the file's name itself
         (written,) = Path(folder).iterdir()
