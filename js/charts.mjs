@@ -71,7 +71,7 @@ export function shortNumber(value) {
   return value.toFixed(digits);
 }
 
-/** Lines [{points: [[x, y]], colour, width, dash, alpha, faint}] over x from 0 to `end`; faint ones may leave the chart. */
+/** Lines [{points: [[x, y]], colour, width, dash, alpha, dots, faint}] over x from 0 to `end`; faint ones may leave the chart. */
 export function drawLines(canvas, size, { lines, end, title }) {
   const context = fitCanvas(canvas, size.width, size.height);
   const box = { ...BOX, left: 44 };
@@ -105,7 +105,6 @@ export function drawLines(canvas, size, { lines, end, title }) {
     if (dots) for (const [x, y] of points.map(place)) context.fillRect(x - 2, y - 2, 4, 4);
   }
   context.restore();
-  return { low, high };
 }
 
 function line(context, points) {

@@ -33,7 +33,7 @@ export function slider(label, { min = 0, max = 1, step = 1, value = 0 } = {}) {
   return { row, input, value: reading };
 }
 
-/** A canvas that is drawn at the screen's resolution: {canvas, context, width, height} in CSS pixels. */
+/** The context of a canvas of this size in CSS pixels, cleared, which is drawn at the screen's resolution. */
 export function fitCanvas(canvas, width, height) {
   const scale = Math.max(2, window.devicePixelRatio || 1);
   const [w, h] = [Math.round(width * scale), Math.round(height * scale)];

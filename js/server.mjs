@@ -10,6 +10,18 @@ export function placeOf(node) {
   return id === null ? null : { workflow: app.rootGraph.id ?? "", node: id };
 }
 
+/** After a reload, once the graph is whole and the node's id its own: calls `then` with that place. */
+export function onRestore(node, then) {
+  const { onConfigure } = node;
+  node.onConfigure = function (...args) {
+    onConfigure?.apply(this, args);
+    queueMicrotask(() => {
+      const place = node.graph && placeOf(node);
+      if (place) then(place);
+    });
+  };
+}
+
 /** The JSON that a route answers for a place; null where it has nothing. */
 export async function kept(route, place) {
   const answer = await api.fetchApi(`${route}?${new URLSearchParams(place)}`, { cache: "no-store" });

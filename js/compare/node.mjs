@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { isOfWorkflow } from "../graph.mjs";
-import { kept, placeOf, post } from "../server.mjs";
+import { kept, onRestore, post } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { ComparisonView } from "./view.mjs";
 
@@ -16,22 +16,13 @@ export function addComparisonView(node) {
   );
   const state = { view, place: null }; // where the server keeps what the view shows
   addWidget(node, "afa_comparison", view.root, HEIGHT, 480);
-  const { onExecuted, onConfigure } = node;
+  onRestore(node, (place) => load(state, place));
+  const { onExecuted } = node;
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
     const [place] = output?.afa_comparison ?? [];
     if (place && isOfWorkflow(place, app.rootGraph.id)) load(state, place);
   };
-  node.onConfigure = function (...args) {
-    onConfigure?.apply(this, args);
-    queueMicrotask(() => node.graph && restore(node, state));
-  };
-}
-
-/** After a reload: the last result of this node in this workflow. */
-function restore(node, state) {
-  const place = placeOf(node);
-  if (place) load(state, place);
 }
 
 /** A result, and the choices made on it. */

@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { element } from "../dom.mjs";
 import { isOfWorkflow, nodeOfExecution, originOf } from "../graph.mjs";
-import { kept, placeOf } from "../server.mjs";
+import { kept, onRestore } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { addStep, decodeRun } from "./wire.mjs";
 import { RoutingViewer } from "./viewer.mjs";
@@ -16,7 +16,8 @@ export function addRoutingViewer(node) {
   const view = new RoutingViewer();
   const state = { view, run: null };
   addWidget(node, "afa_routing", view.root, HEIGHT, 400);
-  const { onExecuted, onAdded, onConfigure, onRemoved } = node;
+  onRestore(node, (place) => load(state, place));
+  const { onExecuted, onAdded, onRemoved } = node;
   node.onAdded = function (...args) {
     onAdded?.apply(this, args);
     viewers.set(node, state);
@@ -25,22 +26,11 @@ export function addRoutingViewer(node) {
     onRemoved?.apply(this, args);
     viewers.delete(node);
   };
-  node.onConfigure = function (...args) {
-    onConfigure?.apply(this, args);
-    // The graph is whole, and the node's id its own, once this task is done.
-    queueMicrotask(() => node.graph && restore(node, state));
-  };
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
     const [place] = output?.afa_routing ?? [];
     if (place && isOfWorkflow(place, app.rootGraph.id)) load(state, place);
   };
-}
-
-/** After a reload: the last result of this node in this workflow. */
-function restore(node, state) {
-  const place = placeOf(node);
-  if (place) load(state, place);
 }
 
 async function load(state, place) {

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { isOfWorkflow, nodeOfExecution } from "../graph.mjs";
-import { kept, placeOf, post } from "../server.mjs";
+import { kept, onRestore, post } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { advance, restored } from "./progress.mjs";
 import { TrainingView } from "./view.mjs";
@@ -21,11 +21,7 @@ export function addTrainingView(node) {
   showSmallNumbers(node);
   addWidget(node, "afa_training", view.root, HEIGHT, 400);
   node.setSize([400, node.computeSize()[1]]);
-  const { onConfigure } = node;
-  node.onConfigure = function (...args) {
-    onConfigure?.apply(this, args);
-    queueMicrotask(() => node.graph && restore(node, state));
-  };
+  onRestore(node, (place) => restore(state, place));
 }
 
 /**
@@ -46,16 +42,15 @@ function showSmallNumbers(node) {
   for (const { options } of node.widgets) if (options?.precision > 3) options.maxFractionDigits = options.precision;
 }
 
-/** After a reload: the training that this node of this workflow runs, or ran last. */
-async function restore(node, state) {
-  const place = placeOf(node);
-  const snapshot = place && (await kept("/afa/training", { ...place, client: await clientId() }));
+/** The training that a node of a workflow runs, or ran last. */
+async function restore(state, place) {
+  const snapshot = await kept("/afa/training", { ...place, client: await clientId() });
   if (!snapshot || state.progress) return;
   state.progress = restored(snapshot);
   state.view.show(state.progress);
 }
 
-/** The id by which the host knows this page; it comes with the host's first message. */
+/** The id by which the host identifies this page; it comes with the host's first message. */
 async function clientId() {
   if (!api.clientId) await new Promise((done) => api.addEventListener("status", done, { once: true }));
   return api.clientId ?? "";
