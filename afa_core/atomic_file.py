@@ -32,7 +32,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Gives a draft beside `path` to write, and moves it there at the end; on any failure the draft is removed.
 
     The draft is hidden and has a suffix of its own, so that no list of models ever shows it.
-    durable: outlives a power cut, at the price of waiting for the disk.
+    durable: is still there after a power cut, at the price of waiting for the disk.
     Raises SavingError where the disk is full or the folder may not be written to.
     """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from textwrap import indent
 
@@ -14,7 +13,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..afa_core.host.experts.fingerprint import clip_digest, patcher_digest, vae_digest
-from ..afa_core.host.merging.auto_merge import Painter, encode_prompts
+from ..afa_core.host.merging.auto_merge import MergePainter, encode_prompts
 from ..afa_core.host.merging.merge import check_mergeable, merge_models
 from ..afa_core.host.scoring.scorers import NEEDS_REFERENCES, SCORERS, SIGNED, WHOLE_SET
 from ..afa_core.merging.journal import Journal, run_search
@@ -22,6 +21,7 @@ from ..afa_core.merging.recipe import MergeError
 from ..afa_core.merging.search import STRATEGIES, SearchSpace
 from ..afa_core.scoring.statistics import by_prompt, compare
 from .sockets import experts, numbered, schema
+from .training import file_name
 
 SEARCHABLE = [name for name in SCORERS if name not in WHOLE_SET | NEEDS_REFERENCES]
 
@@ -84,7 +84,7 @@ class AFAAutoMerge(io.ComfyNode):
             "negative": negative, "scorer": scorer, "method": method, "seed": seed, **settings,
         }  # fmt: skip
         journal = Journal(_journal_path(save_as, identity), space, identity)
-        paint = Painter(encode_prompts(clip, lines), encode_prompts(clip, [negative])[0], vae, latent, seed, settings)
+        paint = MergePainter(encode_prompts(clip, lines), encode_prompts(clip, [negative])[0], vae, latent, seed, settings)
         each = [line for line in lines for _ in range(len(latent))]
 
         def evaluate(vector):
@@ -117,7 +117,5 @@ def report(journal: Journal, space: SearchSpace, prompts: list[str], scorer: str
 
 def _journal_path(name: str, identity: dict) -> Path:
     """A file of its own for every search, so that another prompt does not overwrite the last one's."""
-    if not re.fullmatch(r"\w[\w .-]{0,99}", name):
-        raise MergeError(f"save_as should be a plain file name such as my_merge, found {name!r:.60}.")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Path(folder_paths.get_output_directory(), "afa_merges", f"{name}_{digest[:10]}.json")
+    return Path(folder_paths.get_output_directory(), "afa_merges", f"{file_name(name)}_{digest[:10]}.json")

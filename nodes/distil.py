@@ -90,7 +90,9 @@ class AFADistill(io.ComfyNode):
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:
             feed.finish()
-        model = with_lora(distillation.student, load_file(path))
+        # Not as they lie in the file: Windows replaces none that a MODEL still reads from.
+        weights = {key: tensor.clone() for key, tensor in load_file(path).items()}
+        model = with_lora(distillation.student, weights)
         notes.append(_how_to_load(path, student_file, is_merge=student is None))
         report = "\n\n".join([report_text(path.name, task, state), "\n".join(notes), data.summary()])
         return io.NodeOutput(model, loss_plot(task, state), report)

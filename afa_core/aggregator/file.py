@@ -34,7 +34,7 @@ class AggregatorError(ValueError):
 
 @dataclass
 class AggregatorFile:
-    """An aggregator at rest.
+    """An aggregator as its file holds it.
 
     state:    tensors `aggregators.{i}.{key}`
     experts:  for each expert, in the order of the sockets; empty where unknown. {"file", "sha256", "prediction"}, and

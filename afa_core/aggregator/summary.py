@@ -16,7 +16,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     """{"name", "architecture", "num_experts", "experts": [{"file", "prediction"}], "training": {...}, "routing": {...}}.
 
     Only short texts and single numbers are passed on, and one mean share an expert. What the file does not say
-    is absent or empty. Raises ValueError or OSError where there is nothing that could be read.
+    is absent or empty. Raises ValueError where there is nothing that could be read.
     """
     try:
         return _of_folder(path) if path.is_dir() else _of_file(path)

@@ -71,7 +71,7 @@ def routing_table(routing: dict[str, Any], points: list[FusionPoint], experts: i
     try:
         shares = torch.tensor(routing.get("shares"), dtype=torch.float32)
         rows = [measured.index(next(n for n in names[index:] if n in measured)) for index in range(len(names))]
-    except (AttributeError, StopIteration, TypeError, ValueError, OverflowError, RuntimeError):  # a file of anyone's
+    except (AttributeError, StopIteration, TypeError, ValueError, OverflowError, RuntimeError):  # a file of unknown origin
         return None
     if shares.ndim != 3 or shares.shape[1:] != (len(measured), experts) or not shares.isfinite().all():
         return None

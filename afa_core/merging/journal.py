@@ -1,4 +1,4 @@
-"""A search that survives being stopped: what was tried is on disk, with the best recipe so far."""
+"""A search that can be stopped and continued: what was tried is on disk, with the best recipe so far."""
 
 from __future__ import annotations
 

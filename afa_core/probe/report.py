@@ -31,10 +31,7 @@ VERDICTS = ("the same model", "not worth it", "weak", "worth it")
 
 @dataclass
 class Probe:
-    """Everything measured: cells[picture][level].
-
-    cosine [K, K]: of the experts' weights; fixed [K]: the best fixed mix over everything.
-    """
+    """Everything measured: cells[picture][level]; cosine [K, K]: of the experts' weights."""
 
     experts: list[str]
     domains: list[str]

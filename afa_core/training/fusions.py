@@ -1,4 +1,4 @@
-"""Fusions that only training needs: one that saves memory, one that leaves points out, one that loses experts at random."""
+"""Fusions that only training needs: one that saves memory, one that leaves points out, one that leaves experts out at random."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OnlyPoints:
 
 
 class ExpertDropout:
-    """Training: a fusion that loses experts at random, so that the aggregator learns to do without.
+    """Training: a fusion that leaves experts out at random, so that the aggregator is trained on those that are left.
 
     At every fusion point each expert is lost with probability `rate`, but never all of them, and at the
     prediction two stay, so that there is always a decision to learn from.

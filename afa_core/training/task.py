@@ -71,7 +71,7 @@ class Task(Protocol):
         ...
 
     def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
-        """After a loss that is not finite: raises NotFinite with the name of the network that is to blame, if one is."""
+        """After a loss that is not finite: raises NotFinite with the name of the network that produced it, if one did."""
         ...
 
     def measure(self, batches: Iterable[Batch]) -> dict[str, Any]:

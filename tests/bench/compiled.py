@@ -38,7 +38,7 @@ def compiled_kernels(experts: int) -> Counter[str]:
         shape = point.channels, point.stride
         if shape not in shapes:
             features = [torch.zeros(2, point.channels, *2 * [SIDE // point.stride]).bfloat16() for _ in range(experts)]
-            given = aggregator, point.index, point.stride, features, inputs[point.index]
+            given = aggregator, point, features, inputs[point.index]
             # What is built in place of each kernel does nothing: a C++ compiler would take a minute for every shape.
             with patch.object(AsyncCompile, "cpp_pybinding", lambda *_, **__: lambda *_: None):
                 _, (code, *_) = run_and_get_code(attend, *given)

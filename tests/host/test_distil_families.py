@@ -40,7 +40,7 @@ class Case:
 
     def text(self, expert: int, item: int, empty: bool):
         from afa_core.host.experts.experts import Expert
-        from afa_core.host.text.captions import network_text
+        from afa_core.host.training.captions import network_text
 
         known = {name: value for name, value in self.extras.items() if torch.is_tensor(value)}
         with torch.inference_mode(False):

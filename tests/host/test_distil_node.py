@@ -164,11 +164,11 @@ def test_a_file_is_an_ordinary_lora(distiller):
 
 
 def test_prompts_are_painted_by_the_ensemble_and_labelled_once(distiller, prompts, monkeypatch):
-    from afa_core.host.training import labelling, paintings
+    from afa_core.host.training import ensemble_paintings, labelling
 
     sizes = []
-    real = paintings.painted
-    monkeypatch.setattr(paintings, "painted", lambda model, *args: sizes.append(model) or real(model, *args))
+    real = ensemble_paintings.painted
+    monkeypatch.setattr(ensemble_paintings, "painted", lambda model, *args: sizes.append(model) or real(model, *args))
     both = distiller.run("both", prompts=str(prompts), steps=1, resume="start anew")
     assert len(sizes) == 12 and all(model is distiller.widgets["ensemble"] for model in sizes)
     assert "24 pictures" in both[2]
@@ -182,7 +182,7 @@ def test_prompts_are_painted_by_the_ensemble_and_labelled_once(distiller, prompt
 )
 def test_the_share_of_paintings_is_what_is_asked_for(pictures, prompts, share):
     """Of 0 and of 1, one part is measured on alone."""
-    from afa_core.host.training.paintings import joined
+    from afa_core.training.data.joined import joined
 
     parts = []
     for count in (pictures, prompts):
@@ -245,11 +245,11 @@ def test_a_painting_that_is_not_finite_is_not_kept(distiller, prompts, monkeypat
 
 @pytest.mark.parametrize(("aspect", "size"), [({}, (8, 8)), ({"paint_aspect": 2.0}, (6, 11)), ({"paint_aspect": 0.25}, (16, 4))])
 def test_paintings_have_the_aspect_that_is_asked_for(distiller, prompts, monkeypatch, aspect, size):
-    from afa_core.host.training import paintings
+    from afa_core.host.training import ensemble_paintings
 
     sizes = []
-    real = paintings.painted
-    monkeypatch.setattr(paintings, "painted", lambda *args: sizes.append(args[3]) or real(*args))
+    real = ensemble_paintings.painted
+    monkeypatch.setattr(ensemble_paintings, "painted", lambda *args: sizes.append(args[3]) or real(*args))
     alone = {"prompt_folder": "", "prompts": str(prompts), "paint_steps": 1}
     report = distiller.run("shape", resume="start anew", steps=1, **alone, **aspect)[2]
     assert sizes == [size] * 12 and "12 pictures" in report
@@ -371,6 +371,7 @@ def test_the_student_is_saved_as_the_host_saves_it(distiller):
     model, _, report = distiller.run("kept", resume="start anew", steps=2, learning_rate=1e-2, save_student=True)
     (sentence,) = (line for line in report.splitlines() if line.startswith("To load it"))
     assert sentence.startswith("To load it: Load Diffusion Model with kept_student.safetensors, then Load LoRA")
+    assert (distiller.host.base / "models" / "diffusion_models" / "kept_student.safetensors").exists()
     (student,) = distiller.host.call("UNETLoader", unet_name="kept_student.safetensors", weight_dtype="default")
     expected = prediction(model)
     found = prediction(stock(distiller, student, "kept"))

@@ -303,12 +303,11 @@ def test_patches_are_counted_by_the_memory_manager(shop):
 # ------------------------------------------------------------------ training
 def test_a_teachers_digest_knows_the_strength_of_a_lora_beside_the_weights(shop):
     """Its stored predictions are found by it."""
-    from afa_core.host.sampling.parts import ensemble_of
     from afa_core.host.training.teacher import Teacher
 
     def digest(strength):
         model = ensemble(shop.host, "block average", shop.plain, stacked(shop, [(0, strength)]))
-        return Teacher(ensemble_of(model).experts, model).digest
+        return Teacher(model).digest
 
     assert digest(0.5) == digest(0.5) != digest(0.6)
 

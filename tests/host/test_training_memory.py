@@ -81,7 +81,7 @@ def test_a_teachers_aggregator_is_loaded_with_its_experts(comfy_host, experts, m
     from afa_core.host.training.teacher import Teacher
 
     models = [expert.patcher for expert in experts]
-    teacher = Teacher(experts, ensemble(comfy_host, random_aggregator(models[0], 2), *models))
+    teacher = Teacher(ensemble(comfy_host, random_aggregator(models[0], 2), *models))
     named = []
     monkeypatch.setattr(memory, "load_models_gpu", lambda models, **_: named.append(list(models)))
     with outside_inference():

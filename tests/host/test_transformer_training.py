@@ -27,7 +27,7 @@ def experts_of(cases, checkpointing):
 
 
 def texts_of(cases, experts):
-    from afa_core.host.text.captions import network_text
+    from afa_core.host.training.captions import network_text
 
     (cond, extras) = conditioning(cases[0], 3)[0]
     texts = [
@@ -98,7 +98,7 @@ def test_levels_of_noise(cases):
 def test_a_network_that_adapts_its_prompt_does_so_for_training(comfy_host, monkeypatch):
     """Newer hosts run Anima's adapter in inference mode only; what comes of it must be fit for gradients."""
     from afa_core.host.experts.experts import Expert
-    from afa_core.host.text.captions import adapted, network_text
+    from afa_core.host.training.captions import adapted, network_text
 
     case = load(comfy_host, "tiny_cosmos_a")
     modes = []

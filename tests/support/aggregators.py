@@ -1,4 +1,4 @@
-"""Aggregators at rest for the tests: random weights, in our file and in the authors' layout."""
+"""Aggregators as their files hold them, for the tests: random weights, in our file and in the authors' layout."""
 
 import json
 from pathlib import Path

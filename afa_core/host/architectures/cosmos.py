@@ -60,8 +60,5 @@ class Cosmos(Transformer):
     def text_width(self, model: BaseModel) -> int:
         return network_of(model).blocks[0].cross_attn.context_dim
 
-    def time_width(self, model: BaseModel) -> int:
-        return network_of(model).model_channels
-
     def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
         return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(network_of(model).blocks))}

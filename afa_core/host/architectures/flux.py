@@ -48,9 +48,6 @@ class Flux(Transformer):
     def latent_channels(self, network: Any) -> int:
         return network.out_channels // network.patch_size**2
 
-    def text_width(self, model: BaseModel) -> int:
-        return network_of(model).hidden_size
-
     def time_width(self, model: BaseModel) -> int:
         network = network_of(model)
         return TIME_WIDTH if self._has_shared_modulation(network) else network.hidden_size

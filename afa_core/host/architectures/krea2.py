@@ -48,9 +48,6 @@ class Krea2(Transformer):
     def latent_channels(self, network: Any) -> int:
         return network.channels
 
-    def text_width(self, model: BaseModel) -> int:
-        return self.width(network_of(model))
-
     def time_width(self, model: BaseModel) -> int:
         return TIME_WIDTH
 

@@ -42,9 +42,6 @@ class Lumina(Transformer):
     def width(self, network: Any) -> int:
         return network.dim
 
-    def text_width(self, model: BaseModel) -> int:
-        return network_of(model).dim
-
     def time_width(self, model: BaseModel) -> int:
         return network_of(model).layers[0].adaLN_modulation[-1].in_features
 

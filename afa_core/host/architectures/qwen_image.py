@@ -35,12 +35,6 @@ class QwenImage(Transformer):
     def width(self, network: Any) -> int:
         return network.inner_dim
 
-    def text_width(self, model: BaseModel) -> int:
-        return network_of(model).inner_dim
-
-    def time_width(self, model: BaseModel) -> int:
-        return network_of(model).inner_dim
-
     def prompt_width(self, model: BaseModel) -> int:
         return network_of(model).txt_in.in_features
 

@@ -54,6 +54,12 @@ class Transformer(Architecture):
     def width(self, network: Any) -> int:
         """C of the hidden states [B, L, C]."""
 
+    def text_width(self, model: BaseModel) -> int:
+        return self.width(network_of(model))
+
+    def time_width(self, model: BaseModel) -> int:
+        return self.width(network_of(model))
+
     def patch_size(self, network: Any) -> int:
         """Side of the square of the latent that one token stands for."""
         return network.patch_size

@@ -40,7 +40,7 @@ class Sketch:
 
     @classmethod
     def parsed(cls, text: str) -> Sketch | None:
-        """The inverse of str(); None for a text of anyone's that is none."""
+        """The inverse of str(); None for a text of unknown origin that is none."""
         precision, _, data = text.partition(" ")
         try:
             content = bytearray(base64.b64decode(data, validate=True))

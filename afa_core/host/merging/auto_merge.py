@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Painter:
+class MergePainter:
     """Paints the same prompts from the same noise with any model.
 
     texts:  one positive conditioning a prompt

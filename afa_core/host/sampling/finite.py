@@ -15,7 +15,7 @@ from ...fusion.not_finite import NotFinite
 from ...host_copy import HostCopy
 
 LookAgain = Callable[[], Tensor]
-"""Repeats an evaluation from its inputs, asking every feature. Raises NotFinite, which names what is to blame."""
+"""Repeats an evaluation from its inputs, asking every feature. Raises NotFinite, which names what produced it."""
 
 
 @dataclass

@@ -21,8 +21,10 @@ def converted(prediction: Tensor, sigma: Tensor, x: Tensor, sampling, first) -> 
     """A prediction [B, C, H, W] of `sampling`'s kind as the prediction of `first`'s kind that denoises alike.
 
     The host's `calculate_denoised` is affine in the prediction whatever its kind, d = a(x) + b p, so the
-    two kinds meet in d. x is the noisy latent before input scaling, sigma [B].
+    two kinds meet in d. x is the noisy latent before input scaling, sigma [B]. One of `first`'s kind stays as it is.
     """
+    if predicts_like(sampling, first):
+        return prediction
     zero = torch.zeros_like(x)
     denoised = sampling.calculate_denoised(sigma, prediction.float(), x)
     slope = first.calculate_denoised(sigma, torch.ones_like(x), zero)
@@ -41,9 +43,7 @@ def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tenso
     def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.is_prediction:
             features = [
-                feature
-                if feature is None or predicts_like(sampling, first)
-                else converted(feature, sigma, x, sampling, first)
+                feature if feature is None else converted(feature, sigma, x, sampling, first)
                 for feature, sampling in zip(features, samplings, strict=True)
             ]
         return fusion(point, features, state)

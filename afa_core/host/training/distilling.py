@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
 from ...training.data.dataset import LatentDataset
+from ...training.data.joined import joined
 from ...training.data.prompt_folder import PromptFolder
 from ...training.tasks.distil import DistilTask, Lessons
 from ..experts.experts import Expert, ExpertError
@@ -17,15 +18,15 @@ from ..experts.fingerprint import patcher_digest
 from ..experts.networks import copied
 from ..merging.merge import merge_models, recipe_for
 from ..sampling.parts import ensemble_of
-from ..sampling.prediction import converted, predicts_like
-from ..text.captions import TextEncoder
+from ..sampling.prediction import converted
 from .adapters import TARGETS, adapted_weights, put_adapters
 from .cache import Cache, cache_key
+from .captions import TextEncoder
 from .encoding import DatasetSettings, prepare_dataset
+from .ensemble_paintings import Painter
 from .frozen_experts import HostExperts
 from .labelling import CachedLabels
 from .memory import trained_bytes
-from .paintings import Painter, joined
 from .pictures import Progress
 from .teacher import Teacher, check_student, check_teacher
 
@@ -78,7 +79,7 @@ class Distillation:
         check_student(Expert(self.student, "The student"), self.experts)
         shared = any(self.student.is_clone(expert.patcher) for expert in self.experts)
         self.network = copied(self.student) if shared else self.student
-        self.teacher = Teacher(self.experts, ensemble)
+        self.teacher = Teacher(ensemble)
         self.digest = self.teacher.digest
 
     def dataset(
@@ -127,7 +128,7 @@ class Distillation:
         first, own = (e.patcher.get_model_object("model_sampling") for e in (self.experts[0], student.experts[0]))
 
         def convert(label: torch.Tensor, sigma: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-            return label if predicts_like(first, own) else converted(label, sigma, noisy, first, own)
+            return converted(label, sigma, noisy, first, own)
 
         lessons = Lessons([e.label for e in self.experts], convert, teacher, control)
         settings = {name: value for name, value in asdict(lora).items() if name != "gradient_checkpointing"}

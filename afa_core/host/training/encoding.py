@@ -21,8 +21,8 @@ from ...training.data.prompt_folder import PromptFolder, PromptItem
 from ...training.data.split import NONE_LISTED, held_out, is_listed, subset
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import vae_digest
-from ..text.captions import Store, TextEncoder
 from .cache import Cache
+from .captions import CaptionStore, TextEncoder
 from .host_dataset import HostDataset, host_dataset
 from .painting import Painting, paint
 from .pictures import Entry, PictureEncoder, Progress
@@ -133,7 +133,7 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSett
     if folder.held_out and not any(listed):
         skipped.append(NONE_LISTED)
     rows = _with_held_out(rows, listed, settings)
-    store = Store(
+    store = CaptionStore(
         encoder,
         [row.caption for row in rows],
         [row.size for row in rows],

@@ -16,10 +16,10 @@ from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.split import held_out
 from ..architectures.frames import latent_in, without_frames
 from ..experts.experts import Expert, ExpertError
-from ..text.captions import TextEncoder, adapted, adapts, batch_length, network_text
 from ..text.carried_texts import CONDS_KEY, others_texts
 from ..text.conditioning import check_width
 from .cache import Cache
+from .captions import TextEncoder, adapted, adapts, batch_length, network_text
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from ...training.data.prompt_folder import PromptItem
 from ..architectures.frames import latent_in
 from ..experts.experts import ExpertError
 from ..experts.fingerprint import patcher_digest
-from ..text.captions import TextEncoder
 from .cache import Cache, cache_key
+from .captions import TextEncoder
 from .pictures import Progress
 
 

@@ -1,4 +1,4 @@
-"""An ensemble as a teacher: its prediction at any noise level, those of its experts, and what it paints."""
+"""An ensemble as a teacher: its prediction at any noise level, and those of its experts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..sampling.parts import ensemble_of
 from .frozen_experts import HostExperts
 
 LEVELS = torch.linspace(0, 1, 21)
-"""Noise levels at which fusions are told apart: between two of a probe's, shares by level change evenly."""
+"""Noise levels at which fusions are compared: between two of a probe's, shares by level change evenly."""
 
 
 def check_teacher(ensemble: ModelPatcher) -> None:
@@ -65,10 +65,10 @@ def check_student(student: Expert, experts: list[Expert]) -> None:
 class Teacher:
     """The experts of an ensemble under its fusion. `load` before it is asked."""
 
-    def __init__(self, experts: list[Expert], ensemble: ModelPatcher):
-        self.ensemble = ensemble
-        self.fusion, self.companions = ensemble_of(ensemble).fusion, ensemble_of(ensemble).companions
-        self.experts = HostExperts(experts, checkpointing=True)  # keeps nothing: it reserves memory for one block
+    def __init__(self, ensemble: ModelPatcher):
+        found = ensemble_of(ensemble)
+        self.fusion, self.companions = found.fusion, found.companions
+        self.experts = HostExperts(found.experts, checkpointing=True)  # keeps nothing: it reserves memory for one block
 
     def load(self, latent_shape: list[int]) -> None:
         self.experts.load(latent_shape, others=self.companions)

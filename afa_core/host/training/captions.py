@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import clip_digest, patcher_digest
-from ..training.cache import Cache, cache_key
-from .clip import EnsembleCLIP
-from .conditioning import check_lengths, check_width
+from ..text.clip import EnsembleCLIP
+from ..text.conditioning import check_lengths, check_width
+from .cache import Cache, cache_key
 
 
 class TextEncoder:
@@ -91,7 +91,7 @@ class TextEncoder:
         return network_text(self.experts[expert], tensors.pop("cond"), tensors, size)
 
 
-class Store:
+class CaptionStore:
     """A dataset's tensors: captions by a text encoder's cache, latents by a function of (item, variant)."""
 
     def __init__(self, encoder: TextEncoder, captions: list[str], sizes: list[tuple[int, int]], latent: Callable):
