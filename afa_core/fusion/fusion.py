@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .identity import own_blends
+from .identity_bias import own_blends
 from .points import FusionPoint
 
 NONE = -1e4
@@ -46,7 +46,7 @@ class FusionState:
     embeddings: one an expert
     observe:    called with (point, shares) wherever features are fused; shares [B, N, H, W] sum to 1 over the
                 experts, and are [1, N, 1, 1] where they are the same everywhere; where experts have attention maps of
-                their own (identity.py), their mean
+                their own (identity_bias.py), their mean
     level:      the noise level [B] as a fraction 0..1 of what training draws from, where it is known
     keep:       called as `observe` is, with the softmax of the logits where experts have attention maps of their own
     memory:     what fusions have computed for all points of this evaluation
@@ -81,6 +81,14 @@ class Fusion(Protocol):
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]: ...
 
 
+class FusionRule(Protocol):
+    """What makes a fusion without training."""
+
+    def bind(self, points: list[FusionPoint], experts: int) -> Fusion:
+        """The fusion of so many experts at these points. Raises FusionError where it does not fit them."""
+        ...
+
+
 def blend(features: Sequence[Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
     """The weighted sum of N features [B, C, H, W], and the weights: the experts' shares [B, N, H, W].
 
@@ -109,7 +117,7 @@ def fuse(
 ) -> list[Tensor]:
     """The features by their logits [B, N, H, W], for every expert. Only present experts have a share.
 
-    bias: of the experts' identity (identity.py)
+    bias: of the experts' identity (identity_bias.py)
     """
     return hand_out(point, features, *blend(present(features), of_present(features, logits)), state, bias)
 

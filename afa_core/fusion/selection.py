@@ -2,7 +2,7 @@
 
 Fused features take the place of every expert's own at every fusion point. So an expert that is left out of
 one block goes on from the fused feature at the next, as every expert does, and what it costs is saved block by
-block. Under an identity bias (identity.py) it would miss its own features there, so it is left out of whole
+block. Under an identity bias (identity_bias.py) it would miss its own features there, so it is left out of whole
 evaluations.
 """
 

@@ -111,7 +111,7 @@ def training_step(training: Training) -> float | None:
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
     """As torch's get_total_norm, which older torch than 2.6 lacks."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def micro_batch(training: Training, index: int) -> Tensor:

@@ -11,7 +11,7 @@ from afa_core.aggregator.file import AggregatorError, load_aggregator, save_aggr
 from afa_core.aggregator.pruning import pruned
 from afa_core.aggregator.sabw import Aggregator
 from afa_core.fusion.fusion import FusionState, blend
-from afa_core.fusion.identity import own_blends
+from afa_core.fusion.identity_bias import own_blends
 from afa_core.fusion.lockstep import lockstep
 from afa_core.fusion.sabw_fusion import SABWFusion
 from afa_core.fusion.selection import KeptRouting, Selection

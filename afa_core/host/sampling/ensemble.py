@@ -16,14 +16,11 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
-from ...fusion.averages import StaticFusion
 from ...fusion.compiled import CompiledAttend, check_compiler
-from ...fusion.fusion import Fusion, FusionError
-from ...fusion.levels import LevelFusion
+from ...fusion.fusion import Fusion, FusionError, FusionRule
 from ...fusion.magic import MagicFusion
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
-from ...fusion.variance import MaxFusion
 from ...routing.record import RoutingRecord
 from ..experts.distilled import warn_of_distilled
 from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype
@@ -33,7 +30,7 @@ from ..module_patcher import module_patcher
 from . import guidance, run, step
 from .parts import Ensemble, ensemble_of
 
-Rule = AggregatorFile | StaticFusion | LevelFusion | MagicFusion | MaxFusion
+Rule = AggregatorFile | FusionRule
 """How experts are fused: trained, or without training."""
 
 

@@ -55,7 +55,7 @@ class Painter:
         kept = {item.caption for item in folder.items if is_listed(item.name, item.caption, folder.held_out)}
         skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not kept)
         kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
-        kept |= watched.intersection(captions)
+        kept |= {caption for caption in captions if caption in watched}
         items = [
             DatasetItem(
                 name, caption, caption, "painted by the ensemble", 1, size, self.encoder.length(caption),

@@ -18,7 +18,7 @@ OWN = 0.05
 
 
 def gated_blends(features: Sequence[Tensor], fused: Tensor, shares: Tensor, bias: Tensor) -> tuple[list[Tensor], Tensor]:
-    """As afa_core.fusion.identity.own_blends, with one weight of the own feature for all places."""
+    """As afa_core.fusion.identity_bias.own_blends, with one weight of the own feature for all places."""
     own = (OWN + bias).clamp(0, 1)
     blends = [torch.lerp(fused, feature, own.to(fused.dtype)) for feature in features]
     return blends, shares * (1 - own) + own / len(features)
