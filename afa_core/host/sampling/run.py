@@ -127,7 +127,7 @@ def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: 
         patcher = expert.patcher
         if any(stands_for(other, patcher) for other in patchers):
             continue
-        if len(hooks) > 0 and hasattr(patcher, "is_dynamic") and patcher.is_dynamic():
+        if len(hooks) > 0 and hasattr(patcher, "get_non_dynamic_delegate"):
             # Paged weights cannot be scheduled. The host has replaced its main model by such a delegate already.
             patcher = patcher.get_non_dynamic_delegate()
         patcher = later_patches(patcher, main, ensemble.weights, ensemble.objects)
