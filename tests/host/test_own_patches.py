@@ -109,3 +109,14 @@ def test_experts_do_not_see_what_a_patch_remembers_of_another(shop, chosen, behi
     assert torch.equal(sample(shop.wires(model)), expected)
     assert patch.passes == passes > 1  # as of a plain model, from step to step
     assert not torch.equal(expected, sample(shop.wires(models[chosen])))
+
+
+def test_a_patch_of_the_second_expert_alone_remembers_from_step_to_step(shop):
+    patch = Remembering()
+    other = shop.other.clone()
+    other.set_model_input_block_patch(patch)
+    expected = sample(shop.wires(other))
+    passes, patch.passes = patch.passes, 0
+    model = ensemble(shop.host, certain_aggregator(shop.plain, 2, 1), shop.plain, other)
+    assert torch.equal(sample(shop.wires(model)), expected)
+    assert patch.passes == passes > 1

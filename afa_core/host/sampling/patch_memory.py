@@ -5,7 +5,7 @@ Experts in lockstep are between two blocks at the same time, and are given the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -14,14 +14,27 @@ from ...fusion.lockstep import BlockStream
 from ..experts.beside import resumed_within
 
 
+def memories(options: Sequence[dict[str, Any]]) -> list[PatchMemory]:
+    """Of experts with these transformer options, one each.
+
+    The first expert that has a patch works on its attributes themselves, so that they last from step to step as with a
+    plain model; others that have it begin every evaluation with what they are then.
+    """
+    found, taken = [], set()
+    for each in options:
+        owners = {id(owner): owner for owner in _owners(each)}
+        found.append(PatchMemory([owner for key, owner in owners.items() if key in taken]))
+        taken |= owners.keys()
+    return found
+
+
 class PatchMemory:
-    """The attributes of the patches in an expert's transformer options, as they are now, for this expert to change.
+    """The attributes of patches as they are now, for one expert to change.
 
     Copies of the patches would not do: patches refer to one another, and other code to them.
     """
 
-    def __init__(self, options: dict[str, Any]):
-        owners = {id(owner): owner for owner in _owners(options)}.values()
+    def __init__(self, owners: list[Any]):
         self._own = [(owner, dict(vars(owner))) for owner in owners]
 
     @contextmanager

@@ -32,7 +32,7 @@ from ..experts.streams import expert_stream
 from ..out_of_memory import SAMPLING, naming_what_ran
 from ..text.conditioning import take_texts, text_of
 from .parts import ensemble_of, experts_of, fusion_on
-from .patch_memory import PatchMemory
+from .patch_memory import PatchMemory, memories
 from .prediction import fuse_in_first_terms
 from .run import Run, run_of
 
@@ -108,13 +108,11 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
         networks = Counter(experts[index].patcher.model.diffusion_model for index in running)
         shared = [network for network, uses in networks.items() if uses > 1]
         own = [own_options(call.main, index, options) for index in running]
-        # The first expert's patches go on as a plain model's would; the others begin every evaluation like it.
-        memories = [PatchMemory(each if index else {}) for index, each in zip(running, own, strict=True)]
         with held_weights(shared, x.device) as held:
             streams, embeddings = zip(
                 *(
                     stream_of(call, index, experts[index], {**inputs, "transformer_options": each}, memory, choice)
-                    for index, each, memory in zip(running, own, memories, strict=True)
+                    for index, each, memory in zip(running, own, memories(own), strict=True)
                 ),
                 strict=True,
             )
