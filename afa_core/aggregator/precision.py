@@ -35,6 +35,7 @@ class CastAggregator:
         return functional_call(self.aggregator, self.weights, (time, text))
 
     def logits(self, index: int, features: Sequence[Tensor | None], inputs: Inputs, stride: int) -> Tensor:
+        """As Aggregator.logits: [B, N, H, W] of a fusion point from features [B, C, H, W]."""
         module, own = self.aggregator.aggregators[str(index)], self.by_point[str(index)]
         return cast(Tensor, functional_call(module, own, (features, inputs, stride)))
 

@@ -66,10 +66,12 @@ class FusionState:
 
     @cached_property
     def mean_time(self) -> Tensor:
+        """[B, T]."""
         return _mean([own.time for own in self.embeddings if own.time is not None])
 
     @cached_property
     def mean_text(self) -> Tensor:
+        """[B, L, D], shorter texts repeated."""
         return _mean(at_one_length([own.text for own in self.embeddings if own.text is not None]))
 
 

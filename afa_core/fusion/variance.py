@@ -24,6 +24,7 @@ class MaxFusion:
 
 
 def follow_variance(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
+    """At every place the feature whose channels vary the most there (MaxFusion, arXiv 2404.09977)."""
     there = present(features)
     variances = torch.stack([feature.float().var(dim=1) for feature in there], dim=1)
     winner = F.one_hot(variances.argmax(dim=1), len(there)).movedim(-1, 1)  # of equals the first: model_1

@@ -99,4 +99,5 @@ def item_draws(data: LatentDataset, item: int) -> tuple[Draw, Tensor]:
 
 
 def joined(draws: Sequence[Draw]) -> Draw:
+    """The draws of several batches as one's."""
     return Draw(torch.cat([draw.noise for draw in draws]), torch.cat([draw.levels for draw in draws]))

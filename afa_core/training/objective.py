@@ -19,7 +19,10 @@ from .draw import Draw
 
 
 class FrozenExperts(Protocol):
-    """The experts as training sees them: one network that takes a fusion. Texts are one dict an expert."""
+    """The experts as training sees them: one network that takes a fusion.
+
+    Latents, noise and predictions are [B, C, H, W] as the sampler sees them, levels and sigmas [B].
+    """
 
     points: list[FusionPoint]
     labels: list[str]
@@ -27,19 +30,31 @@ class FrozenExperts(Protocol):
     compute_dtype: torch.dtype
     checkpointing: bool
 
-    def sigma(self, levels: Tensor) -> Tensor: ...
+    def sigma(self, levels: Tensor) -> Tensor:
+        """Of noise levels 0..1."""
+        ...
 
-    def snr(self, sigma: Tensor) -> Tensor: ...
+    def snr(self, sigma: Tensor) -> Tensor:
+        """The ratio of signal and noise [B]."""
+        ...
 
-    def slope(self, sigma: Tensor) -> Tensor: ...
+    def slope(self, sigma: Tensor) -> Tensor:
+        """How much the denoised latents change with the first expert's prediction, [B, 1, 1, 1]."""
+        ...
 
-    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor: ...
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """The latents under this much noise."""
+        ...
 
-    def target(self, latents: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor: ...
+    def target(self, latents: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """What the first expert should predict so that it denoises to the latents."""
+        ...
 
     def predict(
         self, fusion: Fusion, noisy: Tensor, sigma: Tensor, texts: list[dict], observe: Callable | None = None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The fused prediction, in the first expert's terms. texts: of each expert (data/texts.py); observe: as in FusionState."""
+        ...
 
 
 def sample_loss(

@@ -98,6 +98,10 @@ class Architecture(ABC):
         """Whether weights of its own turn a prompt into the text that the network is called with."""
         return self.text_adapter is not None and hasattr(model.diffusion_model, self.text_adapter)
 
+    def reads_guidance(self, model: BaseModel) -> bool:
+        """Whether it was distilled to read guidance as a number."""
+        return False
+
     def named(self, args: tuple, kwargs: dict[str, Any]) -> Inputs:
         """The arguments of a DIFFUSION_MODEL call by their names."""
         return {**dict.fromkeys(self.arguments), **dict(zip(self.arguments, args, strict=False)), **kwargs}

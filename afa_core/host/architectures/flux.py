@@ -48,6 +48,9 @@ class Flux(Transformer):
     def latent_channels(self, network: Any) -> int:
         return network.out_channels // network.patch_size**2
 
+    def reads_guidance(self, model: BaseModel) -> bool:
+        return bool(model.model_config.unet_config.get("guidance_embed"))
+
     def time_width(self, model: BaseModel) -> int:
         network = network_of(model)
         return TIME_WIDTH if self._has_shared_modulation(network) else network.hidden_size

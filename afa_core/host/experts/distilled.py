@@ -26,8 +26,7 @@ def warn_of_distilled(experts: list[Expert]) -> None:
 
 def _kind(expert: Expert) -> tuple[bool, bool]:
     """Whether it reads guidance as a number, and whether its name says that it takes few steps."""
-    config = expert.patcher.model.model_config.unet_config
-    return bool(config.get("guidance_embed")), FEW_STEPS.search(expert.label) is not None
+    return expert.architecture.reads_guidance(expert.patcher.model), FEW_STEPS.search(expert.label) is not None
 
 
 def _said(expert: Expert) -> str:

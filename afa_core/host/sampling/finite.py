@@ -43,6 +43,7 @@ class FiniteCheck:
         self.lock = Lock()  # several GPUs have a thread each
 
     def check(self, step: int, prediction: Tensor, x: Tensor, look_again: LookAgain) -> Tensor:
+        """The prediction [B, C, H, W] of an evaluation of x. Raises NotFinite, on CUDA up to two steps later."""
         # Of finite numbers the sum is finite; whatever an expert's share, its NaN is still there in the prediction.
         question = Question(step, HostCopy(prediction.sum(dtype=torch.float32)), x, look_again)
         if prediction.is_cuda:
