@@ -18,7 +18,7 @@ class Budget:
     pairs: int = 0
     painted: int = 204
     steps: int = 20
-    cfg: float = 3.0
+    cfg: float = 5.0
     step_counts: tuple[int, ...] = (10, 20)
     merges: int = 30
     merge_pairs: int = 6
