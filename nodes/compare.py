@@ -19,6 +19,7 @@ from ..afa_core.host.text.clip import ensemble_clip
 from .compare_graph import FUSIONS, ComparisonGraph
 from .fusion import MAGIC
 from .kept import workflow_id
+from .live import running_workflow
 from .sockets import AggregatorType, connected, experts, label, numbered, schema, source_file
 
 AGGREGATORS = 4
@@ -69,8 +70,9 @@ class AFACompare(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs) -> list[tuple[str, str]]:
-        return scorer_files()  # a file that is added later brings a column
+    def fingerprint_inputs(cls, **inputs) -> list:
+        # A file that is added later brings a column; a copy of a workflow has a result of its own.
+        return [running_workflow(), *scorer_files()]
 
     @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:

@@ -30,7 +30,7 @@ from .distil_inputs import distil_inputs
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import schema
-from .training import check_held_out, file_name, listener, of_widgets, preparation, stops
+from .training import check_held_out, file_name, listener, of_widgets, preparation, stops, times_stopped
 
 
 class AFADistill(io.ComfyNode):
@@ -53,9 +53,9 @@ class AFADistill(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, save_as: str, prompt_folder: str = "", prompts: str = "", **inputs) -> str:
+    def fingerprint_inputs(cls, save_as: str | None, prompt_folder: str = "", prompts: str = "", **inputs) -> str:
         stamps = (prompt_folder_stamp(text) for text in (prompt_folder, prompts) if text.strip())
-        return " ".join([*stamps, str(stops[save_as])])
+        return " ".join([*stamps, str(times_stopped(save_as))])
 
     @classmethod
     def execute(cls, ensemble, clip, student=None, vae=None, **widgets) -> io.NodeOutput:
@@ -80,7 +80,9 @@ class AFADistill(io.ComfyNode):
                 listen = listener(feed, task, widgets)
                 file, state = fit(task, labelled, settings, keeping, listen)
                 notes = [_found(file), _cost(len(distillation.experts), kept.size)]
-                if widgets.get("control") and not feed.stop_requested:
+                if widgets.get("control") and feed.stop_requested and state.finished != "stopped":
+                    stops[widgets["save_as"]] += 1  # the next run trains the control
+                elif widgets.get("control") and not feed.stop_requested:
                     comfy.model_management.unload_all_models()
                     task_of_control = distillation.task(data, lora, control=True)
                     beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))

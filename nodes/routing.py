@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..afa_core.routing.panels import routing_panels
 from ..afa_core.routing.record import RoutingRecord
 from .kept import workflow_id
-from .live import keep_routing
+from .live import keep_routing, running_workflow
 from .sockets import RoutingType, schema
 
 
@@ -37,6 +37,10 @@ class AFARoutingMaps(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             not_idempotent=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs) -> str:
+        return running_workflow()  # a copy of a workflow has a result of its own
 
     @classmethod
     def execute(cls, routing: RoutingRecord, samples: dict, image=None) -> io.NodeOutput:

@@ -29,7 +29,7 @@ from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import AggregatorType, experts, schema, source_file, source_loras
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
-from .training import check_held_out, file_name, listener, of_widgets, preparation, stops
+from .training import check_held_out, file_name, listener, of_widgets, preparation, times_stopped
 
 
 class AFATrainer(io.ComfyNode):
@@ -53,8 +53,8 @@ class AFATrainer(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, prompt_folder: list[str], save_as: list[str], **inputs) -> str:
-        return f"{prompt_folder_stamp(prompt_folder[0])} {stops[save_as[0]]}"
+    def fingerprint_inputs(cls, prompt_folder: list[str], save_as: list[str | None], **inputs) -> str:
+        return f"{prompt_folder_stamp(prompt_folder[0])} {times_stopped(save_as[0])}"
 
     @classmethod
     def execute(cls, latents=None, conditioning=None, **inputs) -> io.NodeOutput:

@@ -30,6 +30,11 @@ def of_widgets(settings: type[Settings], widgets: dict[str, Any]) -> Settings:
     return settings(**{name: widgets[name] for name in fields.__dataclass_fields__ if name in widgets})
 
 
+def times_stopped(save_as: str | None) -> int:
+    """Of trainings of this name; of all where another node gives it, which the host does not hand to fingerprints."""
+    return stops.total() if save_as is None else stops[save_as]
+
+
 def file_name(name: str) -> str:
     """save_as as a file's stem. Raises TrainingError."""
     if not re.fullmatch(r"\w[\w .-]{0,99}", name):

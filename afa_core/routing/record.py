@@ -42,7 +42,6 @@ def averages(size: int, cells: int, device: torch.device) -> Tensor:
         return F.adaptive_avg_pool1d(torch.eye(size), cells).T.contiguous().to(device)
 
 
-
 class Evaluation:
     """One evaluation of the ensemble: a sampling step, or the part of one that was batched together.
 

@@ -263,3 +263,12 @@ def test_the_summary_says_what_was_left_out():
     text = dataset.summary()
     assert text.startswith("12 pictures in 2 shapes, 0 held out, 7 left out: a.png is broken, 0.png has")
     assert text.endswith("...")
+
+
+def test_lengths_are_mixed_where_experts_can_and_apart_where_items_are_measured():
+    items = [replace(item, length=7 + i, held_out=i % 5 == 0) for i, item in enumerate(make_items(20))]
+    apart, mixed = (replace(make(items), mixes_lengths=mixes) for mixes in (False, True))
+    assert len(set(apart.batch_indices(0)[0])) == 1 and len(set(mixed.batch_indices(0)[0])) == 4
+    for data in (apart, mixed):
+        assert [len(batch.items) for batch in data.held_out_batches(4)] == [1] * 4
+    assert apart.digest == make(items).digest != mixed.digest

@@ -120,11 +120,18 @@ def test_guiders_of_custom_sampling(shop, guider):
     assert torch.equal(sample_with(guider, shop.wires(shop.twins())), sample_with(guider, shop.wires(shop.plain)))
 
 
+def with_area(w):
+    """Half of the picture has a prompt of its own; the host copies its area to the negative prompt."""
+    area = w.call("ConditioningSetAreaPercentage", conditioning=w.negative, width=0.5, height=1.0, x=0.0, y=0.0, strength=1.0)
+    return replace(w, positive=w.call("ConditioningCombine", conditioning_1=w.positive, conditioning_2=area))
+
+
+@pytest.mark.parametrize("wired", [lambda w: w, with_area], ids=["plain", "area"])
 @pytest.mark.parametrize("guider", [name for name in GUIDERS if name != "BasicGuider"])
-def test_the_record_tells_the_prompt_from_other_conditionings(shop, guider):
+def test_the_record_distinguishes_the_prompt_from_other_conditionings(shop, guider, wired):
     def first_shares(guider):
         model = ensemble(shop.host, random_aggregator(shop.plain, 2), shop.plain, shop.other)
-        sample_with(guider, shop.wires(model))
+        sample_with(guider, wired(shop.wires(model)))
         (run,) = model.get_attachment("afa").record.runs
         return run.shares_by_step()[0]
 

@@ -59,7 +59,8 @@ def test_stop_interrupts_what_comes_before_the_first_step(live, pack):
     state.step = 1
     with pytest.raises(training.Stop):
         listen(report)
-    assert training.stops["x"] == 1
+    assert training.stops["x"] == training.times_stopped("x") == 1
+    assert training.times_stopped("y") == 0 and training.times_stopped(None) == training.stops.total()  # None: linked
 
 
 def test_what_has_ended_is_shown_to_all(live):

@@ -19,8 +19,9 @@ def save_network(model: ModelPatcher, name: str) -> Path:
     """
     from comfy_extras.nodes_model_merging import save_checkpoint
 
-    folders = sorted(folder_paths.get_folder_paths("diffusion_models"), key=lambda f: Path(f).name != "diffusion_models")
-    path = Path(folders[0], f"{name}.safetensors")  # the host lists its older models/unet first
+    older = Path(folder_paths.models_dir, "unet")  # which the host lists first
+    folders = sorted(folder_paths.get_folder_paths("diffusion_models"), key=lambda folder: Path(folder) == older)
+    path = Path(folders[0], f"{name}.safetensors")
     with replacing(path) as draft, TemporaryDirectory(dir=path.parent) as folder:
         save_checkpoint(model, filename_prefix=name, output_dir=folder)  # which chooses the file's name itself
         (written,) = Path(folder).iterdir()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import comfy.hooks
 import comfy.model_management
@@ -189,6 +189,9 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
     )  # fmt: skip
     current = Run(main).begin(main)
     current.prompt = {cond["uuid"] for cond in guider.conds.get("positive", ())}
+    for name, conds in guider.conds.items():
+        if name != "positive":  # for an area the host copies an entry to the other side, identity included
+            conds[:] = [{**cond, "uuid": uuid4()} if cond["uuid"] in current.prompt else cond for cond in conds]
     extra_args["model_options"].setdefault("transformer_options", {})[RUN] = current
     latent = None
     try:

@@ -78,12 +78,11 @@ class TextEncoder:
         return [[tensors.pop("cond"), tensors]]
 
     def length(self, caption: str) -> int:
-        """Tokens of a caption, if all captions of a batch must have as many, else 0.
-
-        Raises ExpertError where the experts' readings cannot be matched.
-        """
+        """Tokens of a caption; raises ExpertError where the experts' readings cannot be matched."""
         names = [self.name_for_network(e, caption) for e in range(len(self.experts))]
-        return batch_length(self.experts, [self.cache.shape(name, "cond")[1] for name in names])
+        lengths = [self.cache.shape(name, "cond")[1] for name in names]
+        check_lengths(lengths, "a caption")
+        return lengths[0]
 
     def text(self, expert: int, caption: str, size: tuple[int, int]) -> dict[str, Tensor]:
         """What the expert's network takes for a caption and a latent of (height, width)."""
@@ -99,15 +98,6 @@ class CaptionStore:
 
     def text(self, expert: int, item: int, empty: bool) -> dict[str, Tensor]:
         return self.encoder.text(expert, "" if empty else self.captions[item], self.sizes[item])
-
-
-def batch_length(experts: list[Expert], lengths: list[int]) -> int:
-    """Of a caption's tokens by expert: as many as all captions of a batch must have; 0 where they may differ.
-
-    They may where text and picture share one attention: samples are evaluated apart there. Raises ExpertError.
-    """
-    check_lengths(lengths, "a caption")
-    return 0 if experts[0].architecture.joint_text else lengths[0]
 
 
 def adapts(expert: Expert) -> bool:

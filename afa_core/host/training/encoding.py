@@ -141,7 +141,8 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSett
     )
     summed = hashlib.sha256(json.dumps(digest).encode()).hexdigest()
     plan = settings.plan if folder.has_pictures else replace(settings.plan, variants=1)  # paintings are not augmented
-    return LatentDataset(rows, store, len(experts), plan, summed, skipped)
+    mixes = experts[0].architecture.joint_text
+    return LatentDataset(rows, store, len(experts), plan, summed, skipped, mixes)
 
 
 def _chosen(folder: PromptFolder, limit: int | None) -> list[PromptItem]:

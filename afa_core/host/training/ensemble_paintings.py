@@ -14,6 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.prompt_folder import PromptFolder
 from ...training.data.split import NONE_LISTED, held_out, is_listed
+from ..experts.experts import ExpertError
 from ..text.carried_texts import CONDS_KEY
 from .cache import Cache, cache_key
 from .captions import CaptionStore, TextEncoder
@@ -56,6 +57,8 @@ class Painter:
         skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not kept)
         kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
         kept |= {caption for caption in captions if caption in watched}
+        if len(kept) == len(captions):
+            raise ExpertError("Every prompt is held out, or captions a held-out picture: add others to train on.")
         items = [
             DatasetItem(
                 name, caption, caption, "painted by the ensemble", 1, size, self.encoder.length(caption),
@@ -66,7 +69,7 @@ class Painter:
         store = CaptionStore(self.encoder, captions, [size] * len(items), lambda i, _: self.cache.get(names[i])["latent"])
         plan = BatchPlan(settings.seed, settings.batch_size, settings.caption_dropout)
         source = hashlib.sha256(json.dumps(names).encode()).hexdigest()
-        return LatentDataset(items, store, len(self.encoder.experts), plan, source, skipped)
+        return LatentDataset(items, store, len(self.encoder.experts), plan, source, skipped, first.architecture.joint_text)
 
     def conditioning(self, text: str) -> list[list[Any]]:
         """A prompt as each expert reads it, in one of the host's conditionings."""

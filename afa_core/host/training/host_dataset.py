@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.sd import CLIP
 from torch import Tensor
@@ -17,9 +17,9 @@ from ...training.data.split import held_out
 from ..architectures.frames import latent_in, without_frames
 from ..experts.experts import Expert, ExpertError
 from ..text.carried_texts import CONDS_KEY, others_texts
-from ..text.conditioning import check_width
+from ..text.conditioning import check_lengths, check_width
 from .cache import Cache
-from .captions import TextEncoder, adapted, adapts, batch_length, network_text
+from .captions import TextEncoder, adapted, adapts, network_text
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ def host_dataset(
             )
         encoder = TextEncoder(experts, clip, Cache())
         encoder.encode([""], lambda: None)
-        empty = _for_networks(experts, [encoder.conditioning(index, "")[0] for index in range(len(experts))])
+        empty = [encoder.conditioning(index, "")[0] for index in range(len(experts))]
     latents, texts = [], []
     for latent, conditioning in zip(source.latents, source.conditioning, strict=True):
         pictures = _latents(experts[0], latent)
         latents += pictures
         texts += [_texts(experts, one) for one in _one_each(conditioning, len(pictures))]
+    _adapt(experts, [*texts, empty] if empty else texts)
     keys = [hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in latents]
     kept = held_out(keys, [""] * len(keys), fraction, most)
     items = [
@@ -79,7 +80,7 @@ def host_dataset(
             "",
             1,
             (latent.shape[-2], latent.shape[-1]),
-            batch_length(experts, [cond.shape[1] for cond, _ in text]),
+            text[0][0].shape[1],
             held_out=key in kept,
         )
         for number, (key, latent, text) in enumerate(zip(keys, latents, texts, strict=True), start=1)
@@ -88,7 +89,10 @@ def host_dataset(
     for text in texts:
         for cond, extras in text:
             digest.update(cond.numpy().tobytes() + b"".join(extras[key].numpy().tobytes() for key in sorted(extras)))
-    return LatentDataset(items, MemoryStore(experts, latents, texts, empty), len(experts), plan, digest.hexdigest())
+    store = MemoryStore(experts, latents, texts, empty)
+    return LatentDataset(
+        items, store, len(experts), plan, digest.hexdigest(), mixes_lengths=experts[0].architecture.joint_text
+    )
 
 
 def _latents(expert: Expert, latent: dict[str, Any]) -> list[Tensor]:
@@ -127,15 +131,16 @@ def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[T
         )
     for expert, (text, _) in zip(experts, texts, strict=True):
         check_width(expert, text, "The caption")
-    return _for_networks(
-        experts, [(normal(t), {k: normal(v) for k, v in e.items() if _is_host_tensor(k, v)}) for t, e in texts]
-    )
+    check_lengths([text.shape[1] for text, _ in texts], "a caption")
+    return [(normal(t), {k: normal(v) for k, v in e.items() if _is_host_tensor(k, v)}) for t, e in texts]
 
 
-def _for_networks(experts: list[Expert], texts: Sequence[Any]) -> list[tuple[Tensor, dict[str, Tensor]]]:
-    """(cond, tensors beside it) of every expert, adapted where its network adapts them."""
-    pairs = zip(experts, texts, strict=True)
-    return [(normal(adapted(e, cond, extras)), {}) if adapts(e) else (cond, extras) for e, (cond, extras) in pairs]
+def _adapt(experts: list[Expert], texts: list[list]) -> None:
+    """Puts in place of each text what the expert's network is called with, where that adapts it."""
+    for index, expert in enumerate(experts):
+        for text in texts if adapts(expert) else ():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            text[index] = normal(adapted(expert, *text[index])), {}
 
 
 def _is_host_tensor(key: str, value: Any) -> bool:

@@ -25,7 +25,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 class DatasetItem:
     """key:     equal where two items show the same, so that both are trained on or neither
     size:    height and width of its latent
-    length:  tokens of its text, the same in a whole batch; 0 where they may differ
+    length:  tokens of its text
     painter: the expert that painted it; None for a picture
     """
 
@@ -84,7 +84,9 @@ class BatchPlan:
 
 @dataclass
 class LatentDataset:
-    """source: a digest of the folder and of all that encoded it."""
+    """source: a digest of the folder and of all that encoded it
+    mixes_lengths: whether batches to train on mix texts of any length, as experts can do that evaluate them apart
+    """
 
     items: list[DatasetItem]
     store: Store
@@ -92,12 +94,13 @@ class LatentDataset:
     plan: BatchPlan
     source: str = ""
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    mixes_lengths: bool = False
 
     def __post_init__(self) -> None:
         groups = defaultdict(list)
         for index, item in enumerate(self.items):
             if not item.held_out:
-                groups[item.size, item.length] += [index] * item.repeats
+                groups[item.size, not self.mixes_lengths and item.length] += [index] * item.repeats
         self._groups = [groups[key] for key in sorted(groups)]
         if not self._groups:
             raise ValueError("Nothing is left to train on: keep some pictures or prompts out of held_out.txt.")
@@ -109,7 +112,8 @@ class LatentDataset:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides about a batch."""
-        text = json.dumps([self.source, asdict(self.plan), [asdict(item) for item in self.items]])
+        parts = [self.source, asdict(self.plan), [asdict(item) for item in self.items]]
+        text = json.dumps([*parts, "mixes lengths"] if self.mixes_lengths else parts)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def batch_indices(self, step: int) -> tuple[list[int], list[int]]:

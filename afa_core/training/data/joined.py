@@ -43,7 +43,9 @@ def joined(pictures: LatentDataset, paintings: LatentDataset, share: float) -> L
     items, store = [item for *_, item in kept], JoinedStore([(store, number) for store, number, _ in kept])
     source = hashlib.sha256(f"{pictures.source} {paintings.source}".encode()).hexdigest()
     skipped = pictures.skipped + paintings.skipped
-    return LatentDataset(items, store, pictures.experts, pictures.plan, source, skipped)
+    return LatentDataset(
+        items, store, pictures.experts, pictures.plan, source, skipped, mixes_lengths=pictures.mixes_lengths
+    )
 
 
 def _repeats(counts: Sequence[int], share: float) -> list[int]:
