@@ -57,7 +57,7 @@ def probe(
     check_experts(experts)
     folder = _probed(folder)
     if len(folder.items) < 2:
-        raise ExpertError("The probe compares pictures or prompts, and found one: add more to the folder or its held_out.txt.")
+        raise ExpertError("The probe compares pictures or prompts, and found one: add more to the folder.")
     # Painted pictures come once an expert.
     limit = settings.pictures if folder.has_pictures else -(-settings.pictures // len(experts))
     wanted = DatasetSettings(settings.resolution, settings.seed, held_out=0, caption_dropout=0, limit=limit)
@@ -82,9 +82,9 @@ def probe(
 
 
 def _probed(folder: PromptFolder) -> PromptFolder:
-    """What a training on the folder would be judged by, where a held_out.txt says so; else all of it."""
+    """What a training on the folder would be judged by, where a held_out.txt names several; else all of it."""
     listed = [item for item in folder.items if is_listed(item.name, item.caption, folder.held_out)]
-    return replace(folder, items=listed or folder.items, held_out=frozenset())
+    return replace(folder, items=listed if len(listed) > 1 else folder.items, held_out=frozenset())
 
 
 def _examined(experts, dataset: LatentDataset, sketches, settings: ProbeSettings, place: str, progress) -> Probe:

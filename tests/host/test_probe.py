@@ -423,6 +423,16 @@ def test_the_held_out_pictures_are_probed_where_a_list_names_some(probed, checkp
     assert [(row["domain"], row["pictures"]) for row in report["by_domain"]] == [("warm", 2)]
 
 
+def test_one_picture_is_too_few(probed, checkpoint, folder):
+    """Neither as a list of what is held out, of which all is probed then, nor as a folder."""
+    (folder / "held_out.txt").write_text("picture 1\n")
+    (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
+    assert sum(row["pictures"] for row in probed([a, b], clip, vae)[0]["by_domain"]) == 4
+    (folder / "alone.txt").write_text("one prompt")
+    with pytest.raises(ValueError, match="compares pictures or prompts, and found one: add more"):
+        probed([a, b], clip, vae, prompt_folder=str(folder / "alone.txt"))
+
+
 def test_a_broken_expert_is_named(probed, checkpoint):
     (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
     with torch.inference_mode():
