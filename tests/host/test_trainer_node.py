@@ -130,22 +130,22 @@ def test_interruption_through_the_host_keeps_an_aggregator(comfy_host, train, mo
     import comfy.model_management as memory
 
     from afa_core.aggregator.file import load_aggregator
+    from afa_core.training import loop
 
     path = comfy_host.base / "models" / "afa" / "test_interrupted.safetensors"
-    steps = iter(range(1000))
-    original = memory.throw_exception_if_processing_interrupted
+    real, steps = loop.training_step, iter(range(1000))
 
-    def interrupt_later():
-        if next(steps) == 200:  # after the data are prepared
+    def interrupt_later(training):
+        if next(steps) == 3:
             memory.interrupt_current_processing()
-        original()
+        return real(training)
 
-    monkeypatch.setattr(memory, "throw_exception_if_processing_interrupted", interrupt_later)
+    monkeypatch.setattr(loop, "training_step", interrupt_later)
     with pytest.raises(memory.InterruptProcessingException):
         train(save_as="test_interrupted", steps=1000)
     monkeypatch.undo()
     found = load_aggregator(path).training
-    assert found["finished"] == "" and 0 < found["steps"] < 1000
+    assert found["finished"] == "" and found["steps"] == 3
 
 
 def test_gradients_agree_with_finite_differences(pack, checkpoint, encode):
