@@ -100,7 +100,7 @@ def test_transformers_loaded_in_part(comfy_host, pack, little_memory, family, sh
         model = ensemble(comfy_host, following, *(case.patcher for case in cases))
         found = transformers.sample(comfy_host, model, cases[0])
         assert max(loaded_share(model)) < 1
-        assert any(loaded_share(model)) == bool(share)
+        assert share or not any(loaded_share(model))
         assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 
 

@@ -27,13 +27,12 @@ def experts_of(cases, checkpointing):
 
 
 def texts_of(cases, experts):
-    from afa_core.host.training.captions import network_text
+    from afa_core.host.training.captions import adapted, adapts, network_text
 
     (cond, extras) = conditioning(cases[0], 3)[0]
-    texts = [
-        network_text(expert, cond, {k: v for k, v in extras.items() if torch.is_tensor(v)}, (8, 6))
-        for expert in experts.experts
-    ]
+    known = {name: value for name, value in extras.items() if torch.is_tensor(value)}
+    read = [(adapted(e, cond, known), {}) if adapts(e) else (cond, known) for e in experts.experts]
+    texts = [network_text(expert, *own, (8, 6)) for expert, own in zip(experts.experts, read, strict=True)]
     return [{name: torch.cat([tensor, tensor]) for name, tensor in text.items()} for text in texts]
 
 
@@ -112,7 +111,7 @@ def test_a_network_that_adapts_its_prompt_does_so_for_training(comfy_host, monke
     text, expert = torch.randn(1, 6, 48), Expert(case.patcher, "model_1")
     with torch.inference_mode(False):
         plain = network_text(expert, text, {}, (8, 6))["c_crossattn"]
-        found = network_text(expert, adapted(expert, text, {}).clone(), {}, (8, 6))["c_crossattn"]
+        found = network_text(expert, adapted(expert, text, {}), {}, (8, 6))["c_crossattn"]
     assert modes == [False, True, False]
     assert torch.equal(found, 2 * plain)
     assert not found.is_inference()

@@ -105,14 +105,16 @@ def adapts(expert: Expert) -> bool:
 
 
 def adapted(expert: Expert, cond: Tensor, extras: dict[str, Any]) -> Tensor:
-    """What the network's own adapter makes of a conditioning [1, L, D]; brings the network into memory.
+    """What the network's own adapter makes of a conditioning [1, L, D], on the CPU; brings the network into memory.
 
     Once a caption, since no training changes the adapter. The host runs it in inference mode alone, and takes what has no
     T5 tokens beside it as adapted.
     """
     comfy.model_management.load_models_gpu([expert.patcher])
     with torch.inference_mode():
-        return _network_text(expert, cond, extras, (8, 8), expert.patcher.load_device)["c_crossattn"].cpu()
+        text = _network_text(expert, cond, extras, (8, 8), expert.patcher.load_device)["c_crossattn"].cpu()
+    with torch.inference_mode(False):
+        return text.clone()  # fit for gradients
 
 
 def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tuple[int, int]) -> dict[str, Tensor]:

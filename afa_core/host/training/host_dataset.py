@@ -140,7 +140,7 @@ def _adapt(experts: list[Expert], texts: list[list]) -> None:
     for index, expert in enumerate(experts):
         for text in texts if adapts(expert) else ():
             comfy.model_management.throw_exception_if_processing_interrupted()
-            text[index] = normal(adapted(expert, *text[index])), {}
+            text[index] = adapted(expert, *text[index]), {}
 
 
 def _is_host_tensor(key: str, value: Any) -> bool:
