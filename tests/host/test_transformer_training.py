@@ -136,3 +136,23 @@ def test_captions_of_other_lengths_change_nothing(cases):
         for i in range(3):
             alone = experts.predict(fusion, noisy[i : i + 1], sigma[i : i + 1], [of_rows(text, [i]) for text in mixed])
             torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_anima_s_adapter_reads_each_caption_once(comfy_host, pack, monkeypatch):
+    from afa_core.host.experts.experts import Expert
+    from afa_core.host.training.cache import Cache
+    from afa_core.host.training.captions import TextEncoder
+
+    cases = [load(comfy_host, f"tiny_anima_{letter}") for letter in "ab"]
+    inputs = {"clip_name": "tiny_qwen3_06b.safetensors", "type": "stable_diffusion", "device": "default"}
+    clip = comfy_host.call("CLIPLoader", **inputs)[0]
+    encoder = TextEncoder([Expert(case.patcher, case.name) for case in cases], clip, Cache())
+    captions, adapted = ["", "a cat", "a cat that sits on a mat in the sun"], []
+    real = cases[0].network.preprocess_text_embeds
+    monkeypatch.setattr(cases[0].network, "preprocess_text_embeds", lambda *a, **k: adapted.append(1) or real(*a, **k))
+    for _ in range(2):
+        encoder.encode(captions, lambda: None)
+        texts = [encoder.text(0, caption, (8, 6))["c_crossattn"] for caption in captions]
+    assert len(adapted) == len(captions)
+    assert {encoder.length(caption) for caption in captions} == {texts[0].shape[1]}  # they are padded, so they batch
+    assert not torch.equal(texts[1], texts[2]) and not texts[1].is_inference()
