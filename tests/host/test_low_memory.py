@@ -85,7 +85,7 @@ def test_experts_loaded_in_part(shop, little_memory, total, wire):
         assert (found - whole[chosen]).abs().max() < 1e-3 * whole[chosen].abs().max()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("share", [0.0, 0.9])
 @pytest.mark.parametrize("family", transformers.FAMILIES)
 def test_transformers_loaded_in_part(comfy_host, pack, little_memory, family, share):
     """As above; share: how much of one expert's weights the card has room for."""
@@ -100,7 +100,8 @@ def test_transformers_loaded_in_part(comfy_host, pack, little_memory, family, sh
         model = ensemble(comfy_host, following, *(case.patcher for case in cases))
         found = transformers.sample(comfy_host, model, cases[0])
         assert max(loaded_share(model)) < 1
-        assert share or not any(loaded_share(model))
+        # Four fifths of Anima's toy are one embedding, for which there is no room.
+        assert any(loaded_share(model)) == bool(share and family != "anima")
         assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 
 

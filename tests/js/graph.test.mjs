@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { comesFromOutside, executionOf, nodeOfExecution, originOf, sourceFile } from "../../js/graph.mjs";
+import { comesFromOutside, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile } from "../../js/graph.mjs";
 
 /** A graph of the few methods that following a wire needs; wires are [from, slot, to, name of the input]. */
 function graphOf(nodes, wires = []) {
@@ -54,4 +54,10 @@ test("the edge of a subgraph has a number for an id in older front ends, a text 
   assert.equal(comesFromOutside({ origin_id: -10 }), true);
   assert.equal(comesFromOutside({ origin_id: "-10" }), true);
   assert.equal(comesFromOutside({ origin_id: 10 }), false);
+});
+
+test("a node of the same number in another workflow shows nothing", () => {
+  assert.ok(isOfWorkflow({ workflow: "a", node: "3" }, "a"));
+  assert.ok(!isOfWorkflow({ workflow: "a", node: "3" }, "b"));
+  assert.ok(isOfWorkflow({ workflow: "", node: "3" }, "b"));
 });
