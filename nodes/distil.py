@@ -21,7 +21,7 @@ from ..afa_core.host.training.frozen_experts import outside_inference
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
 from ..afa_core.training.data.prompt_folder import PromptFolder
 from ..afa_core.training.labels import HeldOutLabels, LabelledDataset
-from ..afa_core.training.loop import Report, Stop
+from ..afa_core.training.loop import Report
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import Keeping, TrainingError, fit
 from ..afa_core.training.state import TrainingSettings
@@ -30,7 +30,7 @@ from .distil_inputs import distil_inputs
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import schema
-from .training import check_held_out, file_name, listener, of_widgets, preparation, stops, times_stopped
+from .training import check_held_out, end_on_stop, file_name, listener, of_widgets, preparation, stops, times_stopped
 
 
 class AFADistill(io.ComfyNode):
@@ -80,14 +80,14 @@ class AFADistill(io.ComfyNode):
                 listen = listener(feed, task, widgets)
                 file, state = fit(task, labelled, settings, keeping, listen)
                 notes = [_found(file), _cost(len(distillation.experts), kept.size)]
-                if widgets.get("control") and feed.stop_requested and state.finished != "stopped":
-                    stops[widgets["save_as"]] += 1  # the next run trains the control
-                elif widgets.get("control") and not feed.stop_requested:
+                if widgets.get("control") and not feed.stop_requested:
                     comfy.model_management.unload_all_models()
                     task_of_control = distillation.task(data, lora, control=True)
                     beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
                     found, its_state = fit(task_of_control, labelled, settings, beside, _quietly(feed, widgets))
                     notes.insert(1, _of_control(found, its_state.best_loss(task_of_control.chosen_by)))
+                elif widgets.get("control") and state.finished != "stopped":
+                    stops[widgets["save_as"]] += 1  # the next run trains the control
             student_file = save_network(distillation.student, f"{path.stem}_student") if widgets.get("save_student") else None
             feed.finish(f"{state.finished}, saved as {path.name}")
         finally:
@@ -120,9 +120,7 @@ def _quietly(feed: TrainingFeed, widgets: dict[str, Any]):
     def listen(report: Report) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         feed.send(step=steps, message=f"control: step {report.state.step} of {steps}")
-        if feed.stop_requested:
-            stops[widgets["save_as"]] += 1
-            raise Stop
+        end_on_stop(feed, widgets["save_as"])
 
     return listen
 

@@ -93,8 +93,13 @@ def listener(
         bar.update_absolute(state.step, widgets["steps"])
         if feed.stop_requested and not state.step:
             raise comfy.model_management.InterruptProcessingException
-        if feed.stop_requested:
-            stops[widgets["save_as"]] += 1
-            raise Stop
+        end_on_stop(feed, widgets["save_as"])
 
     return listen
+
+
+def end_on_stop(feed: TrainingFeed, save_as: str) -> None:
+    """Raises Stop where the button was pressed; the next run of this name goes on."""
+    if feed.stop_requested:
+        stops[save_as] += 1
+        raise Stop

@@ -24,7 +24,7 @@ MAP_SIZE = 32
 """Maps are kept at this side at most: enough to look at, light to keep and to send."""
 
 
-def averaged(maps: Tensor, height: int, width: int) -> Tensor:
+def averaged_to(maps: Tensor, height: int, width: int) -> Tensor:
     """Maps [B, N, H, W] as adaptive_avg_pool2d makes them [B, N, height, width].
 
     Apple's devices have that for sizes that divide alone: there it is a product with an average of rows and one of columns.
@@ -73,7 +73,7 @@ class Evaluation:
             means = stacked.mean((3, 4), dtype=torch.float32).expand(-1, len(self.guided), -1)
             numbers.append(means.flatten())
             height, width = (min(side, MAP_SIZE) for side in stacked.shape[3:])
-            pooled = averaged(stacked.flatten(0, 1), height, width).unflatten(0, stacked.shape[:2]).half()
+            pooled = averaged_to(stacked.flatten(0, 1), height, width).unflatten(0, stacked.shape[:2]).half()
             maps.append(pooled.flatten())
             self._layout.append((points, pooled.shape))
         self._copies = [HostCopy(torch.cat(parts)) for parts in (numbers, maps) if parts]

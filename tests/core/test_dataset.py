@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afa_core.training.data.dataset import Batch, BatchPlan, DatasetItem, LatentDataset
+from afa_core.training.data.joined import joined
 from afa_core.training.data.split import FEWEST, held_out, is_listed, subset
 from afa_core.training.data.texts import of_rows, repeated, rows_alike
 
@@ -272,3 +273,20 @@ def test_lengths_are_mixed_where_experts_can_and_apart_where_items_are_measured(
     for data in (apart, mixed):
         assert [len(batch.items) for batch in data.held_out_batches(4)] == [1] * 4
     assert apart.digest == make(items).digest != mixed.digest
+
+
+@pytest.mark.parametrize(
+    ("pictures", "prompts", "share"), [(20, 500, 0.25), (30, 2000, 0.25), (100, 7, 0.9), (50, 50, 0.5), (20, 500, 0.0), (500, 20, 1.0)]
+)
+def test_the_share_of_paintings_is_what_is_asked_for(pictures, prompts, share):
+    """Of 0 and of 1, one part is measured on alone."""
+    parts = []
+    for count in (pictures, prompts):
+        items = make_items(count + 2)
+        parts.append(make([replace(item, held_out=i < 2, domain=str(count)) for i, item in enumerate(items)]))
+    data = joined(*parts, share)
+    assert data.held_out_count == 4
+    trained = [item for item in data.items if not item.held_out]
+    painted = sum(item.repeats for item in trained[len(trained) - prompts * (share > 0) :])
+    assert painted / sum(item.repeats for item in trained) == pytest.approx(share, abs=0.005)
+    assert data.store.latent(0, 0).shape == data.store.latent(len(data.items) - 1, 0).shape

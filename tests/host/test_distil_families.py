@@ -40,14 +40,12 @@ class Case:
 
     def text(self, expert: int, item: int, empty: bool):
         from afa_core.host.experts.experts import Expert
-        from afa_core.host.training.captions import adapted, adapts, network_text
+        from afa_core.host.training.captions import for_network, network_text
 
         known = {name: value for name, value in self.extras.items() if torch.is_tensor(value)}
         with torch.inference_mode(False):
-            model, own = Expert(self.models[expert], "model"), (self.cond.clone(), known)
-            if adapts(model):
-                own = adapted(model, *own), {}
-            text = network_text(model, *own, self.size[1:])
+            model = Expert(self.models[expert], "model")
+            text = network_text(model, *for_network(model, self.cond.clone(), known), self.size[1:])
         return {name: tensor for name, tensor in text.items() if tensor is not None}
 
     def data(self):

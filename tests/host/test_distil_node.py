@@ -2,14 +2,12 @@
 
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from afa_core.fusion.levels import LevelFusion
-from tests.core.test_dataset import make, make_items
 from tests.support.ensembles import ensemble
 from tests.support.faults import full_disk
 from tests.support.node_trainer import twelve_pictures
@@ -175,25 +173,6 @@ def test_prompts_are_painted_by_the_ensemble_and_labelled_once(distiller, prompt
     monkeypatch.setattr(labelling.CachedLabels, "_labelled", lambda *_: pytest.fail("labelled again"))
     distiller.run("both", prompts=str(prompts), steps=2)
     assert len(sizes) == 12
-
-
-@pytest.mark.parametrize(
-    ("pictures", "prompts", "share"), [(20, 500, 0.25), (30, 2000, 0.25), (100, 7, 0.9), (50, 50, 0.5), (20, 500, 0.0), (500, 20, 1.0)]
-)
-def test_the_share_of_paintings_is_what_is_asked_for(pictures, prompts, share):
-    """Of 0 and of 1, one part is measured on alone."""
-    from afa_core.training.data.joined import joined
-
-    parts = []
-    for count in (pictures, prompts):
-        items = make_items(count + 2)
-        parts.append(make([replace(item, held_out=i < 2, domain=str(count)) for i, item in enumerate(items)]))
-    data = joined(*parts, share)
-    assert data.held_out_count == 4
-    trained = [item for item in data.items if not item.held_out]
-    painted = sum(item.repeats for item in trained[len(trained) - prompts * (share > 0) :])
-    assert painted / sum(item.repeats for item in trained) == pytest.approx(share, abs=0.005)
-    assert data.store.latent(0, 0).shape == data.store.latent(len(data.items) - 1, 0).shape
 
 
 def test_a_caption_of_a_held_out_picture_is_held_out_as_a_prompt(distiller, prompts, tmp_path, monkeypatch):

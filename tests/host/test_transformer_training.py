@@ -27,12 +27,11 @@ def experts_of(cases, checkpointing):
 
 
 def texts_of(cases, experts):
-    from afa_core.host.training.captions import adapted, adapts, network_text
+    from afa_core.host.training.captions import for_network, network_text
 
     (cond, extras) = conditioning(cases[0], 3)[0]
     known = {name: value for name, value in extras.items() if torch.is_tensor(value)}
-    read = [(adapted(e, cond, known), {}) if adapts(e) else (cond, known) for e in experts.experts]
-    texts = [network_text(expert, *own, (8, 6)) for expert, own in zip(experts.experts, read, strict=True)]
+    texts = [network_text(expert, *for_network(expert, cond, known), (8, 6)) for expert in experts.experts]
     return [{name: torch.cat([tensor, tensor]) for name, tensor in text.items()} for text in texts]
 
 

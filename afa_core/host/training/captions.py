@@ -64,9 +64,7 @@ class TextEncoder:
                 self.cache.put(name, {"cond": cond.float(), **kept})
             tick()
         for index, expert in enumerate(self.experts):
-            if not adapts(expert):
-                continue
-            for caption in captions:
+            for caption in captions if self.adapters[index] else ():
                 name = self.name_for_network(index, caption)
                 if not self.cache.sound(name):
                     comfy.model_management.throw_exception_if_processing_interrupted()
@@ -115,6 +113,11 @@ def adapted(expert: Expert, cond: Tensor, extras: dict[str, Any]) -> Tensor:
         text = _network_text(expert, cond, extras, (8, 8), expert.patcher.load_device)["c_crossattn"].cpu()
     with torch.inference_mode(False):
         return text.clone()  # fit for gradients
+
+
+def for_network(expert: Expert, cond: Tensor, extras: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """A conditioning as `network_text` takes it: behind the network's adapter, where it has one."""
+    return (adapted(expert, cond, extras), {}) if adapts(expert) else (cond, extras)
 
 
 def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tuple[int, int]) -> dict[str, Tensor]:

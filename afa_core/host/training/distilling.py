@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import comfy.model_management
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
@@ -126,11 +126,7 @@ class Distillation:
             teacher.load(shape)
         student.load(shape, count * trained_bytes(student), teacher.patchers if teacher else ())
         first, own = (e.patcher.get_model_object("model_sampling") for e in (self.experts[0], student.experts[0]))
-
-        def convert(label: torch.Tensor, sigma: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-            return converted(label, sigma, noisy, first, own)
-
-        lessons = Lessons([e.label for e in self.experts], convert, teacher, control)
+        lessons = Lessons([e.label for e in self.experts], partial(converted, sampling=first, first=own), teacher, control)
         settings = {name: value for name, value in asdict(lora).items() if name != "gradient_checkpointing"}
         identity = {**settings, "teacher": self.digest, "student": patcher_digest(self.student), "control": control}
         shapes = {key: weight.shape for key, weight in weights.items()}

@@ -33,14 +33,20 @@ class Painter:
     cache: Cache
 
     def dataset(
-        self, folder: PromptFolder, settings: DatasetSettings, progress: Progress, watched: Set[str] = frozenset()
+        self, folder: PromptFolder, settings: DatasetSettings, progress: Progress, watched: Set[str]
     ) -> LatentDataset:
         """A painting of every prompt, from noise that the prompt decides.
 
         watched: captions of held-out pictures, which are held out here as well
-        Raises ExpertError where a painting is not finite.
+        Raises ExpertError where all prompts are held out, before any is painted, and where a painting is not finite.
         """
         captions = list(dict.fromkeys(item.caption for item in folder.items))
+        kept = {item.caption for item in folder.items if is_listed(item.name, item.caption, folder.held_out)}
+        skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not kept)
+        kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
+        kept |= {caption for caption in captions if caption in watched}
+        if len(kept) == len(captions):
+            raise ExpertError("Every prompt is held out, or captions a held-out picture: add others to train on.")
         self.encoder.encode(["", *captions], lambda: None)
         first = self.encoder.experts[0]
         size = painted_size(settings, first.architecture.downscale)
@@ -53,12 +59,6 @@ class Painter:
             latent = painted(self.ensemble, "The ensemble", texts, size, settings.painting, picture_seed(captions[place]))
             self.cache.put(names[place], {"latent": latent})
             progress(number, len(missing), "painting prompts")
-        kept = {item.caption for item in folder.items if is_listed(item.name, item.caption, folder.held_out)}
-        skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not kept)
-        kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
-        kept |= {caption for caption in captions if caption in watched}
-        if len(kept) == len(captions):
-            raise ExpertError("Every prompt is held out, or captions a held-out picture: add others to train on.")
         items = [
             DatasetItem(
                 name, caption, caption, "painted by the ensemble", 1, size, self.encoder.length(caption),

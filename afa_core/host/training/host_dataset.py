@@ -19,7 +19,7 @@ from ..experts.experts import Expert, ExpertError
 from ..text.carried_texts import CONDS_KEY, others_texts
 from ..text.conditioning import check_lengths, check_width
 from .cache import Cache
-from .captions import TextEncoder, adapted, adapts, network_text
+from .captions import TextEncoder, for_network, network_text
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,11 @@ def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[T
 
 
 def _adapt(experts: list[Expert], texts: list[list]) -> None:
-    """Puts in place of each text what the expert's network is called with, where that adapts it."""
+    """Puts in place of each text what the expert's network is called with; one expert after the other is in memory."""
     for index, expert in enumerate(experts):
-        for text in texts if adapts(expert) else ():
+        for text in texts:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            text[index] = adapted(expert, *text[index]), {}
+            text[index] = for_network(expert, *text[index])
 
 
 def _is_host_tensor(key: str, value: Any) -> bool:

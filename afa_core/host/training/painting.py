@@ -76,12 +76,11 @@ def painted(
             model, noise, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative, empty,
             disable_pbar=True, seed=seed,
         )  # fmt: skip
-    if not samples.isfinite().all():
-        raise ExpertError(
-            f"{name} paints NaN or infinite values from the prompts: start ComfyUI with --bf16-unet or --fp32-unet, or take "
-            "another checkpoint."
-        )
-    with torch.inference_mode():
+        if not samples.isfinite().all():
+            raise ExpertError(
+                f"{name} paints NaN or infinite values from the prompts: start ComfyUI with --bf16-unet or --fp32-unet, or "
+                "take another checkpoint."
+            )
         return latent_in(model.model, samples.float())[0]
 
 

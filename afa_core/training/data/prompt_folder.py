@@ -103,7 +103,8 @@ def read_prompt_folder(
     listed = next((file for file in files if file == root / HELD_OUT), None)
     if listed is not None:
         folder.held_out = frozenset(_lines(folder, listed))
-    if root.is_dir() and any(file.suffix.lower() in PICTURES.keys() | OTHER_PICTURES for file in files):
+    kinds = PICTURES.keys() | OTHER_PICTURES
+    if root.is_dir() and any(file.suffix.lower() in kinds for file in files):
         _read_pictures(folder, files, tick, digest)
     else:
         _read_prompts(folder, files)
