@@ -25,6 +25,7 @@ VARIANTS = {
     "last point only": {"ablations": ("blocks",)},
     "identity bias": {"identity_bias": True},
     "identity bias, points dropped": {"identity_bias": True},
+    "identity bias, without load balance": {"identity_bias": True},
     "gate": {"identity_bias": True},
     "without spatial location": {"ablations": ("space",)},
     "without timestep": {"ablations": ("time",)},
@@ -36,6 +37,8 @@ EVERY = 2
 OTHER_BLOCKS = {"every block": {"every": 1}, "every fourth block": {"every": 4}}
 DROPPING = {"identity bias, points dropped"}
 """Points that leave experts alone leave the training, too."""
+UNBALANCED = {"identity bias, without load balance"}
+"""Nothing keeps their experts' mean weights together."""
 TASKS = {"gate": gate.GateTask}
 SEEDS = (1, 2, 3)
 STEPS = {"near": 4000, "far": 1000, "lora": 400, "dit": 1000}
@@ -92,7 +95,8 @@ def train(of: world.World, name: str, seed: int, steps: int) -> Path:
 
     with outside_inference():
         kind, config = TASKS.get(name, AggregatorTask), of.config(**variants(of.kind)[name])
-        asked = AggregatorSettings(load_balance=LOAD_BALANCE, drop_points=name in DROPPING)
+        balance = 0.0 if name in UNBALANCED else LOAD_BALANCE
+        asked = AggregatorSettings(load_balance=balance, drop_points=name in DROPPING)
         task = kind(of.experts, config, sources, asked, seed)
         fit(task, datasets.training(), settings, Keeping(kept, save_every=50), listen)
     return last(of, name, seed, steps)

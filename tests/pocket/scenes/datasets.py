@@ -15,6 +15,7 @@ EXPERTS = len(common.DOMAINS)
 TRAINING_PAIRS, TRAINING_SINGLES = 8000, 1600
 BATCH = 8
 """Of the aggregators' trainings."""
+TRAINING = "training"
 WATCHED = ("watched_known", "watched_experts_only", "watched_unseen")
 
 
@@ -38,14 +39,23 @@ class Scenes:
         return [tuple(d.subject.domain for d in row) for row in self.drawn]
 
 
+def sample(name: str) -> Scenes:
+    """The pairs of a list, or as many of those that aggregators are trained on."""
+    if name != TRAINING:
+        return listed(name)
+    both, _ = pool()
+    count = len(pairs.load("experts_only"))
+    return Scenes(both.drawn[:count], both.latents[:count], both.texts[:count])
+
+
 def listed(*names: str) -> Scenes:
     """The pairs of lists."""
     rows = [tuple(map(pictures.plain, pair)) for name in names for pair in pairs.load(name)]
     return _scenes("_".join(names), rows)
 
 
-def training() -> LatentDataset:
-    """Pairs of mixed domains and single pictures of the aggregator's subjects; watched are pairs that only experts know."""
+def pool() -> tuple[Scenes, Scenes]:
+    """(pairs of mixed domains, single pictures) of the aggregator's subjects."""
     draw, subjects = random.Random(common.SEED), pairs.learners()
     by_domain = {domain: [s for s in subjects if s.domain == domain] for domain in common.DOMAINS}
 
@@ -58,7 +68,12 @@ def training() -> LatentDataset:
         both.append(tuple(painted(domain, hand) for domain in draw.sample(common.DOMAINS, 2)))
     for _ in range(TRAINING_SINGLES):
         alone.append((painted(draw.choice(common.DOMAINS), draw.choice(common.HANDS)),))
-    parts = [(_scenes("training", both), False), (_scenes("training_singles", alone), False), (listed(WATCHED[1]), True)]
+    return _scenes(TRAINING, both), _scenes(f"{TRAINING}_singles", alone)
+
+
+def training() -> LatentDataset:
+    """The aggregator's pool; watched are pairs that only experts know."""
+    parts = [*((part, False) for part in pool()), (listed(WATCHED[1]), True)]
     items = [
         DatasetItem(f"{number} {index}", str(index), scenes_caption(row), "scenes", 1, tuple(part.latents.shape[-2:]),
                     part.texts.shape[1], held_out=watched)

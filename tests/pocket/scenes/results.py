@@ -15,17 +15,18 @@ from pathlib import Path  # noqa: E402
 
 from afa_core.aggregator.file import load_aggregator  # noqa: E402
 
-from . import aggregators, datasets, models, pairs, rows, statistics, world  # noqa: E402
+from . import aggregators, datasets, models, rows, statistics, world  # noqa: E402
 
 AGAINST = "AFA"
 
 
 def table(of: world.World, name: str, trained: dict[str, list[Path]], against: str) -> str:
     """trained: an aggregator's files, one a seed, by its name; against: the row that all others are compared with."""
-    scenes = datasets.listed(name)
+    scenes = datasets.sample(name)
     found = rows.measure(of, scenes, trained)
     codes = [(row[0].subject.code, row[1].subject.code) for row in scenes.drawn]
-    lines = [f"\n## {of.kind} experts, {name}: {len(codes)} pairs of {len(pairs.subjects_of(name))} subjects\n"]
+    subjects = {code for pair in codes for code in pair}
+    lines = [f"\n## {of.kind} experts, {name}: {len(codes)} pairs of {len(subjects)} subjects\n"]
     lines += [f"| row | loss | {against} minus it, 95 % over subjects |", "|---|---|---|"]
     for row, losses in found.losses.items():
         apart = found.losses.get(against, losses) - losses
@@ -59,7 +60,7 @@ def of_all_seeds(of: world.World, steps: int) -> dict[str, list[Path]]:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("lists", nargs="*", default=datasets.WATCHED, help="of pairs.tsv; default: the watched ones")
+    ask.add_argument("lists", nargs="*", default=datasets.WATCHED, help="of pairs.tsv, or training; default: the watched ones")
     ask.add_argument("--kind", default="near", choices=world.KINDS)
     ask.add_argument("--steps", type=int, help="of the aggregators' trainings")
     ask.add_argument("--against", default=AGAINST, help="the row that all others are compared with")
