@@ -13,6 +13,7 @@ from ..afa_core.comparison.seeds import parse_seeds
 from ..afa_core.fusion.averages import StaticFusion
 from ..afa_core.fusion.magic import MagicFusion
 from ..afa_core.host.merging.merge import check_mergeable
+from ..afa_core.host.notices import notify
 from ..afa_core.host.sampling.ensemble import check_fits
 from ..afa_core.host.scoring.files import scorer_files
 from ..afa_core.host.text.clip import ensemble_clip
@@ -131,10 +132,10 @@ def _check(cls: type[io.ComfyNode], inputs: dict[str, Any]) -> dict[str, str]:
         )
     ensemble_clip(list(clips.values()), [label(cls, name) for name in clips])
     if inputs["weighted_merge"]:
-        check_mergeable(found)
-    rules = [MagicFusion() if rule == MAGIC else StaticFusion(rule) for rule in FUSIONS if inputs[rule.replace(" ", "_")]]
-    for rule in (*rules, *(aggregators.values() if inputs["trained_aggregators"] else ())):
-        check_fits(rule, found)
+        check_mergeable(found, "turn weighted_merge off")
+    rules: list[Any] = [MagicFusion() if rule == MAGIC else StaticFusion(rule) for rule in FUSIONS if inputs[rule.replace(" ", "_")]]
+    rules += aggregators.values() if inputs["trained_aggregators"] else ()
+    notify([*dict.fromkeys(notice for rule in rules for notice in check_fits(rule, found))])
     return {
         socket: _short(rule.name) if isinstance(rule, AggregatorFile) else socket.replace("_", " ")
         for socket, rule in aggregators.items()

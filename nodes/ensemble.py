@@ -10,7 +10,8 @@ from ..afa_core.aggregator.file import load_aggregator
 from ..afa_core.host.experts.experts import Expert
 from ..afa_core.host.experts.rebuild import load_experts
 from ..afa_core.host.files import aggregator_names, aggregator_path, stamp
-from ..afa_core.host.sampling.ensemble import compile_aggregator, ensemble_record, make_ensemble
+from ..afa_core.host.sampling.ensemble import compile_aggregator, make_ensemble
+from ..afa_core.host.sampling.parts import ensemble_of
 from ..afa_core.host.text.clip import ensemble_clip
 from ..afa_core.routing.record import RoutingRecord
 from .live import routing_listener
@@ -169,6 +170,6 @@ class LoadAFAEnsemble(io.ComfyNode):
 
 def live_record(cls: type[io.ComfyNode], ensemble) -> RoutingRecord:
     """The ensemble's routing record, sent to the browser step by step."""
-    record = ensemble_record(ensemble)
+    record = ensemble_of(ensemble).record
     record.on_step = routing_listener(cls.hidden.unique_id)
     return record

@@ -274,5 +274,5 @@ def test_between_full_steps_one_leads(shop):
 
 
 def test_fixed_shares_have_nothing_to_select_by(shop):
-    with pytest.raises(FusionError, match="fixed shares"):
+    with pytest.raises(FusionError, match="is not trained"):
         ensemble(shop.host, "block average", shop.plain, shop.other, skip_below=0.1)

@@ -280,7 +280,7 @@ def test_merges_by_block(twins, comfy_host):
 # ------------------------------------------------------------------ warned of, and refused by name
 def test_distilled_and_plain_models_are_warned_of(flux, comfy_host, caplog):
     """By what a network reads, and by its name where that says it; alike ones are mixed without a word."""
-    from afa_core.host.experts.distilled import warn_of_distilled
+    from afa_core.host.experts.distilled import distilled_notices
     from afa_core.host.experts.experts import Expert
 
     schnell = load(comfy_host, "tiny_schnell_a")
@@ -293,8 +293,8 @@ def test_distilled_and_plain_models_are_warned_of(flux, comfy_host, caplog):
     ensemble(comfy_host, "block average", flux[0].patcher, flux[1].patcher)
     assert not caplog.records
     base, turbo = (Expert(flux[i].patcher, f"model_{i} (z_image_{kind})") for i, kind in enumerate(("base", "turbo")))
-    warn_of_distilled([base, turbo])
-    assert "z_image_turbo" in caplog.text
+    (said,) = distilled_notices([base, turbo])
+    assert "z_image_turbo" in said
 
 
 def test_a_model_compiled_as_a_whole(flux, comfy_host):

@@ -52,11 +52,11 @@ class Painter:
         (self.model,) = system.make(world)
 
     def paint(self, prompt: str, seed: int = SEED) -> Scene:
-        from afa_core.host.sampling.ensemble import ensemble_record
+        from afa_core.host.sampling.parts import ensemble_of
 
         with self.system.within():
             latent = sampled(self.world, [self.model], [prompt], self.world.empty_latent(1), self.steps, seed)
-        return Scene(decoded(self.world, latent)[0], ensemble_record(self.model).run_of(latent["samples"]))
+        return Scene(decoded(self.world, latent)[0], ensemble_of(self.model).record.run_of(latent["samples"]))
 
 
 def figures(painter: Painter, pairs: PairList) -> dict[str, object]:

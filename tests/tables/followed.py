@@ -21,9 +21,9 @@ class Followed:
     """Called after every batch that an ensemble has painted; gathers the weight of the right expert in its half."""
 
     def __init__(self, model, pairs: PairList):
-        from afa_core.host.sampling.ensemble import ensemble_record
+        from afa_core.host.sampling.parts import ensemble_of
 
-        self.record, self.pairs = ensemble_record(model), pairs
+        self.record, self.pairs = ensemble_of(model).record, pairs
         self.weights: list[Tensor] = []
         self.points: list[str] = []
 

@@ -39,7 +39,7 @@ WIDTH, HEIGHT = 1240, 424
 
 def painted(world: World, pairs: PairList) -> tuple[dict[str, Tensor], Tensor]:
     """-> (pictures [n, 64, 128, 3] by row, AFA's mean weights [n, N, 8, 16])."""
-    from afa_core.host.sampling.ensemble import ensemble_record
+    from afa_core.host.sampling.parts import ensemble_of
 
     aggregator = world.aggregators / TRAINED.name
     aggregator.write_bytes(TRAINED.read_bytes())
@@ -49,7 +49,7 @@ def painted(world: World, pairs: PairList) -> tuple[dict[str, Tensor], Tensor]:
         models = rows[name].make(world)
 
         def routed(place: slice, latents: Tensor, model=models[0]) -> None:
-            maps.append(mean_maps(ensemble_record(model).run_of(latents)))
+            maps.append(mean_maps(ensemble_of(model).record.run_of(latents)))
 
         found[name] = paint(world, models, pairs, FULL.steps, routed if name == AFA else None)
         world.running.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from ...aggregator.file import AggregatorFile
@@ -31,15 +30,15 @@ def named(expert: dict[str, Any]) -> str:
     return (expert.get("file", "") or "its checkpoint") + (f" with {patches}" if patches else "")
 
 
-def check_identity(aggregator: AggregatorFile, experts: list[Expert]) -> None:
+def check_identity(aggregator: AggregatorFile, experts: list[Expert]) -> list[str]:
     """Raises ExpertError where the aggregator's experts are connected, but in another order.
 
-    An expert that the file does not name is reported in the log only: a fine-tune of the right one may work.
+    Gives a sentence for every expert that the file does not name: a fine-tune of the right one may work.
     Costs nothing where the file names no experts; else a few weights of every tensor are read.
     """
     expected = aggregator.experts
     if not expected or not all(entry.get("sha256") for entry in expected):
-        return
+        return []
     identities = [model_identity(expert.patcher) for expert in experts]
     patches = [patches_digest(expert.patcher) for expert in experts]
 
@@ -61,13 +60,9 @@ def check_identity(aggregator: AggregatorFile, experts: list[Expert]) -> None:
         raise ExpertError(
             f"{aggregator.name} was trained with the same checkpoints in another order than {connected}: connect {order}."
         )
-    for i in others:
-        logging.warning(
-            f"AFA: {experts[i].label} is not the checkpoint that {aggregator.name} was trained with there "
-            f"({named(expected[i])}): its shares were learnt for another expert."
-        )
-    for i in patched:
-        logging.warning(
-            f"AFA: {experts[i].label} has other LoRAs than {aggregator.name} was trained with there "
-            f"({named(expected[i])}): its shares were learnt for another expert."
-        )
+    found = {i: "is not the checkpoint that" for i in others} | {i: "has other LoRAs than" for i in patched}
+    return [
+        f"{experts[i].label} {what} {aggregator.name} was trained with there ({named(expected[i])}): its shares were learnt "
+        "for another expert."
+        for i, what in found.items()
+    ]

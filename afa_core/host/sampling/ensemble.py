@@ -21,12 +21,12 @@ from ...fusion.fusion import Fusion, FusionError, FusionRule
 from ...fusion.magic import MagicFusion
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
-from ...routing.record import RoutingRecord
-from ..experts.distilled import warn_of_distilled
+from ..experts.distilled import distilled_notices
 from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype
 from ..experts.identity import check_identity
 from ..experts.networks import share_networks
 from ..module_patcher import module_patcher
+from ..notices import notify
 from . import guidance, run, step
 from .parts import Ensemble, ensemble_of
 
@@ -34,14 +34,19 @@ Rule = AggregatorFile | FusionRule
 """How experts are fused: trained, or without training."""
 
 
-def check_fits(aggregator: Rule, experts: list[Expert]) -> None:
-    """Raises ExpertError or FusionError, before any weight is moved, where the parts do not fit."""
+def check_fits(aggregator: Rule, experts: list[Expert]) -> list[str]:
+    """Raises ExpertError or FusionError, before any weight is moved, where the parts do not fit.
+
+    Gives sentences on what may not fit well.
+    """
     check_experts(experts)
+    notices = distilled_notices(experts)
     if isinstance(aggregator, AggregatorFile):
         check_config(aggregator.name, aggregator.config, experts)
-        check_identity(aggregator, experts)
+        notices += check_identity(aggregator, experts)
     else:
         aggregator.bind(experts[0].points, len(experts))
+    return notices
 
 
 def make_ensemble(
@@ -57,8 +62,7 @@ def make_ensemble(
 
     Raises what `check_fits` raises.
     """
-    check_fits(aggregator, experts)
-    warn_of_distilled(experts)
+    notify(check_fits(aggregator, experts))
     fusion, companions, selection = _bound(aggregator, experts, skip_below, decide_every)
     # The other experts keep their options, and with them the models that patches bring along.
     companions = [*run.models_of_patches(experts[0].patcher.model_options["transformer_options"]), *companions]
@@ -99,7 +103,7 @@ def _bound(
         return SABWFusion(patcher.model, top_k=aggregator.top_k), [patcher], selection
     if (skip_below, decide_every) != (0.0, 1):
         raise FusionError(
-            "skip_below and decide_every go by what a trained aggregator decides, and this fusion has fixed shares: "
+            "skip_below and decide_every go by what a trained aggregator decides, and this fusion is not trained: "
             "set skip_below to 0 and decide_every to 1, and disconnect the models that should not count."
         )
     return aggregator.bind(points, len(experts)), [], Selection()
@@ -140,8 +144,3 @@ def compile_aggregator(main: ModelPatcher) -> None:
     if isinstance(fusion, SABWFusion):
         check_compiler(main.load_device)
         fusion.attend = CompiledAttend()
-
-
-def ensemble_record(main: ModelPatcher) -> RoutingRecord:
-    """The routing record of an ensemble's patcher; its clones write into the same one."""
-    return ensemble_of(main).record
