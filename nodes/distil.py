@@ -23,14 +23,24 @@ from ..afa_core.training.data.prompt_folder import PromptFolder
 from ..afa_core.training.labels import HeldOutLabels, LabelledDataset
 from ..afa_core.training.loop import Report
 from ..afa_core.training.report import loss_plot, report_text
-from ..afa_core.training.session import Keeping, TrainingError, fit
+from ..afa_core.training.session import Keeping, TrainingError, check_continues, fit
 from ..afa_core.training.state import TrainingSettings
 from ..afa_core.training.tasks.distil import DistilTask, LoraFile
 from .distil_inputs import distil_inputs
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import schema
-from .training import check_held_out, end_on_stop, file_name, listener, of_widgets, preparation, stops, times_stopped
+from .training import (
+    check_enough,
+    check_held_out,
+    end_on_stop,
+    file_name,
+    listener,
+    of_widgets,
+    preparation,
+    stops,
+    times_stopped,
+)
 
 
 class AFADistill(io.ComfyNode):
@@ -53,8 +63,8 @@ class AFADistill(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, save_as: str | None, prompt_folder: str = "", prompts: str = "", **inputs) -> str:
-        stamps = (prompt_folder_stamp(text) for text in (prompt_folder, prompts) if text.strip())
+    def fingerprint_inputs(cls, save_as: str | None, prompt_folder: str | None, prompts: str | None, **inputs) -> str:
+        stamps = (prompt_folder_stamp(text) for text in (prompt_folder, prompts))
         return " ".join([*stamps, str(times_stopped(save_as))])
 
     @classmethod
@@ -64,6 +74,8 @@ class AFADistill(io.ComfyNode):
         path = Path(folder_paths.get_folder_paths("loras")[0], f"{file_name(widgets['save_as'])}.safetensors")
         check_writable(path.parent)
         settings, lora = of_widgets(TrainingSettings, widgets), of_widgets(LoraSettings, widgets)
+        keeping = Keeping(path, widgets["resume"], widgets["save_every"])
+        check_continues(keeping, {**settings.to_json(), **distillation.identity(lora)})
         workflow = workflow_id(cls.hidden.extra_pnginfo)
         feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow)
         progress = preparation(feed)
@@ -75,7 +87,6 @@ class AFADistill(io.ComfyNode):
             with outside_inference(), naming_what_ran("Training", TRAINING):
                 kept = distillation.label(data, lora.online, progress)
                 task = distillation.task(data, lora)
-                keeping = Keeping(path, widgets["resume"], widgets["save_every"])
                 labelled = HeldOutLabels(data, kept) if lora.online else LabelledDataset(replace(data, experts=1), kept)
                 listen = listener(feed, task, widgets)
                 file, state = fit(task, labelled, settings, keeping, listen)
@@ -110,6 +121,7 @@ def _sources(widgets: dict[str, Any]) -> Sources:
             "Neither prompt_folder nor prompts is given: type the name of a folder with pictures and captions, or of a text "
             "file with a prompt a line, in ComfyUI's input folder."
         )
+    check_enough(*filter(None, (folder, prompts)))
     return Sources.of(folder, prompts, widgets["prompt_share"])
 
 

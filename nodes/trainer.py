@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..afa_core.aggregator.config import ABLATIONS, AggregatorConfig
+from ..afa_core.aggregator.config import ABLATIONS, AggregatorConfig, ConfigError
 from ..afa_core.atomic_file import check_writable
 from ..afa_core.host.experts.experts import Expert, check_experts
 from ..afa_core.host.experts.identity import described
@@ -22,14 +22,14 @@ from ..afa_core.host.training.memory import aggregator_memory
 from ..afa_core.host.training.preview import Preview
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
 from ..afa_core.training.report import loss_plot, report_text
-from ..afa_core.training.session import Keeping, TrainingError, fit
+from ..afa_core.training.session import Keeping, TrainingError, check_continues, fit
 from ..afa_core.training.state import TrainingSettings
-from ..afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
+from ..afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask, identity_of
 from .kept import workflow_id
 from .live import TrainingFeed
 from .sockets import AggregatorType, experts, schema, source_file, source_loras
 from .trainer_inputs import ABLATION_CHOICES, trainer_inputs
-from .training import check_held_out, file_name, listener, of_widgets, preparation, times_stopped
+from .training import check_enough, check_held_out, file_name, listener, of_widgets, preparation, times_stopped
 
 
 class AFATrainer(io.ComfyNode):
@@ -65,20 +65,21 @@ class AFATrainer(io.ComfyNode):
         config = _config(models, widgets)
         path = aggregator_folder() / f"{file_name(widgets['save_as'])}.safetensors"
         check_writable(path.parent)
-        settings = of_widgets(TrainingSettings, widgets)
+        settings, loss = of_widgets(TrainingSettings, widgets), of_widgets(AggregatorSettings, widgets)
+        sources = [_source_of(cls, model) for model in models]
+        keeping = Keeping(path, widgets["resume"], widgets["save_every"])
+        check_continues(keeping, {**settings.to_json(), **identity_of(config, loss, sources)})
         labels, workflow = [model.label for model in models], workflow_id(cls.hidden.extra_pnginfo)
         feed = TrainingFeed(cls.hidden.unique_id, labels, settings.steps, workflow)
         try:
             source = _source(widgets, latents, conditioning)
             dataset = _dataset(models, widgets, source, feed)
-            sources = [_source_of(cls, model) for model in models]
             channels, height, width = dataset.train_batch(0).latents.shape[1:]
             size = (channels, height, width)
             preview = _preview(models, widgets, size)
             with outside_inference(), naming_what_ran("Training", TRAINING):
                 frozen = HostExperts(models, widgets["gradient_checkpointing"])
-                task = AggregatorTask(frozen, config, sources, of_widgets(AggregatorSettings, widgets), settings.seed)
-                keeping = Keeping(path, widgets["resume"], widgets["save_every"])
+                task = AggregatorTask(frozen, config, sources, loss, settings.seed)
                 shape = [settings.batch_size, *size]
                 load = partial(frozen.load, shape, aggregator_memory(frozen, config, shape))
                 load()
@@ -92,16 +93,20 @@ class AFATrainer(io.ComfyNode):
 
 
 def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
-    return AggregatorConfig(
-        **models[0].aggregator_fields,
-        num_experts=len(models),
-        hidden_size=widgets["hidden_size"],
-        num_layers=widgets["num_layers"],
-        num_heads=widgets["num_heads"],
-        ablations=tuple(name for name in ABLATIONS if ABLATION_CHOICES[name] == widgets["ablation"]),
-        routing_stride=widgets["routing_stride"],
-        identity_bias=widgets.get("identity_bias", False),  # an older workflow has no such widget
-    )
+    """Raises TrainingError where the widgets' sizes do not go together."""
+    try:
+        return AggregatorConfig(
+            **models[0].aggregator_fields,
+            num_experts=len(models),
+            hidden_size=widgets["hidden_size"],
+            num_layers=widgets["num_layers"],
+            num_heads=widgets["num_heads"],
+            ablations=tuple(name for name in ABLATIONS if ABLATION_CHOICES[name] == widgets["ablation"]),
+            routing_stride=widgets["routing_stride"],
+            identity_bias=widgets.get("identity_bias", False),  # an older workflow has no such widget
+        )
+    except ConfigError as error:
+        raise TrainingError(f"{error}: change it.") from error
 
 
 def _source(widgets: dict, latents: list | None, conditioning: list | None):
@@ -112,7 +117,9 @@ def _source(widgets: dict, latents: list | None, conditioning: list | None):
         )
     if latents and conditioning:
         return HostDataset(latents, conditioning)
-    return read_named_folder(widgets["prompt_folder"])
+    folder = read_named_folder(widgets["prompt_folder"])
+    check_enough(folder)
+    return folder
 
 
 def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..afa_core.host.training.pictures import Progress
 from ..afa_core.training.data.dataset import LatentDataset
-from ..afa_core.training.data.split import FEWEST
+from ..afa_core.training.data.prompt_folder import PromptFolder
+from ..afa_core.training.data.split import FEWEST, is_listed
 from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.session import TrainingError
 from ..afa_core.training.task import Task
@@ -42,10 +43,20 @@ def file_name(name: str) -> str:
     return name.removesuffix(".safetensors")
 
 
+def check_enough(*folders: PromptFolder) -> None:
+    """Raises TrainingError where nothing of these can be held out, before anything is encoded or painted."""
+    if not any(is_listed(item.name, item.caption, folder.held_out) for folder in folders for item in folder.items):
+        _check_count(max(len({item.content or item.caption for item in folder.items}) for folder in folders))
+
+
 def check_held_out(data: LatentDataset) -> None:
-    """Raises TrainingError where there are too few items to hold some out."""
+    """Raises TrainingError where nothing is held out: pictures that cannot be read were left out, or latents are too few."""
     if not data.held_out_count:
-        usable = len({item.key for item in data.items})
+        _check_count(len({item.key for item in data.items}))
+
+
+def _check_count(usable: int) -> None:
+    if usable < FEWEST:
         raise TrainingError(
             f"There are {usable} usable pictures and prompts, and training needs at least {FEWEST} of a kind, so that some can "
             "be held out to measure what is learnt."

@@ -87,27 +87,45 @@ def fit(
     return export(with_weights(task.module, state.best or training.weights, lambda: task.measure(held_out))), state
 
 
+def check_continues(keeping: Keeping, known: dict[str, Any]) -> None:
+    """Raises TrainingError where an earlier training of this name was of other settings or models: before data are prepared.
+
+    known: what is known by then of what a training belongs to
+    """
+    saved = saved_fingerprint(keeping.state_path) if keeping.resume == RESUME[0] else None
+    if saved is not None:
+        wanted = _fingerprint(known)
+        _refuse(keeping, differences({name: saved.get(name) for name in wanted}, wanted))
+
+
 def begin(task: Task, dataset: Data, settings: TrainingSettings, keeping: Keeping) -> Training:
     """A new training, or the earlier one of this name. Raises TrainingError."""
     if keeping.resume not in RESUME:
         raise TrainingError(f"resume should be one of {', '.join(RESUME)}, found {keeping.resume!r:.40}.")
-    wanted = {**settings.to_json(), **task.identity(), "data": dataset.digest}
-    wanted = {name: repr(value) for name, value in wanted.items() if name != "steps"}
+    wanted = _fingerprint({**settings.to_json(), **task.identity(), "data": dataset.digest})
     training = Training(task, dataset, settings, TrainingState(wanted))
     saved = None if keeping.resume == "start anew" else saved_fingerprint(keeping.state_path)
     if saved is None:
         return training
-    changes = differences(saved, wanted)
-    if changes and keeping.resume == "continue":
-        raise TrainingError(
-            f"{keeping.path.stem} was begun with other settings ({'; '.join(changes)}): choose another name, or set resume "
-            'to "continue with changes" or "start anew".'
-        )
+    if keeping.resume == RESUME[0]:
+        _refuse(keeping, differences(saved, wanted))
     load_state(training, keeping.state_path)
     if any(saved.get(name) != wanted.get(name) for name in {*saved, *wanted}.difference(settings.to_json())):
         # Losses on other data or of other experts do not compare with those that follow.
         training.state = replace(training.state, evaluations=[], baselines={}, best={}, finished="")
     return training
+
+
+def _fingerprint(parts: dict[str, Any]) -> dict[str, str]:
+    return {name: repr(value) for name, value in parts.items() if name != "steps"}
+
+
+def _refuse(keeping: Keeping, changes: list[str]) -> None:
+    if changes:
+        raise TrainingError(
+            f"{keeping.path.stem} was begun with other settings ({'; '.join(changes)}): choose another name, or set resume "
+            'to "continue with changes" or "start anew".'
+        )
 
 
 def history(training: Training) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
@@ -16,7 +17,7 @@ from ...training.tasks.distil import DistilTask, Lessons
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import patcher_digest
 from ..experts.networks import copied
-from ..merging.merge import merge_models, recipe_for
+from ..merging.merge import check_mergeable, merge_models, recipe_for
 from ..sampling.parts import ensemble_of
 from ..sampling.prediction import converted
 from .adapters import TARGETS, adapted_weights, put_adapters
@@ -110,6 +111,11 @@ class Distillation:
         comfy.model_management.unload_all_models()
         return labels
 
+    def identity(self, lora: LoraSettings, control: bool = False) -> dict[str, Any]:
+        """`DistilTask.identity`, which is known before there is a task."""
+        settings = {name: value for name, value in asdict(lora).items() if name != "gradient_checkpointing"}
+        return {**settings, "teacher": self.digest, "student": patcher_digest(self.student), "control": control}
+
     def task(self, data: LatentDataset, lora: LoraSettings, control: bool = False) -> DistilTask:
         """The student in memory, with adapters that change nothing yet; where it learns online, the ensemble beside it.
 
@@ -127,10 +133,8 @@ class Distillation:
         student.load(shape, count * trained_bytes(student), teacher.patchers if teacher else ())
         first, own = (e.patcher.get_model_object("model_sampling") for e in (self.experts[0], student.experts[0]))
         lessons = Lessons([e.label for e in self.experts], partial(converted, sampling=first, first=own), teacher, control)
-        settings = {name: value for name, value in asdict(lora).items() if name != "gradient_checkpointing"}
-        identity = {**settings, "teacher": self.digest, "student": patcher_digest(self.student), "control": control}
         shapes = {key: weight.shape for key, weight in weights.items()}
-        return DistilTask(student, module, shapes, lessons, identity)
+        return DistilTask(student, module, shapes, lessons, self.identity(lora, control))
 
 
 def equal_merge(experts: list[Expert]) -> ModelPatcher:
@@ -140,6 +144,7 @@ def equal_merge(experts: list[Expert]) -> ModelPatcher:
             "The experts are one checkpoint with different LoRAs, which the ensemble keeps beside its weights, and no student "
             "is connected: connect AFA Merge Models of the same models as the student."
         )
+    check_mergeable(experts, "connect the one to be taught as the student")
     return merge_models(experts, recipe_for(experts, "", "none", ""))
 
 

@@ -55,8 +55,13 @@ def prompt_folder_path(text: str) -> Path:
     return path
 
 
-def prompt_folder_stamp(text: str) -> str:
-    """Changes with the contents of a prompt folder: without it the host would answer from its cache."""
+def prompt_folder_stamp(text: str | None) -> str:
+    """Changes with the contents of a prompt folder: without it the host would answer from its cache.
+
+    text: None where another node gives it, which the host does not hand to fingerprints
+    """
+    if not (text and text.strip()):
+        return ""
 
     def stop() -> None:  # without taking the interruption from the node that runs next
         if comfy.model_management.processing_interrupted():
