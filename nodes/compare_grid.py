@@ -76,7 +76,7 @@ class AFACompareGrid(io.ComfyNode):
         methods, seeds = plan["methods"], plan["seeds"]
         pictures = [[sockets[f"picture_{r}_{c}"] for c in range(len(seeds))] for r in range(len(methods))]
         clocks = [[sockets[f"clock_{r}_{i}"] for i in range(m["stages"])] for r, m in enumerate(methods)]
-        scores = _scores(pictures, plan["prompt"]) if plan["scorers"] else [{} for _ in methods]
+        scores, faults = _scores(pictures, plan["prompt"]) if plan["scorers"] else ([{} for _ in methods], [])
         rows = [
             Row(m["name"], m["networks"], _seconds(clock, seeds), score)
             for m, clock, score in zip(methods, clocks, scores, strict=True)
@@ -91,22 +91,24 @@ class AFACompareGrid(io.ComfyNode):
         }  # fmt: skip
         keep(COMPARISON, plan["place"]["workflow"], plan["place"]["node"], shown)
         flat = [picture for row in pictures for picture in row]
-        return io.NodeOutput(grid, flat, markdown(cells), ui={"afa_comparison": [plan["place"]]})
+        lines = "\n\n".join([markdown(cells), *faults])
+        return io.NodeOutput(grid, flat, lines, ui={"afa_comparison": [plan["place"]]})
 
 
 def _seconds(clocks: list[dict[int, float]], seeds: list[int]) -> list[float]:
     return [sum(clock[seed] for clock in clocks) for seed in seeds if all(seed in clock for clock in clocks)]
 
 
-def _scores(pictures: list[list[torch.Tensor]], prompt: str) -> list[dict[str, list[float]]]:
-    """By row, one number a picture of every scorer whose files are there."""
+def _scores(pictures: list[list[torch.Tensor]], prompt: str) -> tuple[list[dict[str, list[float]]], list[str]]:
+    """By row, one number a picture of every scorer whose files are there; and what is wrong with some files."""
     columns = len(pictures[0])
     everything = torch.cat([picture for row in pictures for picture in row])
-    found = scores_of(everything, prompt)
-    return [
+    found, faults = scores_of(everything, prompt)
+    rows = [
         {name: values[row * columns : (row + 1) * columns] for name, values in found.items()}
         for row in range(len(pictures))
     ]
+    return rows, faults
 
 
 def _saved(cls: type[io.ComfyNode], picture: torch.Tensor) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 
 from comfy_api.latest import io
 
-from ..afa_core.host.scoring.scorers import SCORERS, WHOLE_SET
+from ..afa_core.host.scoring.scorers import SCORERS, WHOLE_SET, check_scorers
 from ..afa_core.scoring.statistics import by_prompt, summarise
 from .sockets import schema
 
@@ -49,6 +49,7 @@ class AFAScoreImages(io.ComfyNode):
     def execute(cls, images, prompt: str, scorer: str, references=None, **others) -> io.NodeOutput:
         prompts = one_each(prompt, len(images))
         wanted = dict.fromkeys([scorer, *(name for _, name in sorted(others.items()) if name != NONE)])
+        check_scorers(wanted, len(images), None if references is None else len(references))
         report = {name: _scored(name, images, prompts, references) for name in wanted}
         return io.NodeOutput(json.dumps(report), report[scorer]["mean"])
 

@@ -120,7 +120,7 @@ class TextEncoder(nn.Module):
 class ImageReward(nn.Module):
     """Pixels [B, 3, 224, 224], normalised as for CLIP, and tokens [B, 35] to the text's first state [B, W]."""
 
-    def __init__(self, state: Mapping[str, Tensor], operations=nn):
+    def __init__(self, state: Mapping[str, Tensor], operations):
         """Sizes are read off `state`, the authors' file. Raises KeyError or RuntimeError where it is another's."""
         super().__init__()
         sizes = {key: tensor.shape for key, tensor in state.items()}

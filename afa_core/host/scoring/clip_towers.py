@@ -92,7 +92,7 @@ def _image_tower(name: str, state: dict[str, Tensor], activation: str, device: t
         "projection_dim": state["visual_projection.weight"].shape[0],
     }
     if config["image_size"] != SIZE:
-        raise ScorerError(f"{name} looks at pictures of {config['image_size']} pixels, and {SIZE} were expected.")
+        raise ScorerError(f"{name} takes pictures of {config['image_size']} pixels, and {SIZE} were expected: get the model that the node's help names.")
     tower = comfy.clip_model.CLIPVisionModelProjection(config, patches.dtype, device, comfy.ops.manual_cast)
     return _filled(tower, state)
 

@@ -1,8 +1,9 @@
-"""Scorers: what networks that people trained on people's taste say about pictures."""
+"""Scorers of pictures: networks that were trained on human ratings, CLIP, and the distances of FID and IS."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterable
+from typing import cast
 
 import comfy.model_management
 import torch
@@ -49,20 +50,13 @@ class ReferenceScorer:
     """CLIP-I: the cosine between a picture and the real picture of its prompt."""
 
     def __init__(self, name: str):
-        self.name = name
         self.towers = ClipTowers(files.CLIP_L.find(name), "quick_gelu", with_text=False)
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
-        if references is None or len(references) != len(pictures):
-            found = "none" if references is None else str(len(references))
-            raise ScorerError(
-                f"{self.name} compares every picture with a real one: connect as many references as there are images "
-                f"({len(pictures)}), found {found}."
-            )
         self.towers.load()
         scores = []
         for start, batch in batches(pictures):
-            real = references[start : start + len(batch)]
+            real = cast(Tensor, references)[start : start + len(batch)]
             scores.append((self.towers.images(batch) * self.towers.images(real)).sum(-1))
         return torch.cat(scores).cpu()
 
@@ -75,7 +69,7 @@ class AestheticScorer:
         try:
             self.head = AffineHead.from_state(read_weights(path))
         except ValueError as error:
-            raise ScorerError(f"{path.name} is not the aesthetic head that {name} means: {error}.") from error
+            raise ScorerError(f"{path.name} is not the aesthetic head that {name} means ({error}): get {files.AESTHETIC.source}.") from error
         clip = files.CLIP_L.find(name)
         self.towers = ClipTowers(clip, "quick_gelu", with_text=False)
         if self.towers.size != len(self.head.weight):
@@ -106,15 +100,11 @@ class InceptionScorer:
         self.patcher = ModelPatcher(network, comfy.model_management.get_torch_device(), offload)
 
     def __call__(self, pictures: Tensor, prompts: list[str], references: Tensor | None = None) -> Tensor:
-        if min(len(pictures), len(pictures if references is None else references)) < 2:
-            raise ScorerError(f"{self.name} describes sets of pictures, and one is not enough: connect more.")
         if self.name == "IS":
             logits = self._features(pictures)[1]
             # A split of a single picture has a score of 1, whatever it shows.
             return torch.tensor([distribution.inception_score(logits, splits=10 if len(pictures) >= 100 else 1)[0]])
-        if references is None:
-            raise ScorerError("FID compares with a set of real pictures: connect references.")
-        found, real = (self._features(batch)[0] for batch in (pictures, references))
+        found, real = (self._features(batch)[0] for batch in (pictures, cast(Tensor, references)))
         return torch.tensor([distribution.frechet_distance(found, real)])
 
     def _features(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,6 +130,19 @@ SCORERS = {
 It gives scores [B] of pictures [B, H, W, C] in 0..1, one prompt each; `references` are real pictures of the same prompts.
 """
 
+FILES = {
+    "CLIP-T": (files.CLIP_L,),
+    "CLIP-I": (files.CLIP_L,),
+    "AES": (files.AESTHETIC, files.CLIP_L),
+    "PickScore": (files.PICKSCORE,),
+    "HPSv2.0": (files.HPS_2_0,),
+    "HPSv2.1": (files.HPS_2_1,),
+    "ImageReward": (files.IMAGE_REWARD, files.BERT_VOCABULARY),
+    "FID": (files.INCEPTION,),
+    "IS": (files.INCEPTION,),
+}
+"""What each one reads."""
+
 SIGNED = frozenset({"ImageReward"})
 """Scorers around 0, of which no geometric mean can be taken."""
 
@@ -150,10 +153,33 @@ NEEDS_REFERENCES = frozenset({"CLIP-I"})
 """Scorers that compare with a real picture."""
 
 
-def scores_of(pictures: Tensor, prompt: str) -> dict[str, list[float]]:
-    """Scores [B] of pictures [B, H, W, C] of one prompt, by every scorer of single pictures whose files the user has."""
-    scores = {}
-    for name in SCORERS.keys() - WHOLE_SET - NEEDS_REFERENCES:
-        with suppress(MissingFile):
+def check_scorers(names: Iterable[str], pictures: int, references: int | None) -> None:
+    """Raises ScorerError where a file is missing, or so many pictures and references are not enough: before anything is loaded."""
+    for name in names:
+        for file in FILES[name]:
+            file.find(name)
+        if name in NEEDS_REFERENCES and references != pictures:
+            raise ScorerError(
+                f"{name} compares every picture with a real one: connect as many references as there are images "
+                f"({pictures}), found {'none' if references is None else references}."
+            )
+        if name == "FID" and references is None:
+            raise ScorerError("FID compares with a set of real pictures: connect references.")
+        if name in WHOLE_SET and min(pictures, pictures if references is None else references) < 2:
+            raise ScorerError(f"{name} describes sets of pictures, and one is not enough: connect more.")
+
+
+def scores_of(pictures: Tensor, prompt: str) -> tuple[dict[str, list[float]], list[str]]:
+    """Scores [B] of pictures [B, H, W, C] of one prompt, by every scorer of single pictures whose files the user has.
+
+    Beside them what is wrong with the files of others, in a sentence each: it takes no pictures from the user.
+    """
+    scores, faults = {}, []
+    for name in (name for name in SCORERS if name not in WHOLE_SET | NEEDS_REFERENCES):
+        try:
             scores[name] = SCORERS[name]()(pictures, [prompt] * len(pictures)).tolist()
-    return {name: scores[name] for name in SCORERS if name in scores}
+        except MissingFile:
+            pass
+        except ScorerError as error:
+            faults.append(str(error))
+    return scores, faults
