@@ -74,16 +74,17 @@ class AFAAutoMerge(io.ComfyNode):
         lines = [line.strip() for line in prompts.splitlines() if line.strip()]
         if not lines:
             raise MergeError("prompts is empty: give one prompt a line for the merges to paint.")
+        space = SearchSpace(len(found), found[0].merge_blocks)
+        stem, strategy = file_name(save_as), STRATEGIES[method](space, seed)
         score = SCORERS[scorer]()
         latent = latent_image["samples"]
         settings = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        space = SearchSpace(len(found), found[0].merge_blocks)
         identity = {
             "models": [patcher_digest(expert.patcher) for expert in found],
             "clip": clip_digest(clip), "vae": vae_digest(vae), "latent": list(latent.shape), "prompts": lines,
             "negative": negative, "scorer": scorer, "method": method, "seed": seed, **settings,
         }  # fmt: skip
-        journal = Journal(_journal_path(save_as, identity), space, identity)
+        journal = Journal(_journal_path(stem, identity), space, identity)
         paint = MergePainter(encode_prompts(clip, lines), encode_prompts(clip, [negative])[0], vae, latent, seed, settings)
         each = [line for line in lines for _ in range(len(latent))]
 
@@ -93,9 +94,7 @@ class AFAAutoMerge(io.ComfyNode):
             return (scores.sigmoid() if scorer in SIGNED else scores).tolist()
 
         bar = comfy.utils.ProgressBar(budget)
-        run_search(
-            STRATEGIES[method](space, seed), journal, evaluate, budget, lambda tried: bar.update_absolute(tried, budget)
-        )
+        run_search(strategy, journal, evaluate, budget, lambda tried: bar.update_absolute(tried, budget))
         best = merge_models(found, space.recipe(journal.best))
         return io.NodeOutput(best, report(journal, space, each, scorer, [expert.label for expert in found]))
 
@@ -115,7 +114,7 @@ def report(journal: Journal, space: SearchSpace, prompts: list[str], scorer: str
     return "\n\n".join(paragraphs)
 
 
-def _journal_path(name: str, identity: dict) -> Path:
+def _journal_path(stem: str, identity: dict) -> Path:
     """A file of its own for every search, so that another prompt does not overwrite the last one's."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Path(folder_paths.get_output_directory(), "afa_merges", f"{file_name(name)}_{digest[:10]}.json")
+    return Path(folder_paths.get_output_directory(), "afa_merges", f"{stem}_{digest[:10]}.json")

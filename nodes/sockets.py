@@ -87,7 +87,7 @@ def folded(inputs: list[io.Input], everyday: set[str]) -> list[io.Input]:
 def _upstream(prompt: dict[str, Any], node_id: str, socket: str) -> Iterator[dict[str, Any]]:
     """The inputs of every node on a socket's wire, the nearest first, up to a loader's."""
     link = prompt.get(node_id, {}).get("inputs", {}).get(socket)
-    kind = socket.split("_")[0]
+    kind = "model" if socket == "base" else socket.split("_")[0]
     for _ in range(len(prompt)):
         if not isinstance(link, list) or link[0] not in prompt:
             return

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..atomic_file import replacing
 from .recipe import MergeError
-from .search import SearchSpace, Strategy, Vector, arithmetic
+from .search import SearchSpace, Strategy, Vector
 
 FORMAT = "afa-auto-merge 1"
 
@@ -52,7 +53,7 @@ class Journal:
             draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def score(self, vector: Vector) -> float:
-        return arithmetic(self.tried[vector])
+        return fmean(self.tried[vector])
 
     @property
     def best(self) -> Vector:

@@ -78,9 +78,9 @@ def stick_shares(ratios: Sequence[float]) -> tuple[float, ...]:
 def normalised(weights: Sequence[float], models: int, where: str) -> tuple[float, ...]:
     """Weights scaled to a sum of 1. Raises MergeError unless there is one a model, none negative, not all 0."""
     if len(weights) != models:
-        raise MergeError(f"{where}: {len(weights)} weights were found, but {models} models are connected.")
+        raise MergeError(f"{where}: {len(weights)} weights were found, but {models} models are connected: give one a model.")
     if not all(math.isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
-        raise MergeError(f"{where}: weights should be 0 or more and not all 0, found {', '.join(map(str, weights))}.")
+        raise MergeError(f"{where}: weights should be 0 or more and not all 0, found {', '.join(map(str, weights))}: correct them.")
     total = sum(weights)
     return tuple(w / total for w in weights)
 
@@ -146,5 +146,5 @@ def _classic(line: str, models: int, blocks: Blocks) -> dict[str, tuple[float, .
             f"two models, one line of {len(blocks)} numbers."
         )
     if not all(0 <= alpha <= 1 for alpha in alphas):
-        raise MergeError(f'The line "{line:.60}" of block_weights should hold numbers from 0 to 1.')
+        raise MergeError(f'block_weights expects numbers from 0 to 1, and its line "{line:.60}" has others: correct them.')
     return {name: (1 - alpha, alpha) for name, alpha in zip(names, alphas, strict=True)}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from itertools import groupby
+from statistics import fmean
+from typing import Any
 
 from .blocks import BASE, Blocks
 from .recipe import Recipe, stick_shares
@@ -60,11 +62,7 @@ class SearchSpace:
         return [[block * step + n for block in blocks] for blocks in pairs for n in range(step)]
 
 
-# ---- what several pictures' scores are worth together ----
-
-
-def arithmetic(scores: Sequence[float]) -> float:
-    return math.fsum(scores) / len(scores)
+# ---- one number from several pictures' scores ----
 
 
 def geometric(scores: Sequence[float]) -> float:
@@ -81,7 +79,7 @@ def harmonic(scores: Sequence[float]) -> float:
     return len(scores) / math.fsum(1 / score for score in scores)
 
 
-TALLIES = (arithmetic, geometric, harmonic)
+TALLIES = (fmean, geometric, harmonic)
 """autoMBW's three passes judge ever more by the worst picture."""
 
 
@@ -126,7 +124,7 @@ def _with(vector: Sequence[float], group: Sequence[int], value: float) -> Vector
     return tuple(value if i in group else v for i, v in enumerate(vector))
 
 
-def cma_es(space: SearchSpace, seed: int = 0) -> Strategy:
+def cma_es(space: SearchSpace, seed: int) -> Strategy:
     """CMA-ES (Hansen 2016) from equal shares, by the package cmaes; ends where it has converged.
 
     It moves all blocks together and learns which go together, where the search above moves one at a time.
@@ -139,6 +137,10 @@ def cma_es(space: SearchSpace, seed: int = 0) -> Strategy:
             'The CMA-ES search needs the package cmaes: install it into ComfyUI\'s Python with "pip install cmaes", or '
             "choose the other method."
         ) from error
+    return _generations(cmaes, space, seed)
+
+
+def _generations(cmaes: Any, space: SearchSpace, seed: int) -> Strategy:
     import numpy as np
 
     yield space.uniform
@@ -149,7 +151,7 @@ def cma_es(space: SearchSpace, seed: int = 0) -> Strategy:
         for _ in range(optimiser.population_size):
             asked = optimiser.ask()
             scores = yield tuple(round(float(value), 6) for value in asked)
-            generation.append((asked, -arithmetic(scores)))
+            generation.append((asked, -fmean(scores)))
         optimiser.tell(generation)
 
 

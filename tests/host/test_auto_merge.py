@@ -2,6 +2,7 @@
 
 import json
 import math
+from statistics import fmean
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from afa_core.host.architectures.unet_layout import unet_merge_blocks
 from afa_core.merging.journal import Journal, run_search
 from afa_core.merging.recipe import MergeError
-from afa_core.merging.search import TALLIES, SearchSpace, arithmetic, binary_mid, cma_es, geometric, harmonic
+from afa_core.merging.search import TALLIES, SearchSpace, binary_mid, cma_es, geometric, harmonic
 
 SD15 = SearchSpace(2, unet_merge_blocks(12, 12))
 
@@ -89,9 +90,9 @@ def test_binary_mid_climbs_a_bowl_within_autombws_number_of_merges():
     asked = answer_all(binary_mid(SD15), score, 1000)
     assert len(set(asked)) == len(asked)
     assert 80 <= len(asked) <= 280
-    best = max(asked, key=lambda vector: arithmetic(score(vector)))
+    best = max(asked, key=lambda vector: fmean(score(vector)))
     assert math.dist(best, target) < 0.35
-    assert arithmetic(score(best)) > arithmetic(score(SD15.uniform))
+    assert fmean(score(best)) > fmean(score(SD15.uniform))
 
 
 def test_cma_es_climbs_a_bowl_with_a_twist():
@@ -118,7 +119,7 @@ def test_the_same_answers_lead_to_the_same_questions(make):
 def test_tallies():
     scores = [1.0, 2.0, 4.0]
     assert [tally(scores) for tally in TALLIES] == pytest.approx([7 / 3, 2.0, 12 / 7])
-    assert harmonic(scores) < geometric(scores) < arithmetic(scores)
+    assert harmonic(scores) < geometric(scores) < fmean(scores)
     assert geometric([3.0, -1.0]) == harmonic([3.0, 0.0]) == 0
 
 
@@ -223,7 +224,7 @@ def test_the_search_improves_its_scorer_and_the_model_is_the_best_merge(
     (file,) = (comfy_host.base / "output" / "afa_merges").iterdir()
     saved = json.loads(file.read_text())
     assert len(saved["tried"]) == 12
-    uniform = arithmetic(saved["tried"][0]["scores"])
+    uniform = fmean(saved["tried"][0]["scores"])
     assert saved["best"]["score"] > uniform
     assert f"AES {saved['best']['score']:.4f} after 12 merges; equal shares {uniform:.4f}" in report
     assert file.name in report

@@ -14,7 +14,7 @@ from afa_core.merging.recipe import chain_ratios, parse_recipe, stick_shares
 from tests.support.comfy.bootstrap import REPOSITORY
 from tests.support.transformers import TOYS, load
 
-HELP = {node: (REPOSITORY / "js" / "docs" / f"{node}.md").read_text() for node in ("AFAMergeModels", "AFAAutoMerge")}
+HELP = (REPOSITORY / "js" / "docs" / "AFAMergeModels.md").read_text()
 
 
 def recipe(weights="", preset="none", table="", models=2, inputs=12, outputs=12):
@@ -49,28 +49,26 @@ def test_blocks_of_sd15_and_sdxl():
     assert sdxl["OUT08"] == ("output_blocks.8.", "out.")
 
 
-def blocks_in_the_help(page: str, family: str) -> list[str]:
+def blocks_in_the_help(family: str) -> list[str]:
     """The names of blocks that the page's table gives for a family."""
-    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("|")]
+    rows = [line.split("|")[1:3] for line in HELP.splitlines() if line.startswith("|")]
     (names,) = [blocks for families, blocks in rows if family in families.strip().split(", ")]
     return re.findall("`(.*?)`", names)
 
 
-@pytest.mark.parametrize("page", HELP.values(), ids=HELP)
-def test_the_help_names_the_blocks_of_unets(page):
+def test_the_help_names_the_blocks_of_unets():
     for family, sides in (("SD1.x", 12), ("SD2.x", 12), ("SDXL", 9)):
         blocks = list(unet_merge_blocks(sides, sides))
-        assert blocks_in_the_help(page, family) == [blocks[i] for i in (0, sides - 1, sides, sides + 1, -1)]
+        assert blocks_in_the_help(family) == [blocks[i] for i in (0, sides - 1, sides, sides + 1, -1)]
 
 
 @pytest.mark.parametrize("toy", TOYS)
 def test_help_and_tooltip_name_the_blocks_of_transformers(pack, comfy_host, toy):
     case = load(comfy_host, toy)
     firsts = [name for name in case.architecture.merge_blocks(case.model) if name.endswith("00")]
-    for page in HELP.values():
-        named = blocks_in_the_help(page, case.architecture.name(case.model))
-        assert [name for name in named if name.endswith("00")] == firsts
-        assert {name.rstrip("0123456789") for name in named} == {name.rstrip("0") for name in firsts}
+    named = blocks_in_the_help(case.architecture.name(case.model))
+    assert [name for name in named if name.endswith("00")] == firsts
+    assert {name.rstrip("0123456789") for name in named} == {name.rstrip("0") for name in firsts}
     node = comfy_host.nodes.NODE_CLASS_MAPPINGS["AFAMergeModels"]
     tooltip = node.INPUT_TYPES()["optional"]["block_weights"][1]["tooltip"]
     assert set(firsts) <= set(re.findall(r"\w+", tooltip))

@@ -10,15 +10,15 @@ from ..experts.experts import Expert, check_experts
 PREFIX = "diffusion_model."
 
 
-def check_mergeable(experts: list[Expert]) -> None:
-    """Raises ExpertError or MergeError unless the weights of these models mean the same things."""
+def check_mergeable(experts: list[Expert], instead: str = "connect them to AFA Ensemble Model, which can run them together") -> None:
+    """Raises ExpertError or MergeError unless the weights of these models mean the same things. instead: what to do then"""
     check_experts(experts)
     first = experts[0]
     for other in experts[1:]:
         if other.prediction != first.prediction:
             raise MergeError(
                 f"{other.label} predicts {other.prediction} and {first.label} {first.prediction}, and weights that predict "
-                "different things cannot be merged: connect them to AFA Ensemble Model, which can run them together."
+                f"different things cannot be merged: {instead}."
             )
 
 
@@ -32,6 +32,8 @@ def merge_models(experts: list[Expert], recipe: Recipe) -> ModelPatcher:
 
     A chain of the host's two-model merges: at loading, its `calculate_weight` applies them one after the
     other in float32 and rounds once. Text encoders and VAEs, and so CLIP's position_ids, are not touched.
+    Raises ExpertError where the models do not fit one another, MergeError where they cannot be merged or the recipe names
+    no layer of theirs.
     """
     check_mergeable(experts)
     merged = experts[0].patcher.clone()
@@ -52,7 +54,10 @@ def merge_models(experts: list[Expert], recipe: Recipe) -> ModelPatcher:
 
 
 def extrapolated(merged: ModelPatcher, first: Expert, base: Expert, strength: float) -> ModelPatcher:
-    """base + strength * (merged - base), as one more of the host's merges of two. first: of those that were merged."""
+    """base + strength * (merged - base), as one more of the host's merges of two.
+
+    first: of those that were merged. Raises ExpertError or MergeError as `merge_models` does.
+    """
     check_mergeable([first, base])
     result = merged.clone()
     result.add_patches(_weights(base), 1.0 - strength, strength)
