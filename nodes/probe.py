@@ -31,7 +31,7 @@ class AFAProbe(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Turns the pictures into latents; the one that the checkpoints share."),
                 io.String.Input(
                     "prompt_folder", default="",
-                    tooltip="A folder under ComfyUI's input (or an absolute path) with pictures and captions of the same name, as "
+                    tooltip="A folder under ComfyUI's input (or an absolute path, where ComfyUI serves this machine only) with pictures and captions of the same name, as "
                     "for training. With prompts alone the experts paint the pictures, which shows less.",
                 ),
                 io.Int.Input(

@@ -27,6 +27,7 @@ from .architectures.frames import in_format, without_frames
 from .experts.beside import acting
 from .experts.experts import Expert, ExpertError, check_experts
 from .experts.networks import networks_in_turn
+from .sampling.prediction import slope
 from .training.encoding import DatasetSettings, prepare_dataset
 from .training.pictures import Progress
 
@@ -50,10 +51,9 @@ def probe(
     vae: VAE | None,
     folder: PromptFolder,
     settings: ProbeSettings,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total, what: None,
 ) -> Probe:
     """Raises ExpertError where the experts do not fit one another, one of them is broken, or one picture is all there is."""
-    progress = progress or (lambda done, total, what: None)
     check_experts(experts)
     folder = _probed(folder)
     if len(folder.items) < 2:
@@ -88,7 +88,7 @@ def _probed(folder: PromptFolder) -> PromptFolder:
 
 
 def _examined(experts, dataset: LatentDataset, sketches, settings: ProbeSettings, place: str, progress) -> Probe:
-    """Two looks at the stored errors: the best fixed mix first, then the routers, which start from it."""
+    """Reads the stored errors twice: for the best fixed mix, then for the routers, which start from it."""
     count = len(dataset.items)
 
     def errors(item: int) -> Iterator[Tensor]:
@@ -151,8 +151,7 @@ def _errors(
         sigma = first.architecture.noise.sigma(sampling, torch.tensor([level / 1000])).to(device).expand(settings.draws)
         noisy = sampling.noise_scaling(sigma[:, None, None, None], noise, latent.clone())
         denoised = denoise(expert, noisy, sigma, text)
-        slope = sampling.calculate_denoised(sigma, torch.ones_like(noisy), torch.zeros_like(noisy))
-        error = (denoised.float() - latent) / slope
+        error = (denoised.float() - latent) / slope(sampling, sigma)
         if not torch.isfinite(error).all():
             raise ExpertError(
                 f"{expert.label} produced NaN or infinite numbers at timestep {level}: run this checkpoint alone to see "

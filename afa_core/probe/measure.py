@@ -76,7 +76,7 @@ def sum_one_minimum(gram: Tensor) -> Tensor:
 
 
 def quadratic(gram: Tensor, weights: Tensor) -> Tensor:
-    """w' G w."""
+    """w' G w, of grams [..., K, K] and weights [..., K], as [...]."""
     return torch.einsum("...i,...ij,...j->...", weights, gram, weights)
 
 

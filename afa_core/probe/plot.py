@@ -7,14 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ..plots import COLOURS, figure_image
+from .report import ROUTERS
 
-NAMES = {
-    "fixed_mix_gain": "best fixed mix over best expert",
-    "domain": "mix by sub-folder",
-    "picture": "mix by picture",
-    "pick": "best expert at every place",
-    "mix": "mix at every place",
-}
+NAMES = {"fixed_mix_gain": "best fixed mix over best expert", **ROUTERS}
 
 
 def probe_table(report: dict[str, Any]) -> str:

@@ -26,6 +26,12 @@ this share of their squared error: then no mixture of the two can gain more than
 ALIKE = 0.995
 LITTLE, ENOUGH = 0.01, 0.03
 CONSISTENT = 0.1
+ROUTERS = {
+    "domain": "mix by sub-folder",
+    "picture": "mix by picture",
+    "pick": "best expert at every place",
+    "mix": "mix at every place",
+}
 VERDICTS = ("the same model", "not worth it", "weak", "worth it")
 
 
@@ -44,7 +50,12 @@ class Probe:
     @property
     def grams(self) -> Tensor:
         """[I, L, K, K]."""
-        return torch.stack([torch.stack([cell.gram for cell in row]) for row in self.cells])
+        return self.of("gram")
+
+    def of(self, name: str) -> Tensor:
+        """One field of every cell, [I, L, ...] in float64."""
+        rows = [[torch.as_tensor(getattr(cell, name), dtype=torch.float64) for cell in row] for row in self.cells]
+        return torch.stack([torch.stack(row) for row in rows])
 
 
 def best_fixed_mix(grams: Tensor) -> Tensor:
@@ -62,8 +73,10 @@ def report_of(probe: Probe) -> dict[str, Any]:
     gains = {name: _gain(losses, baseline, probe.seed) for name, losses in routed.items()}
     best = max(gains, key=lambda name: gains[name]["gain"])
     losses = gram.diagonal()
-    rho = _off_diagonal(diversity(gram)).mean().item()
-    wins, agreement, chance, kappa = _consistency(probe)
+    correlation = diversity(gram)
+    # At a level; chance: winners there, whatever the place and picture.
+    wins, agreement = probe.of("wins").mean(0), probe.of("agreement").mean(0)
+    chance = wins.square().sum(-1)
     sum_one = sum_one_minimum(gram)
     report = {
         "experts": probe.experts,
@@ -79,14 +92,14 @@ def report_of(probe: Probe) -> dict[str, Any]:
         "sum_to_one": {"weights": sum_one.tolist(), "loss": quadratic(gram, sum_one).item()},
         "routers": gains,
         "gain": {"router": best, **gains[best]},
-        "diversity": rho,
-        "correlation": diversity(gram).tolist(),
+        "diversity": _off_diagonal(correlation).mean().item(),
+        "correlation": correlation.tolist(),
         "weight_cosine": probe.cosine.tolist(),
         "same": _same(probe, gram),
-        "wins": wins.tolist(),
-        "agreement": agreement,
-        "chance": chance,
-        "kappa": kappa,
+        "wins": wins.mean(0).tolist(),
+        "agreement": agreement.mean().item(),
+        "chance": chance.mean().item(),
+        "kappa": _kappa(agreement.mean(), chance.mean()),
         "level_weights": {"levels": [level / 1000 for level in probe.levels], **level_weights(grams, probe.seed)},
         "by_level": _by_level(probe, grams, routed, baseline),
         "by_domain": _by_domain(probe, grams),
@@ -99,21 +112,17 @@ def report_of(probe: Probe) -> dict[str, Any]:
 def _routed(probe: Probe, grams: Tensor) -> dict[str, Tensor]:
     """Losses [I, L] of every router.
 
-    domain:  the best mix for the other pictures of the same sub-folder, which the prompt may give away
+    domain:  the best mix for the other pictures of the same sub-folder, which may follow from the prompt
     picture: the best mix for this picture under other noise
     pick:    at every place the expert that was best there under other noise
     mix:     at every place the more of an expert the better it was there under other noise
     """
-
-    def table(value) -> Tensor:
-        return torch.tensor([[value(cell) for cell in row] for row in probe.cells], dtype=torch.float64)
-
-    mixes = torch.stack([torch.stack([cell.mix for cell in row]) for row in probe.cells])
+    mixes = probe.of("mix")
     sharpness = int(mixes[..., 1:].mean((0, 1)).argmin()) + 1
     routed = {
         "domain": domain_losses(grams, probe.domains),
-        "picture": table(lambda cell: cell.picture),
-        "pick": table(lambda cell: cell.pick),
+        "picture": probe.of("picture"),
+        "pick": probe.of("pick"),
         "mix": mixes[..., sharpness],
     }
     if len(set(probe.domains)) < 2:
@@ -131,12 +140,8 @@ def _gain(routed: Tensor, baseline: Tensor, seed: int) -> dict[str, float]:
     }
 
 
-def _consistency(probe: Probe) -> tuple[Tensor, float, float, float]:
-    """(wins [K], agreement, what chance would give, kappa). Chance: winners at a level, whatever the place and picture."""
-    wins = torch.stack([torch.stack([cell.wins for cell in row]) for row in probe.cells]).mean(0)
-    agreement = sum(cell.agreement for row in probe.cells for cell in row) / len(probe.cells) / len(probe.levels)
-    chance = wins.square().sum(-1).mean().item()
-    return wins.mean(0), agreement, chance, (agreement - chance) / max(1 - chance, 1e-9)
+def _kappa(agreement: Tensor, chance: Tensor) -> float:
+    return ((agreement - chance) / (1 - chance).clamp_min(1e-9)).item()
 
 
 def _same(probe: Probe, gram: Tensor) -> list[list[int]]:
@@ -152,12 +157,10 @@ def _same(probe: Probe, gram: Tensor) -> list[list[int]]:
 
 
 def _by_level(probe: Probe, grams: Tensor, routed: dict[str, Tensor], baseline: Tensor) -> list[dict[str, Any]]:
+    wins, agreement = probe.of("wins").mean(0), probe.of("agreement").mean(0)
     rows = []
     for number, level in enumerate(probe.levels):
         gram = grams[:, number].mean(0)
-        wins = torch.stack([row[number].wins for row in probe.cells]).mean(0)
-        agreement = sum(row[number].agreement for row in probe.cells) / len(probe.cells)
-        chance = wins.square().sum().item()
         rows.append(
             {
                 "timestep": level,
@@ -170,8 +173,8 @@ def _by_level(probe: Probe, grams: Tensor, routed: dict[str, Tensor], baseline: 
                     for name, losses in routed.items()
                 },
                 "diversity": _off_diagonal(diversity(gram)).mean().item(),
-                "wins": wins.tolist(),
-                "kappa": (agreement - chance) / max(1 - chance, 1e-9),
+                "wins": wins[number].tolist(),
+                "kappa": _kappa(agreement[number], wins[number].square().sum()),
             }
         )
     return rows
@@ -206,8 +209,8 @@ def _verdict(report: dict[str, Any]) -> str:
 def _sentence(report: dict[str, Any]) -> str:
     names, gain = report["experts"], report["gain"]
     promise = (
-        f"following the right expert at the right place promises {_percent(gain['gain'])} less loss than the best fixed "
-        f"mix (95 % interval {_percent(gain['low'])} to {_percent(gain['high'])})"
+        f"of the routers measured the {ROUTERS[gain['router']]} promises most, {_percent(gain['gain'])} less loss than the best "
+        f"fixed mix (95 % interval {_percent(gain['low'])} to {_percent(gain['high'])})"
     )
     instead = _instead(names, report["fixed_mix"])
     if report["verdict"] == VERDICTS[0]:
