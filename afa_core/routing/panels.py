@@ -10,8 +10,8 @@ from ..plots import COLOURS, figure_image
 from .record import MAP_SIZE, RoutingRun
 
 
-def routing_panels(run: RoutingRun, picture: Tensor | None = None) -> Tensor:
-    """Panels [1, H, W, 3] in 0..1: a map an expert over the picture [H, W, 3], shares by step and by point."""
+def routing_panels(run: RoutingRun, picture: Tensor | None) -> Tensor:
+    """Panels [1, H, W, 3] in 0..1: a map an expert over the first picture [H, W, 3], shares by step and by point."""
     from matplotlib.figure import Figure
 
     experts = len(run.experts)
@@ -23,15 +23,16 @@ def routing_panels(run: RoutingRun, picture: Tensor | None = None) -> Tensor:
     full = clearest(maps)
     upper.suptitle(f"colour: none at an even share, {1 / experts:.0%}; full at {full:.0%} and above", fontsize=9)
     strengths = leads(maps, full)
-    rows = zip(upper.subplots(1, columns).flat, strengths, maps, run.experts, COLOURS, strict=False)
+    shares = run.shares_by_point()
+    rows = zip(upper.subplots(1, columns).flat, strengths, shares.mean(0).tolist(), run.experts, COLOURS, strict=False)
     for axes, strength, share, name, colour in rows:
         _draw_map(axes, strength, picture, colour)
-        axes.set_title(f"{name}\nmean share {share.mean():.2f}", fontsize=9)
+        axes.set_title(f"{name}\nmean share {share:.2f}", fontsize=9)
     for axes in upper.axes[experts:]:
         axes.axis("off")
     by_step, by_point = lower.subplots(1, 2)
     _draw_shares(by_step, run.shares_by_step(), "step", run.experts)
-    _draw_shares(by_point, run.shares_by_point(), "fusion point", run.experts)
+    _draw_shares(by_point, shares, "fusion point", run.experts)
     names = [run.points[i].name for i in run.fused_points]
     by_point.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     return figure_image(figure)

@@ -197,18 +197,18 @@ class RoutingRun:
     def fused_points(self) -> list[int]:
         return sorted({i for evaluation in self.evaluations for i in evaluation.shares})
 
-    def mean_map(self, guided: bool = True) -> Tensor:
-        """Share by position [N, h, w], averaged over steps, points and batch, at the finest size kept."""
+    def mean_map(self) -> Tensor:
+        """The prompt's share by position [N, h, w] in the first picture, averaged over steps and points, at the finest size kept."""
         maps = [
-            tensor[chosen(evaluation, guided)].float()
+            tensor[rows[:1]].float()
             for evaluation in self.evaluations
+            if (rows := chosen(evaluation, True))
             for tensor in evaluation.maps.values()
         ]
-        maps = [tensor for tensor in maps if len(tensor)]
         if not maps:
-            return self.shares_by_point(guided).mean(0)[:, None, None]
+            return self.shares_by_point().mean(0)[:, None, None]
         size = max((tuple(tensor.shape[-2:]) for tensor in maps), key=lambda hw: hw[0] * hw[1])
-        return torch.stack([F.interpolate(m, size, mode="bilinear").mean(0) for m in maps]).mean(0)
+        return torch.cat([F.interpolate(m, size, mode="bilinear") for m in maps]).mean(0)
 
     def summary(self) -> dict[str, Any]:
         """The shares as JSON: by step and by fusion point, the prompt's and the negative prompt's apart."""
@@ -239,11 +239,15 @@ class RoutingRun:
         return torch.cat(rows).mean(0) if rows else torch.full((len(self.experts),), float("nan"))
 
 
-class RoutingRecord:
-    """The runs of one ensemble node, the newest last. Only a few are kept: a graph rarely samples more often."""
+KEPT = 4
+"""Runs of one ensemble node: a graph rarely samples more often."""
 
-    def __init__(self, kept: int = 4):
-        self.runs: deque[RoutingRun] = deque(maxlen=kept)
+
+class RoutingRecord:
+    """The last runs of one ensemble node, the newest last."""
+
+    def __init__(self) -> None:
+        self.runs: deque[RoutingRun] = deque(maxlen=KEPT)
         self.on_step: StepListener | None = None
 
     def begin(self, experts: list[str], points: list[FusionPoint]) -> RoutingRun:

@@ -40,10 +40,10 @@ def wire_step(run: RoutingRun, evaluations: list[Evaluation], budget: int = STEP
     return {"sigma": evaluations[0].sigma, **{name: _packed(side, limit) for name, side in sides.items()}}
 
 
-def wire_run(run: RoutingRun, budget: int = RUN_BYTES) -> dict[str, Any]:
+def wire_run(run: RoutingRun) -> dict[str, Any]:
     """A whole run as JSON: the header, and "steps" as of `wire_step`."""
     steps = [evaluations for _, evaluations in run.steps]
-    return {**wire_header(run), "steps": [wire_step(run, step, budget // max(len(steps), 1)) for step in steps]}
+    return {**wire_header(run), "steps": [wire_step(run, step, RUN_BYTES // max(len(steps), 1)) for step in steps]}
 
 
 def _side(evaluations: list[Evaluation], guided: bool) -> dict[str, dict[int, Tensor]]:
