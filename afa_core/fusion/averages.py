@@ -44,6 +44,7 @@ class StaticFusion:
         return [weight / sum(weights) for weight in weights]
 
     def bind(self, points: list[FusionPoint], experts: int) -> Fusion:
+        """Raises FusionError where there are weights, but not one an expert."""
         logits = logits_of(torch.tensor(self.shares(experts)).view(1, -1, 1, 1))
         first = {"block average": 0, "noise average": -1, "last block average": -2}[self.method]
         fused = set(points[first:])

@@ -39,6 +39,10 @@ class Embeddings:
     text: Tensor | None = None
 
 
+Observe = Callable[[FusionPoint, Tensor], None]
+"""Called with a fusion point and the shares there, [B, N, H, W] or [1, N, 1, 1]."""
+
+
 @dataclass
 class FusionState:
     """What a fusion may use of this evaluation beside the features.
@@ -53,9 +57,9 @@ class FusionState:
     """
 
     embeddings: Sequence[Embeddings]
-    observe: Callable[[FusionPoint, Tensor], None] | None = None
+    observe: Observe | None = None
     level: Tensor | None = None
-    keep: Callable[[FusionPoint, Tensor], None] | None = None
+    keep: Observe | None = None
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -121,6 +125,7 @@ def fuse(
 
     bias: of the experts' identity (identity_bias.py)
     """
+    features = of_one_dtype(features)
     return hand_out(point, features, *blend(present(features), of_present(features, logits)), state, bias)
 
 
@@ -150,10 +155,15 @@ def hand_out(
     return inputs
 
 
+def of_one_dtype(features: Sequence[Feature]) -> list[Feature]:
+    """The features in the dtype of the first that was not left out: experts may compute in several."""
+    first = next(feature for feature in features if feature is not None)
+    return [feature if feature is None else feature.to(first.dtype) for feature in features]
+
+
 def present(features: Sequence[Feature]) -> list[Tensor]:
-    """The features of the experts that were not left out, in the dtype of the first: experts may compute in several."""
-    there = [feature for feature in features if feature is not None]
-    return [feature.to(there[0].dtype) for feature in there]
+    """The features of the experts that were not left out, in the dtype of the first."""
+    return [feature for feature in of_one_dtype(features) if feature is not None]
 
 
 def of_present(features: Sequence[Feature], logits: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..aggregator.precision import CastAggregator, fit_for
 from ..aggregator.sabw import Aggregator, Inputs
-from .fusion import Feature, FusionState, blend, fuse, hand_out, of_present, present
+from .fusion import Feature, FusionState, blend, fuse, hand_out, of_one_dtype, of_present, present
 from .points import FusionPoint
 from .top_k import largest
 
@@ -42,11 +42,11 @@ class SABWFusion:
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.index not in self.aggregator.config.fused_points:
             return features
+        features = of_one_dtype(features)
         there = present(features)
         if len(there) == 1:
             return fuse(point, features, there[0].new_zeros(1, len(features), 1, 1), state)
         aggregator, inputs = state.once(self, lambda: self._prepared(there[0], state))
-        features = [feature if feature is None else feature.to(there[0].dtype) for feature in features]
         fused, shares = self.attend(aggregator, point, features, inputs[point.index], self.top_k)
         return hand_out(point, features, fused, shares, state, self.aggregator.identity_bias(point.index))
 

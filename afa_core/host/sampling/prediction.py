@@ -21,22 +21,30 @@ def converted(prediction: Tensor, sigma: Tensor, x: Tensor, sampling, first) -> 
     """A prediction [B, C, H, W] of `sampling`'s kind as the prediction of `first`'s kind that denoises alike.
 
     The host's `calculate_denoised` is affine in the prediction whatever its kind, d = a(x) + b p, so the
-    two kinds meet in d. x is the noisy latent before input scaling, sigma [B]. One of `first`'s kind stays as it is.
+    two kinds meet in d. x [B, C, H, W] is the noisy latent before input scaling, sigma [B]. One of `first`'s kind stays as it is.
     """
     if predicts_like(sampling, first):
         return prediction
-    zero = torch.zeros_like(x)
     denoised = sampling.calculate_denoised(sigma, prediction.float(), x)
-    slope = first.calculate_denoised(sigma, torch.ones_like(x), zero)
-    return ((denoised - first.calculate_denoised(sigma, zero, x)) / slope).to(prediction.dtype)
+    return denoising_to(denoised, sigma, x, first).to(prediction.dtype)
 
 
-def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tensor, first=None) -> Fusion:
+def denoising_to(denoised: Tensor, sigma: Tensor, x: Tensor, sampling: Any) -> Tensor:
+    """The prediction [B, C, H, W] of `sampling`'s kind by which x denoises to `denoised`."""
+    return (denoised - sampling.calculate_denoised(sigma, torch.zeros_like(x), x)) / slope(sampling, sigma)
+
+
+def slope(sampling: Any, sigma: Tensor) -> Tensor:
+    """How much the denoised latent changes with a prediction of `sampling`'s kind, [B, 1, 1, 1]."""
+    one = torch.ones_like(sigma)[:, None, None, None]
+    return sampling.calculate_denoised(sigma, one, torch.zeros_like(one))
+
+
+def fuse_in_first_terms(fusion: Fusion, samplings: list, sigma: Tensor, x: Tensor, first: Any) -> Fusion:
     """The fusion, with every expert's prediction converted before it is fused.
 
-    first: the sampling in whose terms to fuse, where it is not that of the first prediction.
+    first: the sampling in whose terms to fuse; samplings: of the experts that run
     """
-    first = first or samplings[0]
     if all(predicts_like(sampling, first) for sampling in samplings):
         return fusion
 

@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 
-from ...fusion.fusion import Embeddings, Feature, Fusion, FusionState
+from ...fusion.fusion import Embeddings, Feature, Fusion, FusionState, Observe
 from ...fusion.lockstep import BlockStream, lockstep
 from ...fusion.magic import MagicFusion
 from ...fusion.not_finite import checking_every_feature
@@ -85,7 +85,7 @@ def diffusion_model(architecture: Architecture, executor, *args, **kwargs):
     return inner.execute(*args, **kwargs)
 
 
-def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> Tensor:
+def ensemble_prediction(call: Call, inputs: Inputs, only: int | None) -> Tensor:
     """The fused prediction, shaped as the latent, of all experts or of `only` one; in the first expert's terms."""
     x, options = inputs["x"], inputs["transformer_options"]
     ensemble = ensemble_of(call.main)
@@ -93,18 +93,16 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
     running = range(len(experts)) if only is None else [only]
     choice = _choice(call, options) if only is None else Choice(ensemble.fusion)
     keep = choice.keep and choice.keep.keep
-    observers, evaluation = [], None
+    evaluation = None
     if call.run.routing and only is None:
         evaluation = call.run.routing.evaluate(call.sigma, _guided(call.run, options, len(x)))
-        observers.append(evaluation.observe)
     samplings = [experts[index].patcher.model.model_sampling for index in running]
     level = ensemble.experts[0].architecture.noise.level(call.main.model.model_sampling, call.sigma)
     noisy = without_frames(call.x)
     fusion = fusion_on(call.main, choice.fusion)
     fusion = fuse_in_first_terms(fusion, samplings, call.sigma, noisy, call.main.model.model_sampling)
-    fusion = _in_memory(fusion)
 
-    def evaluate(fusion: Fusion) -> Tensor:
+    def evaluate(fusion: Fusion, observe: Observe | None) -> Tensor:
         networks = Counter(experts[index].patcher.model.diffusion_model for index in running)
         shared = [network for network, uses in networks.items() if uses > 1]
         own = [own_options(call.main, index, options) for index in running]
@@ -116,22 +114,17 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None = None) -> 
                 ),
                 strict=True,
             )
-            fusion = _releasing(held, fusion)
             state = FusionState(embeddings, observe, level, keep)
             others = {experts[index].patcher for index in running} - {call.main}  # the host sees to the first one's
-            fused = with_compiled_blocks(others, lambda: lockstep(streams, ensemble.points, fusion, state))
+            fused = with_compiled_blocks(others, lambda: lockstep(streams, ensemble.points, _fusing(fusion, held), state))
             return with_frames(fused, x).to(x.dtype)
 
-    def observe(point: FusionPoint, shares: Tensor) -> None:
-        for each in observers:
-            each(point, shares)
-
     def look_again() -> Tensor:
-        observers.clear()  # the second look is not a step
         labels = [experts[index].label for index in running]
-        return evaluate(checking_every_feature(fusion, labels, _moment(options, call.sigma[0].item())))
+        moment = _moment(options, call.sigma[0].item())
+        return evaluate(checking_every_feature(fusion, labels, moment), None)  # not a step: nothing is recorded
 
-    prediction = evaluate(fusion)
+    prediction = evaluate(fusion, evaluation and evaluation.observe)
     if evaluation:
         evaluation.end()
     if choice.keep:
@@ -186,18 +179,14 @@ def _named(stream: BlockStream, label: str) -> BlockStream:
         ) from error
 
 
-def _releasing(held: HeldWeights, fusion: Fusion) -> Fusion:
-    """When features meet, every expert is behind the block whose weights were held."""
+def _fusing(fusion: Fusion, held: HeldWeights) -> Fusion:
+    """The fusion, with errors that name the aggregator where memory runs out in it.
+
+    When features meet, every expert is behind the block whose weights were held, so they are released.
+    """
 
     def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         held.release()
-        return fusion(point, features, state)
-
-    return fuse
-
-
-def _in_memory(fusion: Fusion) -> Fusion:
-    def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         with naming_what_ran("The aggregator", SAMPLING):
             return fusion(point, features, state)
 

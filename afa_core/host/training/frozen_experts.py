@@ -27,7 +27,7 @@ from ..architectures.noise import signal_to_noise
 from ..experts.experts import Expert, check_experts, compute_dtype
 from ..experts.networks import share_networks, unpaged
 from ..experts.streams import expert_stream
-from ..sampling.prediction import fuse_in_first_terms
+from ..sampling.prediction import denoising_to, fuse_in_first_terms, slope
 from ..sampling.run import set_companions
 
 
@@ -93,21 +93,23 @@ class HostExperts:
         return self.experts[0].architecture.noise.sigma(self._samplings[0], levels)
 
     def snr(self, sigma: Tensor) -> Tensor:
+        """Signal-to-noise ratio [B] of the first expert's sigmas [B]."""
         return signal_to_noise(self._samplings[0], sigma)
 
     def slope(self, sigma: Tensor) -> Tensor:
         """How much the denoised latents change with the first expert's prediction, [B, 1, 1, 1]."""
-        one = torch.ones_like(sigma)[:, None, None, None]
-        return self._samplings[0].calculate_denoised(sigma, one, torch.zeros_like(one))
+        return slope(self._samplings[0], sigma)
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """The noisy latents [B, C, H, W]; sigma [B, 1, 1, 1]."""
         return self._samplings[0].noise_scaling(sigma, noise.clone(), latents)
 
     def target(self, latents: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         """What the first expert should predict [B, C, H, W] so that it denoises to the latents."""
-        return (latents - self.denoised(torch.zeros_like(noisy), noisy, sigma)) / self.slope(sigma)
+        return denoising_to(latents, sigma, noisy, self._samplings[0])
 
     def denoised(self, prediction: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """The latents [B, C, H, W] that a prediction in the first expert's terms denoises to."""
         return self._samplings[0].calculate_denoised(sigma, prediction.float(), noisy)
 
     def predict(
@@ -139,7 +141,7 @@ class HostExperts:
             *(self._stream(*each, noisy, sigma) for each in zip(self.experts, samplings, texts, strict=True)),
             strict=True,
         )
-        fusion = fuse_in_first_terms(fusion, samplings, sigma, noisy)
+        fusion = fuse_in_first_terms(fusion, samplings, sigma, noisy, samplings[0])
         level = self.experts[0].architecture.noise.level(samplings[0], sigma)
         return lockstep(streams, self.points, fusion, FusionState(embeddings, observe, level))
 
