@@ -32,6 +32,8 @@ class Cosmos(Transformer):
         "num_blocks",
         "crossattn_emb_channels",
     )
+    network = MiniTrainDIT
+    block_lists = {"B": "blocks"}
 
     def matches(self, model: BaseModel) -> bool:
         return isinstance(network_of(model), MiniTrainDIT) and not getattr(model, "image_to_video", False)
@@ -59,6 +61,3 @@ class Cosmos(Transformer):
 
     def text_width(self, model: BaseModel) -> int:
         return network_of(model).blocks[0].cross_attn.context_dim
-
-    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(network_of(model).blocks))}

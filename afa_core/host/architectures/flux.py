@@ -7,7 +7,7 @@ from typing import Any
 from comfy.ldm.chroma.model import Chroma as ChromaNetwork
 from comfy.ldm.flux.model import Flux as FluxNetwork
 from comfy.model_base import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from .architecture import Inputs
 from .transformer import TIME_WIDTH, Transformer, arguments_of, network_of, sinusoid
@@ -22,10 +22,8 @@ class Flux(Transformer):
         "image_model", "in_channels", "out_channels", "patch_size", "hidden_size", "context_in_dim", "depth",
         "depth_single_blocks",
     )  # fmt: skip
-    network: type[nn.Module] = FluxNetwork
-
-    def matches(self, model: BaseModel) -> bool:
-        return type(network_of(model)) is self.network
+    network = FluxNetwork
+    block_lists = {"D": "double_blocks", "S": "single_blocks"}
 
     def name(self, model: BaseModel) -> str:
         return "Flux.2" if self._has_shared_modulation(network_of(model)) else "Flux.1"
@@ -58,11 +56,6 @@ class Flux(Transformer):
     def prompt_width(self, model: BaseModel) -> int:
         return network_of(model).params.context_in_dim
 
-    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        network = network_of(model)
-        blocks = {f"D{i:02}": (f"double_blocks.{i}.",) for i in range(len(network.double_blocks))}
-        return blocks | {f"S{i:02}": (f"single_blocks.{i}.",) for i in range(len(network.single_blocks))}
-
     def _has_shared_modulation(self, network: Any) -> bool:
         return getattr(network.params, "global_modulation", False)
 
@@ -73,7 +66,7 @@ class Chroma(Flux):
     network = ChromaNetwork
 
     def name(self, model: BaseModel) -> str:
-        return "Chroma"
+        return self.title
 
     def _has_shared_modulation(self, network: Any) -> bool:
         return True

@@ -24,12 +24,8 @@ class Krea2(Transformer):
     arguments = arguments_of(NETWORK.forward) if NETWORK else ()
     own = {"c_crossattn": "context", "attention_mask": "attention_mask"}
     topology = ("features", "channels", "layers", "heads", "kvheads", "txtlayers", "txtdim")
-
-    def matches(self, model: BaseModel) -> bool:
-        return type(network_of(model)) is NETWORK
-
-    def name(self, model: BaseModel) -> str:
-        return "Krea 2"
+    network = NETWORK
+    block_lists = {"B": "blocks"}
 
     def blocks(self, network: Any) -> list[Block]:
         return [Block(f"block {i}", module, joint=True) for i, module in enumerate(network.blocks)]
@@ -54,6 +50,3 @@ class Krea2(Transformer):
     def prompt_width(self, model: BaseModel) -> int:
         network = network_of(model)
         return network.txtlayers * network.txtdim
-
-    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        return {f"B{i:02}": (f"blocks.{i}.",) for i in range(len(network_of(model).blocks))}

@@ -21,9 +21,8 @@ class Lumina(Transformer):
         "clip_text_pooled": "clip_text_pooled",
     }  # fmt: skip
     topology = ("in_channels", "patch_size", "dim", "n_layers", "cap_feat_dim", "pad_tokens_multiple")
-
-    def matches(self, model: BaseModel) -> bool:
-        return type(network_of(model)) is NextDiT
+    network = NextDiT
+    block_lists = {"L": "layers"}
 
     def name(self, model: BaseModel) -> str:
         return "Z-Image" if model.model_config.unet_config.get("z_image_modulation") else "Lumina 2"
@@ -47,6 +46,3 @@ class Lumina(Transformer):
 
     def prompt_width(self, model: BaseModel) -> int:
         return network_of(model).cap_embedder[-1].in_features
-
-    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        return {f"L{i:02}": (f"layers.{i}.",) for i in range(len(network_of(model).layers))}

@@ -19,12 +19,8 @@ class QwenImage(Transformer):
     arguments = arguments_of(QwenImageTransformer2DModel.forward)
     own = {"c_crossattn": "context", "attention_mask": "attention_mask"}
     topology = ("in_channels", "num_layers")
-
-    def matches(self, model: BaseModel) -> bool:
-        return type(network_of(model)) is QwenImageTransformer2DModel
-
-    def name(self, model: BaseModel) -> str:
-        return "Qwen-Image"
+    network = QwenImageTransformer2DModel
+    block_lists = {"B": "transformer_blocks"}
 
     def blocks(self, network: Any) -> list[Block]:
         return [Block(f"block {i}", m, ("double_block", i)) for i, m in enumerate(network.transformer_blocks)]
@@ -37,6 +33,3 @@ class QwenImage(Transformer):
 
     def prompt_width(self, model: BaseModel) -> int:
         return network_of(model).txt_in.in_features
-
-    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
-        return {f"B{i:02}": (f"transformer_blocks.{i}.",) for i in range(len(network_of(model).transformer_blocks))}

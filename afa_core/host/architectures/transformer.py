@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any, ClassVar
 
 import torch
 from comfy.ldm.flux.layers import timestep_embedding
 from comfy.model_base import BaseModel
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...fusion.fusion import Embeddings
 from ...fusion.lockstep import BlockStream, absent
@@ -41,6 +41,16 @@ class Transformer(Architecture):
     joint_text = True
     has_frames: ClassVar[bool] = False
     """Whether its latents are [B, C, 1, H, W]."""
+    network: ClassVar[type[nn.Module] | None]
+    """None where the host does not have the family."""
+    block_lists: ClassVar[Mapping[str, str]]
+    """The network's lists of blocks by the letter that merging gives to their blocks, in the order of the forward pass."""
+
+    def matches(self, model: BaseModel) -> bool:
+        return type(network_of(model)) is self.network
+
+    def name(self, model: BaseModel) -> str:
+        return self.title
 
     @abstractmethod
     def blocks(self, network: Any) -> list[Block]:
@@ -83,6 +93,10 @@ class Transformer(Architecture):
         names = [block.name for block in self.blocks(network)]
         points = [FusionPoint(i, name, self.width(network), self.patch_size(network)) for i, name in enumerate(names)]
         return [*points, FusionPoint(len(names), "prediction", self.latent_channels(network), 1)]
+
+    def merge_blocks(self, model: BaseModel) -> dict[str, tuple[str, ...]]:
+        lists = {letter: (name, len(getattr(network_of(model), name))) for letter, name in self.block_lists.items()}
+        return {f"{letter}{i:02}": (f"{name}.{i}.",) for letter, (name, count) in lists.items() for i in range(count)}
 
     def fused(self, points: list[FusionPoint]) -> tuple[int, ...]:
         blocks = len(points) - 1

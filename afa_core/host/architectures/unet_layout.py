@@ -18,22 +18,22 @@ def unet_points(
     prediction. SD1.5 has 25, SDXL 19.
     """
     widths = [model_channels * mult for mult in channel_mult]
-    blocks = [("input", model_channels, 1)]
+    inputs = [(model_channels, 1)]
     for level, width in enumerate(widths):
-        blocks += [("input", width, 2**level)] * num_res_blocks[level]
+        inputs += [(width, 2**level)] * num_res_blocks[level]
         if level < len(widths) - 1:
-            blocks.append(("input", width, 2 ** (level + 1)))
-    middle = [("middle", widths[-1], 2 ** (len(widths) - 1))] if has_middle else []
+            inputs.append((width, 2 ** (level + 1)))
     outputs = []
     for level in reversed(range(len(widths))):
-        outputs += [("output", widths[level], 2**level)] * (num_res_blocks[level] + 1)
+        outputs += [(widths[level], 2**level)] * (num_res_blocks[level] + 1)
         if level:  # the last block of a level carries its upsampler
-            outputs[-1] = ("output", widths[level], 2 ** (level - 1))
-    named = [(f"input {i}", c, s) for i, (_, c, s) in enumerate(blocks)]
-    named += [("middle", c, s) for _, c, s in middle]
-    named += [(f"output {i}", c, s) for i, (_, c, s) in enumerate(outputs[:-1])]
+            outputs[-1] = (widths[level], 2 ** (level - 1))
+    named = [(f"input {i}", *block) for i, block in enumerate(inputs)]
+    if has_middle:
+        named.append(("middle", widths[-1], 2 ** (len(widths) - 1)))
+    named += [(f"output {i}", *block) for i, block in enumerate(outputs[:-1])]
     named.append(("prediction", out_channels, 1))
-    return [FusionPoint(i, name, channels, stride) for i, (name, channels, stride) in enumerate(named)]
+    return [FusionPoint(i, *each) for i, each in enumerate(named)]
 
 
 def unet_merge_blocks(inputs: int, outputs: int) -> dict[str, tuple[str, ...]]:
