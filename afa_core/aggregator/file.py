@@ -60,7 +60,7 @@ def load_aggregator(path: Path) -> AggregatorFile:
         return _load_folder(path) if path.is_dir() else _load_file(path)
     except AggregatorError:
         raise
-    except (ConfigError, ValueError) as error:
+    except ValueError as error:
         raise AggregatorError(f"{path.name} is not a sound aggregator: {brief(error)}; {AGAIN}.") from error
     except RecursionError as error:
         raise AggregatorError(f"{path.name} is not a sound aggregator: it is nested too deeply; {AGAIN}.") from error

@@ -36,7 +36,7 @@ class CastAggregator:
 
     def logits(self, index: int, features: Sequence[Tensor | None], inputs: Inputs, stride: int) -> Tensor:
         """As Aggregator.logits: [B, N, H, W] of a fusion point from features [B, C, H, W]."""
-        module, own = self.aggregator.aggregators[str(index)], self.by_point[str(index)]
+        module, own = self.aggregator.point(index), self.by_point[str(index)]
         return cast(Tensor, functional_call(module, own, (features, inputs, stride)))
 
 

@@ -33,7 +33,7 @@ def points_fused(config: AggregatorConfig, biases: Sequence[float]) -> tuple[int
 
 
 def points_kept(config: AggregatorConfig, state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """As points_fused, by the weights. The device is asked once."""
+    """As points_fused, by the weights. They are read from the device once."""
     biases = identity_biases(config, state)
     return points_fused(config, torch.stack(biases).tolist() if biases else [])
 

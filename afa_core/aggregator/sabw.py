@@ -54,6 +54,8 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
+    """Tokens [B, L, width] to [B, L, inner]."""
+
     def __init__(self, width: int, inner: int, operations, **factory):
         super().__init__()
         self.proj = operations.Linear(width, inner * 2, **factory)
@@ -64,6 +66,8 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Tokens [B, L, width] to the same shape."""
+
     def __init__(self, width: int, operations, **factory):
         super().__init__()
         # The gap at index 1 is the release's dropout, which has no weights and is never on.
@@ -79,6 +83,8 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
+    """Tokens [B, L, width], and the text's keys and values [2, B, heads, M, d], to the shape of the tokens."""
+
     def __init__(self, width: int, heads: int, operations, **factory):
         super().__init__()
         self.norm1 = operations.LayerNorm(width, eps=1e-5, **factory)
@@ -110,6 +116,8 @@ class ResBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
+    """h [B, hidden, H, W], and the text's keys and values for every layer, to the shape of h."""
+
     def __init__(self, hidden: int, heads: int, layers: int, operations, **factory):
         super().__init__()
         self.norm = operations.GroupNorm(32, hidden, eps=1e-6, **factory)

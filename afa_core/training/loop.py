@@ -80,7 +80,7 @@ def training_step(training: Training) -> float | None:
     """One optimizer step; gives its loss.
 
     None where the gradients overflowed float16: no weight is changed, and the same step is due again at a smaller
-    scale. The device is asked once, after the last backward pass. Raises NotFinite before a weight is changed where
+    scale. Values are read from the device once, after the last backward pass. Raises NotFinite before a weight is changed where
     there is nothing that could be learnt from.
     """
     settings, state = training.settings, training.state

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..fusion.averages import StaticFusion
-from ..fusion.fusion import Feature, Fusion, FusionState
+from ..fusion.fusion import Feature, Fusion, FusionState, Observe
 from ..fusion.points import FusionPoint
 from .data.dataset import Batch
 from .draw import Draw
@@ -62,14 +62,19 @@ def sample_loss(
     fusion: Fusion,
     batch: Batch,
     draw: Draw,
-    observe: Callable[[FusionPoint, Tensor], None] | None = None,
+    observe: Observe | None = None,
     min_snr_gamma: float = 0.0,
 ) -> Tensor:
     """Mean squared error [B] of the fused prediction, in the first expert's terms (eps, v, ...)."""
     sigma, noisy, target = problem(experts, batch, draw)
     error = experts.predict(fusion, noisy, sigma, batch.texts, observe) - target
-    loss = error.square().mean((1, 2, 3))
+    loss = mean_square(error)
     return loss * snr_weight(experts, sigma, min_snr_gamma) if min_snr_gamma else loss
+
+
+def mean_square(error: Tensor) -> Tensor:
+    """[B, C, H, W] to [B]."""
+    return error.square().mean((1, 2, 3))
 
 
 def snr_weight(experts: FrozenExperts, sigma: Tensor, gamma: float) -> Tensor:
@@ -128,7 +133,7 @@ def baseline_losses(experts: FrozenExperts, batch: Batch, draw: Draw) -> dict[st
     rows = dict(zip(experts.labels, predictions, strict=True))
     rows["noise average"] = torch.stack(predictions).mean(0)
     rows["block average"] = averaged.float()
-    return {name: (row - target).square().mean((1, 2, 3)) for name, row in rows.items()}
+    return {name: mean_square(row - target) for name, row in rows.items()}
 
 
 def problem(experts: FrozenExperts, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from torch import Tensor
 
 from ..plots import COLOURS, figure_image
@@ -60,9 +62,6 @@ def loss_plot(task: Task, state: TrainingState) -> Tensor:
     return figure_image(figure)
 
 
-def _smoothed(losses: list[float], decay: float = 0.95) -> list[float]:
+def _smoothed(losses: list[float]) -> list[float]:
     """Exponential moving average, started at the first value."""
-    smooth: list[float] = []
-    for loss in losses:
-        smooth.append(loss if not smooth else decay * smooth[-1] + (1 - decay) * loss)
-    return smooth
+    return list(accumulate(losses, lambda mean, loss: 0.95 * mean + 0.05 * loss))

@@ -1,4 +1,4 @@
-"""A training on disk: weights, optimizer, step and history, written so that no crash can spoil it.
+"""A training on disk: weights, optimizer, step and history, replaced as a whole or not at all.
 
 A .safetensors file under another suffix, so that no list of models ever shows it. There is no random
 state to keep: everything random is a function of seed and step.

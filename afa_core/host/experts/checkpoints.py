@@ -107,7 +107,7 @@ def find_checkpoint(expert: Mapping[str, Any]) -> tuple[str, Path] | None:
     for folder, file in sorted(known, key=lambda place: Path(place[1]).name != name):
         comfy.model_management.throw_exception_if_processing_interrupted()
         path = folder_paths.get_full_path(folder, file)  # None for a link to nowhere
-        if path and path.endswith(".safetensors"):
+        if path and path.endswith((".safetensors", ".sft")):
             found = file_identity(Path(path))
             if found is not None and found.is_of(expert):
                 return folder, Path(path)

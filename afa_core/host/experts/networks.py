@@ -48,7 +48,7 @@ class _Network:
             return "a compiled block"
         if expert.patcher.hook_patches.keys() != self.patcher.hook_patches.keys():
             return "a scheduled LoRA of its own"
-        # A compiled block does not notice which expert runs.
+        # A compiled block is the same for every expert that runs.
         compiled = compiled_parts(expert.patcher) or any(
             name.startswith("diffusion_model.") for name in expert.patcher.object_patches
         )

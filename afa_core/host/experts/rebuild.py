@@ -45,7 +45,7 @@ def load_experts(aggregator: AggregatorFile) -> list[LoadedExpert]:
         if place is None:
             raise AggregatorError(
                 f"{aggregator.name} was trained with {expert.get('file', 'a checkpoint')} as expert {number}, and none "
-                "of your checkpoints has its weights: put that file into models/checkpoints."
+                "of your .safetensors files in models/checkpoints and models/diffusion_models has its weights: put that file there."
             )
         parts.append((expert, *place, _lora_paths(aggregator.name, number, expert)))
     folders = {path: folder for _, folder, path, _ in parts}

@@ -6,8 +6,6 @@ Deleting it costs time only.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import folder_paths
@@ -17,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...atomic_file import write_safetensors
+from ...digests import json_digest
 
 VERSION = 1
 
@@ -27,7 +26,7 @@ def cache_folder() -> Path:
 
 def cache_key(*parts: object) -> str:
     """The name of an entry that depends on `parts`, which are whatever JSON can hold."""
-    return hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()
+    return json_digest([VERSION, *parts])
 
 
 class Cache:

@@ -6,8 +6,6 @@ normal tensors, which may enter a gradient.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -15,10 +13,11 @@ import comfy.model_management
 import torch
 from comfy.sd import CLIP, VAE
 
+from ...digests import json_digest
 from ...training.data.buckets import Augmentation
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.prompt_folder import PromptFolder, PromptItem
-from ...training.data.split import NONE_LISTED, held_out, is_listed, subset
+from ...training.data.split import NONE_LISTED, is_listed, kept_apart, subset
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import vae_digest
 from .cache import Cache
@@ -73,14 +72,13 @@ def prepare_dataset(
     vae: VAE | None,
     source: PromptFolder | HostDataset,
     settings: DatasetSettings,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total, what: None,
 ) -> LatentDataset:
     """Encodes what is not yet on disk, and frees the memory again.
 
     `progress(done, total, what)` is called after every entry. Raises ExpertError or PromptFolderError where
     the parts do not fit, and the host's own exception when the queue is cancelled: what was encoded stays.
     """
-    progress = progress or (lambda done, total, what: None)
     try:
         if isinstance(source, HostDataset):
             plan = replace(settings.plan, variants=1)
@@ -108,21 +106,21 @@ def texts_of_prompt(
 def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSettings, progress: Progress):
     if clip is None:
         raise ExpertError("No CLIP is connected, and the captions need one: connect the checkpoint's CLIP.")
+    if folder.has_pictures and vae is None:
+        raise ExpertError("No VAE is connected, and the pictures need one: connect the checkpoint's VAE.")
     cache = Cache()
     encoder = TextEncoder(experts, clip, cache)
     items = _chosen(folder, settings.limit)
     skipped = list(folder.skipped)
     digest = [folder.digest, settings.resolution, asdict(settings.augmentation), encoder.digests]
-    entries: Sequence[Entry] = []
+    _encode_captions(encoder, [item.caption for item in items], progress)  # first: a CLIP may not fit
+    entries: Sequence[Entry]
     if folder.has_pictures:
-        if vae is None:
-            raise ExpertError("No VAE is connected, and the pictures need one: connect the checkpoint's VAE.")
         pictures = PictureEncoder(experts[0], vae, cache)
         entries, broken = pictures.encode(items, settings.resolution, settings.augmentation, progress)
         skipped += broken
         digest.append(vae_digest(vae))
-    _encode_captions(encoder, [item.caption for item in items], progress)
-    if not folder.has_pictures:
+    else:
         side = settings.resolution // (
             experts[0].architecture.downscale if vae is None else vae.spacial_compression_encode()
         )
@@ -132,17 +130,19 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSett
     listed = [is_listed(item.name, item.caption, folder.held_out) for item, _, _ in entries]
     if folder.held_out and not any(listed):
         skipped.append(NONE_LISTED)
-    rows = _with_held_out(rows, listed, settings)
+    kept = kept_apart(
+        [row.key for row in rows], [row.domain for row in rows], listed, settings.held_out, settings.held_out_most
+    )
+    rows = [replace(row, held_out=row.key in kept) for row in rows]
     store = CaptionStore(
         encoder,
         [row.caption for row in rows],
         [row.size for row in rows],
         lambda item, variant: cache.get(entries[item][2][variant])["latent"],
     )
-    summed = hashlib.sha256(json.dumps(digest).encode()).hexdigest()
     plan = settings.plan if folder.has_pictures else replace(settings.plan, variants=1)  # paintings are not augmented
     mixes = experts[0].architecture.joint_text
-    return LatentDataset(rows, store, len(experts), plan, summed, skipped, mixes)
+    return LatentDataset(rows, store, len(experts), plan, json_digest(digest), skipped, mixes)
 
 
 def _chosen(folder: PromptFolder, limit: int | None) -> list[PromptItem]:
@@ -164,11 +164,3 @@ def _dataset_item(item: PromptItem, painter: int | None, shape: tuple[int, ...],
     size = (shape[-2], shape[-1])
     return DatasetItem(key, name, item.caption, item.domain, item.repeats, size, encoder.length(item.caption), painter)
 
-
-def _with_held_out(rows: list[DatasetItem], listed: list[bool], settings: DatasetSettings) -> list[DatasetItem]:
-    """The items, marked by the folder's own list where it names some, else by hash."""
-    keys = {row.key for row, named in zip(rows, listed, strict=True) if named}
-    if not keys:
-        domains = [row.domain for row in rows]
-        keys = held_out([row.key for row in rows], domains, settings.held_out, settings.held_out_most)
-    return [replace(row, held_out=row.key in keys) for row in rows]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +9,10 @@ from typing import Any
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
 
+from ...digests import json_digest
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.prompt_folder import PromptFolder
-from ...training.data.split import NONE_LISTED, held_out, is_listed
+from ...training.data.split import NONE_LISTED, is_listed, kept_apart
 from ..experts.experts import ExpertError
 from ..text.carried_texts import CONDS_KEY
 from .cache import Cache, cache_key
@@ -40,10 +39,11 @@ class Painter:
         watched: captions of held-out pictures, which are held out here as well
         Raises ExpertError where all prompts are held out, before any is painted, and where a painting is not finite.
         """
-        captions = list(dict.fromkeys(item.caption for item in folder.items))
-        kept = {item.caption for item in folder.items if is_listed(item.name, item.caption, folder.held_out)}
-        skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not kept)
-        kept = kept or held_out(captions, [""] * len(captions), settings.held_out, settings.held_out_most)
+        listed = [is_listed(item.name, item.caption, folder.held_out) for item in folder.items]
+        skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not any(listed))
+        every = [item.caption for item in folder.items]
+        kept = kept_apart(every, [""] * len(every), listed, settings.held_out, settings.held_out_most)
+        captions = list(dict.fromkeys(every))
         kept |= {caption for caption in captions if caption in watched}
         if len(kept) == len(captions):
             raise ExpertError("Every prompt is held out, or captions a held-out picture: add others to train on.")
@@ -68,8 +68,8 @@ class Painter:
         ]  # fmt: skip
         store = CaptionStore(self.encoder, captions, [size] * len(items), lambda i, _: self.cache.get(names[i])["latent"])
         plan = BatchPlan(settings.seed, settings.batch_size, settings.caption_dropout)
-        source = hashlib.sha256(json.dumps(names).encode()).hexdigest()
-        return LatentDataset(items, store, len(self.encoder.experts), plan, source, skipped, first.architecture.joint_text)
+        joint = first.architecture.joint_text
+        return LatentDataset(items, store, len(self.encoder.experts), plan, json_digest(names), skipped, joint)
 
     def conditioning(self, text: str) -> list[list[Any]]:
         """A prompt as each expert reads it, in one of the host's conditionings."""

@@ -54,16 +54,7 @@ def host_dataset(
             f"There are {len(source.latents)} latents and {len(source.conditioning)} conditionings: connect both outputs "
             "of one Make Training Dataset node."
         )
-    empty = []
-    if plan.caption_dropout:
-        if clip is None:
-            raise ExpertError(
-                "Dropping captions needs the empty prompt, and no CLIP is connected to encode it: connect one, or set "
-                "caption_dropout to 0."
-            )
-        encoder = TextEncoder(experts, clip, Cache())
-        encoder.encode([""], lambda: None)
-        empty = [encoder.conditioning(index, "")[0] for index in range(len(experts))]
+    empty = _empty_prompt(experts, clip) if plan.caption_dropout else []
     latents, texts = [], []
     for latent, conditioning in zip(source.latents, source.conditioning, strict=True):
         pictures = _latents(experts[0], latent)
@@ -85,14 +76,29 @@ def host_dataset(
         )
         for number, (key, latent, text) in enumerate(zip(keys, latents, texts, strict=True), start=1)
     ]
+    store = MemoryStore(experts, latents, texts, empty)
+    joint = experts[0].architecture.joint_text
+    return LatentDataset(items, store, len(experts), plan, _digest(keys, texts), mixes_lengths=joint)
+
+
+def _empty_prompt(experts: list[Expert], clip: CLIP | None) -> list[Any]:
+    """As each expert reads it."""
+    if clip is None:
+        raise ExpertError(
+            "Dropping captions needs the empty prompt, and no CLIP is connected to encode it: connect one, or set "
+            "caption_dropout to 0."
+        )
+    encoder = TextEncoder(experts, clip, Cache())
+    encoder.encode([""], lambda: None)
+    return [encoder.conditioning(index, "")[0] for index in range(len(experts))]
+
+
+def _digest(keys: list[str], texts: list[list[Any]]) -> str:
     digest = hashlib.sha256(json.dumps(keys).encode())
     for text in texts:
         for cond, extras in text:
             digest.update(cond.numpy().tobytes() + b"".join(extras[key].numpy().tobytes() for key in sorted(extras)))
-    store = MemoryStore(experts, latents, texts, empty)
-    return LatentDataset(
-        items, store, len(experts), plan, digest.hexdigest(), mixes_lengths=experts[0].architecture.joint_text
-    )
+    return digest.hexdigest()
 
 
 def _latents(expert: Expert, latent: dict[str, Any]) -> list[Tensor]:

@@ -21,7 +21,7 @@ from .teacher import Teacher
 class CachedLabels:
     """The labels of a dataset's items, on disk in float16; held_out: of its held-out items alone."""
 
-    def __init__(self, data: LatentDataset, teacher: str, cache: Cache, held_out: bool = False):
+    def __init__(self, data: LatentDataset, teacher: str, cache: Cache, held_out: bool):
         self.data, self.teacher, self.cache = data, teacher, cache
         self.items = [i for i, item in enumerate(data.items) if item.held_out or not held_out]
 

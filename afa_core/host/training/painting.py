@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -10,6 +9,7 @@ import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...digests import seed_of
 from ...training.data.prompt_folder import PromptItem
 from ..architectures.frames import latent_in
 from ..experts.experts import ExpertError
@@ -23,10 +23,10 @@ from .pictures import Progress
 class Painting:
     """Settings of the host's sampler."""
 
-    steps: int = 20
-    cfg: float = 7.0
-    sampler: str = "euler"
-    scheduler: str = "normal"
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
 
 
 def paint(
@@ -65,7 +65,7 @@ def painted(
 ) -> torch.Tensor:
     """What KSampler paints for (positive, negative) from an empty latent, [C, h, w], scaled as the sampler sees it.
 
-    Raises ExpertError where that is not finite: it would be kept, and blamed on another model later.
+    Raises ExpertError where that is not finite: it would be cached, and a later check would name another model.
     """
     positive, negative = texts
     with torch.inference_mode():
@@ -85,4 +85,4 @@ def painted(
 
 
 def picture_seed(caption: str) -> int:
-    return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:7], "big")
+    return seed_of(caption)

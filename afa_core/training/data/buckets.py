@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ...digests import seed_of
 
 WIDEST = 4
 """Pictures longer than 4:1 are cropped to it."""
@@ -70,7 +71,7 @@ def augmented(picture: Tensor, shape: tuple[int, int], how: Augmentation, key: s
     from kornia import enhance
     from kornia.geometry.transform import hflip
 
-    seed = int.from_bytes(hashlib.sha256(f"{key}:{variant}".encode()).digest()[:7], "big")
+    seed = seed_of(f"{key}:{variant}")
     draw = torch.rand(8, generator=torch.Generator().manual_seed(seed)).tolist()
     zoom, x, y = (1 + 0.2 * draw[0], draw[1], draw[2]) if how.random_crop else (1.0, 0.5, 0.5)
     result = _cropped(picture, shape, zoom, x, y)

@@ -5,7 +5,6 @@ So a resumed training needs no state of an iterator: it asks for the next step.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter, defaultdict
@@ -16,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...digests import json_digest, seed_of
 from .texts import Text, changed, joined
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -113,8 +113,7 @@ class LatentDataset:
     def digest(self) -> str:
         """SHA-256 of everything that decides about a batch."""
         parts = [self.source, asdict(self.plan), [asdict(item) for item in self.items]]
-        text = json.dumps([*parts, "mixes lengths"] if self.mixes_lengths else parts)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest([*parts, "mixes lengths"] if self.mixes_lengths else parts)
 
     def batch_indices(self, step: int) -> tuple[list[int], list[int]]:
         """Items and variants of a step's batch, all of one shape.
@@ -194,4 +193,4 @@ class LatentDataset:
 
 
 def _seed(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:7], "big")
+    return seed_of(json.dumps(parts))

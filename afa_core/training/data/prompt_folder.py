@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ...digests import json_digest
 from .pictures import OTHER_PICTURES, PICTURES, PictureError, picture_size
 
 CAPTIONS = (".txt", ".caption")
@@ -24,7 +25,7 @@ EXPECTED = (
     "and text, or .txt files with one prompt a line"
 )
 MOST_FILES = 200_000
-"""Files and folders that are looked at: a mistyped path must not walk a whole disk."""
+"""Files and folders that are looked at: a mistyped path would list a whole disk."""
 LONGEST_CAPTION = 2**16
 LONGEST_LIST = 2**26
 """Bytes that are read of a caption, and of a list of prompts or metadata.jsonl."""
@@ -73,7 +74,7 @@ class PromptFolder:
     def digest(self) -> str:
         """SHA-256 over the names, contents, captions and repeats of what is learnt from."""
         rows = sorted([i.name, i.size, i.content, i.caption, i.repeats] for i in self.items)
-        return hashlib.sha256(json.dumps([rows, sorted(self.held_out)]).encode()).hexdigest()
+        return json_digest([rows, sorted(self.held_out)])
 
 
 def picture_digest(file: Path) -> str:

@@ -34,6 +34,13 @@ def held_out(keys: Sequence[str], domains: Sequence[str], fraction: float, most:
     return {key for domain, group in members.items() for key in sorted(group, key=_rank)[: quota[domain]]}
 
 
+def kept_apart(
+    keys: Sequence[str], domains: Sequence[str], listed: Sequence[bool], fraction: float, most: int
+) -> set[str]:
+    """The keys that a held_out.txt names, else those of `held_out`. listed: whether it names each."""
+    return {key for key, named in zip(keys, listed, strict=True) if named} or held_out(keys, domains, fraction, most)
+
+
 def is_listed(name: str, caption: str, listed: frozenset[str]) -> bool:
     """Whether a held_out.txt names an item: by its caption, its path, its file name, or that without the ending."""
     path = PurePosixPath(name)

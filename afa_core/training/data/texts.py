@@ -28,7 +28,7 @@ def changed(text: Text, change: Callable[[Tensor], Tensor]) -> Text:
 
 
 def repeated(texts: Sequence[Text]) -> list[Text]:
-    """All texts at one length, shorter ones repeated, as the host does: cross-attention does not notice."""
+    """All texts at one length, shorter ones repeated, as the host does: cross-attention gives the same result."""
     parts = [_each(text["c_crossattn"]) for text in texts]
     long = iter(at_one_length([part for each in parts for part in each]))
     return [{**text, "c_crossattn": _one([next(long) for _ in each])} for text, each in zip(texts, parts, strict=True)]

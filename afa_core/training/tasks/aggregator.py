@@ -66,10 +66,7 @@ class AggregatorTask:
         self.device, self.compute_dtype = experts.device, experts.compute_dtype
 
     def identity(self) -> dict[str, Any]:
-        settings = asdict(self.settings)
-        if not self.settings.drop_points:  # a training of an earlier version has no such setting, and goes on
-            del settings["drop_points"]
-        return {**self.config.to_json(), **settings, **of_experts(self.sources)}
+        return identity_of(self.config, self.settings, self.sources)
 
     @property
     def watched(self) -> list[Tensor]:
@@ -79,7 +76,7 @@ class AggregatorTask:
         return [bias.detach() for bias in identity_biases(self.config, dict(self.module.named_parameters()))]
 
     def fusion(self, points: tuple[int, ...] | None = None) -> Fusion:
-        """points: that are fused; by default those that the weights do not leave alone, for which the device is asked"""
+        """points: that are fused; by default those that the weights do not leave alone, which are read from the device"""
         fusion = SABWFusion(self.module, checkpointed if self.experts.checkpointing else attend)
         return OnlyPoints(fusion, self._kept() if points is None else points)
 
@@ -140,11 +137,11 @@ class AggregatorTask:
             shares: list[Tensor] = []
 
             def observe(point: FusionPoint, share: Tensor, shares: list[Tensor] = shares) -> None:
-                shares.append(share.mean((2, 3)).float().cpu())
+                shares.append(share.mean((2, 3)).float())
 
             sample_loss(self.experts, fusion, batch, draw, observe)
             levels = (draw.levels * NOISE_LEVELS).long()
-            sums.index_add_(0, levels, torch.stack(shares, dim=1))
+            sums.index_add_(0, levels, torch.stack(shares, dim=1).cpu())
             counts.index_add_(0, levels, torch.ones(len(levels)))
         return {
             "points": [point.name for point in points],
@@ -175,6 +172,16 @@ class AggregatorTask:
 def new_aggregator(config: AggregatorConfig, seed: int, device: torch.device) -> Aggregator:
     """A trainable aggregator in float32, alike for a seed on every machine."""
     return Aggregator(config).initialise(generator(seed)).to(device)
+
+
+def identity_of(
+    config: AggregatorConfig, settings: AggregatorSettings, sources: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """`AggregatorTask.identity`, which is known before there is a task."""
+    loss = asdict(settings)
+    if not settings.drop_points:  # a training of an earlier version has no such setting, and goes on
+        del loss["drop_points"]
+    return {**config.to_json(), **loss, **of_experts(sources)}
 
 
 def of_experts(sources: list[dict[str, Any]]) -> dict[str, Any]:

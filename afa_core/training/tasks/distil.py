@@ -19,7 +19,7 @@ from ..data.dataset import Batch
 from ..draw import Draw, generator
 from ..labels import LabelledBatch
 from ..loop import with_weights
-from ..objective import FrozenExperts, problem, sample_loss
+from ..objective import FrozenExperts, mean_square, problem, sample_loss
 from ..task import BEST_SINGLE
 
 TEACHER, START = "ensemble", "student before training"
@@ -174,11 +174,6 @@ def alone(point: FusionPoint, features: Sequence[Feature], state: FusionState) -
 def own_draw(batch: Batch, draw: Draw) -> Draw:
     """The noise that a batch's labels were made with; `draw` of a batch without labels."""
     return batch.draw if isinstance(batch, LabelledBatch) else draw
-
-
-def mean_square(error: Tensor) -> Tensor:
-    """[B, C, h, w] to [B]."""
-    return error.square().mean((1, 2, 3))
 
 
 def per_item(losses: Tensor, items: Sequence[int]) -> Tensor:
