@@ -38,7 +38,7 @@ def _all_inputs() -> list[io.Input]:
         io.Vae.Input("vae", tooltip="Turns the pictures into latents; use the one you will decode with."),
         io.String.Input(
             "prompt_folder", default="",
-            tooltip="A folder under ComfyUI's input (or an absolute path) with pictures and captions of the same name, or with "
+            tooltip="A folder under ComfyUI's input (or an absolute path, where ComfyUI serves this machine only) with pictures and captions of the same name, or with "
             "prompts alone, which the experts then paint themselves.",
         ),
         io.String.Input("save_as", default="my_ensemble", tooltip="Name of the aggregator in models/afa."),

@@ -61,7 +61,7 @@ PARTS = {
         bench_selective_step,
     ),
     "dits": ("A step of an ensemble of transformers, half the width", bench_dits),
-    "gpu_habits": ("Habits on a GPU", bench_gpu_habits),
+    "gpu_habits": ("Kernels and waits on a GPU", bench_gpu_habits),
     "economical": ("A lighter aggregator, and one trained to do without, on the near experts", bench_economical),
 }
 IN_PROCESS = (

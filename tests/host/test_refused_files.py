@@ -136,7 +136,7 @@ def test_an_ensemble_file_whose_checkpoint_is_missing(comfy_host, models, instal
     identified(path, models("tiny_sd15_a")[0], [known, {"file": "sold.safetensors", "sha256": "0" * 64}])
     text = refused(AggregatorError, lambda: comfy_host.call("LoadAFAEnsemble", aggregator_name=path.name))
     assert (
-        "ab.safetensors was trained with sold.safetensors as expert 2, and none of your checkpoints has its weights"
+        "ab.safetensors was trained with sold.safetensors as expert 2, and none of your .safetensors files in "
         in text
     )
 

@@ -51,7 +51,7 @@ MEASURED = """Measuring took {minutes:.0f} minutes; times are of a clock on the 
 {absent}"""
 
 LIMITS = (
-    "Set before anything was measured: {holding} of {limits} hold. Losses are of {losses}, pictures of {painted}."
+    "Set before anything was measured: {holding} of {limits} hold. Losses: {losses}. Pictures: {painted}."
 )
 LOSS = "The difference is negative where {ours} is better."
 ABLATIONS = (
