@@ -34,6 +34,17 @@ def test_colours_are_full_where_the_run_is_clearest_and_never_for_next_to_nothin
     assert clearest(flat(0.5, 0.5)) == pytest.approx(0.525)
 
 
+def test_maps_are_those_of_the_first_picture_of_the_prompt():
+    run = RoutingRecord().begin(["a", "b"], unet_points(64, [1], [1], 1))
+    evaluation = run.evaluate(torch.ones(3), [False, True, True])
+    shares = torch.stack([flat(0.5, 0.5, side=8), flat(0.8, 0.2, side=8), flat(0.1, 0.9, side=8)])
+    evaluation.observe(run.points[-1], shares)
+    evaluation.end()
+    run.finish(None)
+    assert run.mean_map()[0].unique().tolist() == pytest.approx([0.8], abs=1e-2)
+    assert run.shares_by_point()[0].tolist() == pytest.approx([0.45, 0.55], abs=1e-2)
+
+
 def test_panels_colour_the_leader_and_leave_the_others_grey():
     points = unet_points(64, [1, 1, 1, 1], [2, 2, 2, 2], 1)
     run = RoutingRecord().begin(["a", "b"], points)
