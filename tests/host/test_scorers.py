@@ -319,6 +319,7 @@ def test_a_pickscore_without_its_scale_is_reported(comfy_host, clips, model_file
 def test_another_aesthetic_head_is_reported(comfy_host, clips, model_file, pictures):
     relu = {key.replace("layers.2", "layers.3"): tensor for key, tensor in aesthetic_state().items()}
     model_file("scorers/sac+logos+ava1-l14-linearMSE.pth", relu)
+    model_file("clip_vision/clip-vit-large-patch14.safetensors", clips("quick_gelu").state_dict())
     with pytest.raises(ValueError, match="not the aesthetic head"):
         scores(comfy_host, images=pictures, prompt="x", scorer="AES")
 
