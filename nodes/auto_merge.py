@@ -13,8 +13,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..afa_core.host.experts.fingerprint import clip_digest, patcher_digest, vae_digest
-from ..afa_core.host.merging.auto_merge import MergePainter, encode_prompts
 from ..afa_core.host.merging.merge import check_mergeable, merge_models
+from ..afa_core.host.merging.painting import MergePainter, encode_prompts
 from ..afa_core.host.scoring.scorers import NEEDS_REFERENCES, SCORERS, SIGNED, WHOLE_SET
 from ..afa_core.merging.journal import Journal, run_search
 from ..afa_core.merging.recipe import MergeError

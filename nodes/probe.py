@@ -9,8 +9,9 @@ from comfy_api.latest import io, ui
 from ..afa_core.fusion.levels import LevelFusion
 from ..afa_core.host.probing import ProbeSettings, probe
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
-from ..afa_core.probe.plot import probe_plot, probe_table
+from ..afa_core.probe.plot import probe_plot
 from ..afa_core.probe.report import report_of
+from ..afa_core.probe.table import probe_table
 from .sockets import AggregatorType, experts, numbered, schema
 from .training import preparation
 

@@ -13,8 +13,9 @@ from PIL import Image
 from scipy.optimize import minimize
 
 from afa_core.probe import measure as maths
-from afa_core.probe.plot import probe_plot, probe_table
+from afa_core.probe.plot import probe_plot
 from afa_core.probe.report import Probe, best_fixed_mix, report_of
+from afa_core.probe.table import probe_table
 
 LEVELS = (100, 500)
 
