@@ -57,9 +57,9 @@ function onStep({ detail }) {
   for (const [node, state] of viewers) {
     if (originOf(app.rootGraph, node, "routing")?.node !== source) continue;
     state.request = {}; // an older result that is still loading comes too late
-    const fresh = detail.step === 0;
-    state.run = addStep(state.run, detail);
-    state.view.show(state.run, fresh ? null : state.view.picture, true);
+    const run = addStep(state.run, detail);
+    state.view.show(run, run === state.run ? state.view.picture : null, true);
+    state.run = run;
   }
 }
 

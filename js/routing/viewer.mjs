@@ -204,7 +204,8 @@ export class RoutingViewer {
   get stepText() {
     if (this.step === null) return `all ${this.run.steps.length}`;
     const { sigma } = this.run.steps[this.step];
-    return `${this.step + 1} of ${this.run.steps.length}, \u03c3 ${sigma.toPrecision(3)}`;
+    const number = `${this.step + 1} of ${this.run.steps.length}`;
+    return sigma === undefined ? number : `${number}, \u03c3 ${sigma.toPrecision(3)}`;
   }
 
   get pointText() {
