@@ -19,8 +19,8 @@ export function originOf(root, node, name) {
 function follow(root, graph, link, left) {
   if (!link || left === 0) return null;
   if (comesFromOutside(link)) {
-    const host = allNodes(root).find((node) => node.subgraph === graph);
-    return host ? follow(root, host.graph, host.getInputLink(link.origin_slot), left - 1) : null;
+    const host = hostOf(root, graph);
+    return host ? follow(root, host.graph, linkInto(host, link.origin_slot), left - 1) : null;
   }
   const node = graph.getNodeById(link.origin_id);
   if (!node) return null;
@@ -35,6 +35,16 @@ function follow(root, graph, link, left) {
     return index < 0 ? null : follow(root, graph, node.getInputLink(index), left - 1);
   }
   return { node, slot: link.origin_slot };
+}
+
+/** The node that stands for a subgraph, or undefined. */
+function hostOf(root, graph) {
+  return allNodes(root).find((node) => node.subgraph === graph);
+}
+
+/** The wire into an input of a subgraph's node, or undefined: that node's own getInputLink answers for an output. */
+function linkInto(host, slot) {
+  return [...host.graph.links.values()].find((link) => link.target_id === host.id && link.target_slot === slot);
 }
 
 function linkOf(graph, id) {

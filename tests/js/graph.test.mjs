@@ -7,12 +7,19 @@ function graphOf(nodes, wires = []) {
   const graph = { nodes, links: new Map(), getNodeById: (id) => nodes.find((node) => String(node.id) === String(id)) };
   for (const node of nodes) Object.assign(node, { graph, inputs: node.inputs ?? [], outputs: node.outputs ?? [] });
   wires.forEach(([origin_id, origin_slot, to, name], id) => {
-    const target = graph.getNodeById(to);
-    graph.links.set(id, { origin_id, origin_slot });
-    target.inputs.find((input) => input.name === name).link = id;
+    const { inputs } = graph.getNodeById(to);
+    const target_slot = inputs.findIndex((input) => input.name === name);
+    graph.links.set(id, { origin_id, origin_slot, target_id: to, target_slot });
+    inputs[target_slot].link = id;
   });
-  for (const node of nodes) node.getInputLink = (index) => graph.links.get(node.inputs[index]?.link) ?? null;
+  for (const node of nodes) node.getInputLink = node.subgraph ? outputLink : (index) => graph.links.get(node.inputs[index]?.link) ?? null;
   return graph;
+}
+
+/** As in the front ends, the node of a subgraph answers for its outputs where it is asked for an input. */
+function outputLink(index) {
+  const { origin_id, origin_slot } = this.subgraph.links.get(this.subgraph.outputNode.slots[index].linkIds[0]);
+  return { origin_id: `${this.id}:${origin_id}`, origin_slot };
 }
 
 const loader = (id, file) => ({ id, type: "CheckpointLoaderSimple", widgets: [{ name: "ckpt_name", value: file }], outputs: [{ type: "MODEL" }] });
