@@ -52,9 +52,21 @@ function linkOf(graph, id) {
   return graph.getLink?.(id) ?? graph.links.get(id) ?? null;
 }
 
-/** The value of a widget, or undefined. */
-export function widgetValue(node, name) {
+/** The value of a widget as the prompt takes it; undefined where there is no such widget, null where it is not known. */
+export function widgetValue(root, node, name) {
+  const slot = node.inputs?.findIndex((input) => input.widget?.name === name) ?? -1;
+  const link = slot < 0 ? null : node.getInputLink(slot);
+  if (link && comesFromOutside(link)) return valueFromOutside(root, node.graph, link.origin_slot);
   return node.widgets?.find((widget) => widget.name === name)?.value;
+}
+
+/** The value that a subgraph's node gives to an input of its subgraph; null where a wire brings it. */
+function valueFromOutside(root, graph, slot) {
+  const host = hostOf(root, graph);
+  if (!host) return null;
+  const link = linkInto(host, slot);
+  if (!link) return host.getWidgetFromSlot(host.inputs[slot])?.value ?? null;
+  return comesFromOutside(link) ? valueFromOutside(root, host.graph, link.origin_slot) : null;
 }
 
 /** The checkpoint file at the far end of a socket's wire, through LoRAs and patches on the way; null if unknown. */
@@ -63,7 +75,7 @@ export function sourceFile(root, node, name) {
   let origin = originOf(root, node, name);
   for (let left = LONGEST; origin && left; left--) {
     for (const widget of LOADER_WIDGETS) {
-      const value = widgetValue(origin.node, widget);
+      const value = widgetValue(root, origin.node, widget);
       if (typeof value === "string") return value;
     }
     const from = origin.node;

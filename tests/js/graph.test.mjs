@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { comesFromOutside, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile } from "../../js/graph.mjs";
+import { comesFromOutside, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile, widgetValue } from "../../js/graph.mjs";
 
 /** A graph of the few methods that following a wire needs; wires are [from, slot, to, name of the input]. */
 function graphOf(nodes, wires = []) {
@@ -55,6 +55,23 @@ test("wires are followed into a subgraph and out of it", () => {
   assert.equal(executionOf(root, inner.getNodeById(7)), "2:7");
   assert.equal(nodeOfExecution(root, "2:7").id, 7);
   assert.equal(nodeOfExecution(root, "2:99"), null);
+});
+
+test("a widget that a subgraph exposes has the value of the subgraph's node, unless a wire brings another", () => {
+  const slot = { name: "file", widget: { name: "file" } };
+  const getWidgetFromSlot = ({ widget }) => widget && { value: "chosen.safetensors" };
+  const exposing = (id, subgraph, ...inputs) => ({ id, subgraph, inputs, getWidgetFromSlot });
+  const exposed = { ...loader(8, "stale.safetensors"), inputs: [{ name: "ckpt_name", widget: { name: "ckpt_name" } }] };
+  const inner = graphOf([exposed], [[-10, 1, 8, "ckpt_name"]]);
+  const value = (root) => widgetValue(root, exposed, "ckpt_name");
+  const other = () => ({ name: "model" });
+
+  assert.equal(value(graphOf([exposing(2, inner, other(), { ...slot })])), "chosen.safetensors");
+  const middle = graphOf([exposing(3, inner, other(), { ...slot })], [[-10, 0, 3, "file"]]);
+  assert.equal(value(graphOf([exposing(2, middle, { ...slot })])), "chosen.safetensors");
+  assert.equal(value(graphOf([loader(1, ""), exposing(2, middle, { ...slot })], [[1, 0, 2, "file"]])), null);
+  assert.equal(value(graphOf([exposing(2, middle, { name: "file" })])), null);
+  assert.equal(value(graphOf([])), null);
 });
 
 test("the edge of a subgraph has a number for an id in older front ends, a text in newer ones", () => {
