@@ -36,9 +36,12 @@ export function addRoutingViewer(node) {
 async function load(state, place) {
   const request = (state.request = {});
   const data = await kept("/afa/routing", place);
-  if (!data || state.request !== request) return;
-  state.run = decodeRun(data);
-  state.view.show(state.run, await pictureOf(state.run.picture));
+  if (!data) return;
+  const run = decodeRun(data);
+  const picture = await pictureOf(run.picture);
+  if (state.request !== request) return;
+  state.run = run;
+  state.view.show(run, picture);
 }
 
 async function pictureOf(address) {
@@ -63,12 +66,21 @@ function onStep({ detail }) {
   }
 }
 
-/** The sampler's own previews, where the artist has turned them on. */
-async function onPreview({ detail }) {
-  const live = [...viewers.values()].filter(({ view }) => view.live);
-  if (!live.length || !detail?.blob) return;
-  const picture = await createImageBitmap(detail.blob);
-  for (const { view, run } of live) if (view.live) view.show(run, picture, true);
+/** The sampler's own previews, where the artist has turned them on: for every viewer whose samples come from it. */
+function onPreview({ detail }) {
+  if (!detail?.blob) return;
+  const sampler = nodeOfExecution(app.rootGraph, detail.displayNodeId);
+  for (const [node, state] of viewers) {
+    if (state.view.live && originOf(app.rootGraph, node, "samples")?.node === sampler) showPreview(state, detail.blob);
+  }
+}
+
+/** Each viewer has a bitmap of its own, which it closes itself. */
+async function showPreview(state, blob) {
+  const { view, run } = state;
+  const picture = await createImageBitmap(blob);
+  if (view.live && state.run === run) view.show(run, picture, true);
+  else picture.close();
 }
 
 /** The run is over, whether or not the node came to show its result. */
