@@ -90,6 +90,14 @@ export function allNodes(graph) {
   return graph.nodes.flatMap((node) => (node.subgraph ? [node, ...allNodes(node.subgraph)] : [node]));
 }
 
+/**
+ * [node, value] of the nodes of a workflow that have one in this WeakMap. A list of nodes would keep removed ones: older
+ * front ends do not say that those of a subgraph are gone, or back.
+ */
+export function entriesOf(root, values) {
+  return allNodes(root).filter((node) => values.has(node)).map((node) => [node, values.get(node)]);
+}
+
 /** Whether a message is of the workflow with this id; one of a graph without a workflow is of every page's. */
 export function isOfWorkflow({ workflow }, id) {
   return !workflow || workflow === id;

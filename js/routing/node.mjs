@@ -3,29 +3,22 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { element } from "../dom.mjs";
-import { isOfWorkflow, nodeOfExecution, originOf } from "../graph.mjs";
+import { entriesOf, isOfWorkflow, nodeOfExecution, originOf } from "../graph.mjs";
 import { kept, onRestore } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { addStep, decodeRun } from "./wire.mjs";
 import { RoutingViewer } from "./viewer.mjs";
 
 const HEIGHT = 600;
-const viewers = new Map(); // of every node in the workflow: {view, run}
+const viewers = new WeakMap(); // of each node: {view, run}
 
 export function addRoutingViewer(node) {
   const view = new RoutingViewer();
   const state = { view, run: null };
+  viewers.set(node, state);
   addWidget(node, "afa_routing", view.root, HEIGHT, 400);
   onRestore(node, (place) => load(state, place));
-  const { onExecuted, onAdded, onRemoved } = node;
-  node.onAdded = function (...args) {
-    onAdded?.apply(this, args);
-    viewers.set(node, state);
-  };
-  node.onRemoved = function (...args) {
-    onRemoved?.apply(this, args);
-    viewers.delete(node);
-  };
+  const { onExecuted } = node;
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
     const [place] = output?.afa_routing ?? [];
@@ -57,7 +50,7 @@ function onStep({ detail }) {
   if (!isOfWorkflow(detail, app.rootGraph.id)) return;
   const source = nodeOfExecution(app.rootGraph, detail.source);
   if (!source) return;
-  for (const [node, state] of viewers) {
+  for (const [node, state] of entriesOf(app.rootGraph, viewers)) {
     if (originOf(app.rootGraph, node, "routing")?.node !== source) continue;
     state.request = {}; // an older result that is still loading comes too late
     const run = addStep(state.run, detail);
@@ -70,7 +63,7 @@ function onStep({ detail }) {
 function onPreview({ detail }) {
   if (!detail?.blob) return;
   const sampler = nodeOfExecution(app.rootGraph, detail.displayNodeId);
-  for (const [node, state] of viewers) {
+  for (const [node, state] of entriesOf(app.rootGraph, viewers)) {
     if (state.view.live && originOf(app.rootGraph, node, "samples")?.node === sampler) showPreview(state, detail.blob);
   }
 }
@@ -85,7 +78,7 @@ async function showPreview(state, blob) {
 
 /** The run is over, whether or not the node came to show its result. */
 function onEnd() {
-  for (const { view, run } of viewers.values()) if (view.live) view.show(run, view.picture, false);
+  for (const [, { view, run }] of entriesOf(app.rootGraph, viewers)) if (view.live) view.show(run, view.picture, false);
 }
 
 export function listenToRouting() {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { comesFromOutside, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile, widgetValue } from "../../js/graph.mjs";
+import { comesFromOutside, entriesOf, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile, widgetValue } from "../../js/graph.mjs";
 
 /** A graph of the few methods that following a wire needs; wires are [from, slot, to, name of the input]. */
 function graphOf(nodes, wires = []) {
@@ -72,6 +72,16 @@ test("a widget that a subgraph exposes has the value of the subgraph's node, unl
   assert.equal(value(graphOf([loader(1, ""), exposing(2, middle, { ...slot })], [[1, 0, 2, "file"]])), null);
   assert.equal(value(graphOf([exposing(2, middle, { name: "file" })])), null);
   assert.equal(value(graphOf([])), null);
+});
+
+test("what is kept of nodes is found for those in the workflow alone, and again when their subgraph is back", () => {
+  const [outside, inside] = [loader(1, ""), loader(7, "")];
+  const host = { ...takes(2, "a subgraph"), subgraph: graphOf([inside]) };
+  const values = new WeakMap([[outside, "outside"], [inside, "inside"]]);
+  const found = (...nodes) => entriesOf(graphOf(nodes), values).map(([, value]) => value);
+  assert.deepEqual(found(outside, host), ["outside", "inside"]);
+  assert.deepEqual(found(outside), ["outside"]);
+  assert.deepEqual(found(outside, host), ["outside", "inside"]);
 });
 
 test("the edge of a subgraph has a number for an id in older front ends, a text in newer ones", () => {
