@@ -4,9 +4,9 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { addComparisonView } from "./compare/node.mjs";
 import { addFace } from "./face.mjs";
+import { entriesOf } from "./graph.mjs";
 import { growSockets } from "./growing.mjs";
 import { addRoutingViewer, listenToRouting } from "./routing/node.mjs";
-import { placeOf } from "./server.mjs";
 import { addTrainingView, listenToTraining } from "./training/node.mjs";
 
 const GROWING = {
@@ -19,29 +19,23 @@ const GROWING = {
   AFACompare: ["model", "clip", "aggregator"],
 };
 
-const faces = new Map(); // of each AFA Ensemble Model in the workflow: what brings its face up to date
+const faces = new WeakMap(); // of each AFA Ensemble Model: what brings its face up to date
 let pending = 0;
 
 /** Once, when the changes have calmed down: loaders far up a wire count as well. */
 function refreshFaces() {
   clearTimeout(pending);
   pending = setTimeout(() => {
-    // Older front ends do not say that nodes in subgraphs are gone.
-    for (const [node, refresh] of faces) if (placeOf(node)) refresh();
+    for (const [, refresh] of entriesOf(app.rootGraph, faces)) refresh();
   }, 50);
 }
 
 function keepFace(node) {
-  const refresh = addFace(node);
-  const { onAdded, onRemoved, onConnectionsChange } = node;
+  faces.set(node, addFace(node));
+  const { onAdded, onConnectionsChange } = node;
   node.onAdded = function (...args) {
     onAdded?.apply(this, args);
-    faces.set(node, refresh);
     refreshFaces();
-  };
-  node.onRemoved = function (...args) {
-    onRemoved?.apply(this, args);
-    faces.delete(node);
   };
   node.onConnectionsChange = function (...args) {
     onConnectionsChange?.apply(this, args);

@@ -50,7 +50,7 @@ export function addFace(node) {
 
   function aggregatorName() {
     const origin = originOf(app.rootGraph, node, "aggregator");
-    return LOADERS.includes(origin?.node.type) ? widgetValue(origin.node, "aggregator_name") : null;
+    return LOADERS.includes(origin?.node.type) ? widgetValue(app.rootGraph, origin.node, "aggregator_name") : null;
   }
 
   function sockets() {

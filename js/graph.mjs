@@ -19,8 +19,8 @@ export function originOf(root, node, name) {
 function follow(root, graph, link, left) {
   if (!link || left === 0) return null;
   if (comesFromOutside(link)) {
-    const host = allNodes(root).find((node) => node.subgraph === graph);
-    return host ? follow(root, host.graph, host.getInputLink(link.origin_slot), left - 1) : null;
+    const host = hostOf(root, graph);
+    return host ? follow(root, host.graph, linkInto(host, link.origin_slot), left - 1) : null;
   }
   const node = graph.getNodeById(link.origin_id);
   if (!node) return null;
@@ -37,14 +37,36 @@ function follow(root, graph, link, left) {
   return { node, slot: link.origin_slot };
 }
 
+/** The node that stands for a subgraph, or undefined. */
+function hostOf(root, graph) {
+  return allNodes(root).find((node) => node.subgraph === graph);
+}
+
+/** The wire into an input of a subgraph's node, or undefined: that node's own getInputLink answers for an output. */
+function linkInto(host, slot) {
+  return [...host.graph.links.values()].find((link) => link.target_id === host.id && link.target_slot === slot);
+}
+
 function linkOf(graph, id) {
   if (id === undefined) return null;
   return graph.getLink?.(id) ?? graph.links.get(id) ?? null;
 }
 
-/** The value of a widget, or undefined. */
-export function widgetValue(node, name) {
+/** The value of a widget as the prompt takes it; undefined where there is no such widget, null where it is not known. */
+export function widgetValue(root, node, name) {
+  const slot = node.inputs?.findIndex((input) => input.widget?.name === name) ?? -1;
+  const link = slot < 0 ? null : node.getInputLink(slot);
+  if (link && comesFromOutside(link)) return valueFromOutside(root, node.graph, link.origin_slot);
   return node.widgets?.find((widget) => widget.name === name)?.value;
+}
+
+/** The value that a subgraph's node gives to an input of its subgraph; null where a wire brings it. */
+function valueFromOutside(root, graph, slot) {
+  const host = hostOf(root, graph);
+  if (!host) return null;
+  const link = linkInto(host, slot);
+  if (!link) return host.getWidgetFromSlot(host.inputs[slot])?.value ?? null;
+  return comesFromOutside(link) ? valueFromOutside(root, host.graph, link.origin_slot) : null;
 }
 
 /** The checkpoint file at the far end of a socket's wire, through LoRAs and patches on the way; null if unknown. */
@@ -53,7 +75,7 @@ export function sourceFile(root, node, name) {
   let origin = originOf(root, node, name);
   for (let left = LONGEST; origin && left; left--) {
     for (const widget of LOADER_WIDGETS) {
-      const value = widgetValue(origin.node, widget);
+      const value = widgetValue(root, origin.node, widget);
       if (typeof value === "string") return value;
     }
     const from = origin.node;
@@ -66,6 +88,14 @@ export function sourceFile(root, node, name) {
 /** Every node of a workflow, those inside subgraphs included. */
 export function allNodes(graph) {
   return graph.nodes.flatMap((node) => (node.subgraph ? [node, ...allNodes(node.subgraph)] : [node]));
+}
+
+/**
+ * [node, value] of the nodes of a workflow that have one in this WeakMap. A list of nodes would keep removed ones: older
+ * front ends do not say that those of a subgraph are gone, or back.
+ */
+export function entriesOf(root, values) {
+  return allNodes(root).filter((node) => values.has(node)).map((node) => [node, values.get(node)]);
 }
 
 /** Whether a message is of the workflow with this id; one of a graph without a workflow is of every page's. */

@@ -28,7 +28,13 @@ export async function kept(route, place) {
   return answer.ok ? await answer.json() : null;
 }
 
+/** The JSON that a route answers to values; null where it does not take them, or cannot be reached. */
 export async function post(route, values) {
   const headers = { "Content-Type": "application/json" };
-  await api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(values) });
+  try {
+    const answer = await api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(values) });
+    return answer.ok ? await answer.json() : null;
+  } catch {
+    return null;
+  }
 }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.nn.functional as F
@@ -127,8 +128,8 @@ def by_size(tensors: dict[int, Tensor]) -> list[list[int]]:
 
 
 StepListener = Callable[["RoutingRun", int, list[Evaluation]], None]
-"""Called with the run, the number of a step and its evaluations, once it has ended. Its errors are only
-logged, so that they do not end a sampling run."""
+"""Called with the run, the number of a step among the fused ones, as in `RoutingRun.steps`, and its evaluations, once
+it has ended. Its errors are only logged, so that they do not end a sampling run."""
 
 
 @dataclass
@@ -142,6 +143,7 @@ class RoutingRun:
     latent: Tensor | None = None
     step: int = 0
     steps_reported: int = 0
+    id: str = field(default_factory=lambda: uuid4().hex)
 
     def next_step(self) -> None:
         """The sampler goes on: hands the listener the steps whose shares have arrived by now."""
@@ -163,7 +165,8 @@ class RoutingRun:
         self.steps_reported += 1
         try:
             if self.on_step is not None and evaluations:
-                self.on_step(self, self.steps_reported - 1, evaluations)
+                number = len({e.step for e in self.evaluations if e.step < self.steps_reported})
+                self.on_step(self, number, evaluations)
         except Exception as error:  # as text: a log that kept the error would keep the tensors of its frames
             logging.warning(f"AFA: the routing viewer is not updated any more during this run: {error!r}")
             self.on_step = None

@@ -23,7 +23,7 @@ RUN_BYTES = 600_000
 
 
 def wire_header(run: RoutingRun) -> dict[str, Any]:
-    return {"version": 1, "experts": run.experts, "points": [point.name for point in run.points]}
+    return {"version": 1, "run": run.id, "experts": run.experts, "points": [point.name for point in run.points]}
 
 
 def wire_step(run: RoutingRun, evaluations: list[Evaluation], budget: int = STEP_BYTES) -> dict[str, Any]:

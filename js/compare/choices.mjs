@@ -42,6 +42,12 @@ export function resultOf(key, choices) {
   return { shown, rate, low: Math.max(0, middle - half), high: Math.min(1, middle + half) };
 }
 
+/** Hands everything on to `send` in order, each once the one before has been answered: sent at once, an older one may come last. */
+export function inOrder(send) {
+  let last = Promise.resolve();
+  return (values) => (last = last.then(() => send(values)));
+}
+
 /** A result as text, such as "62 % (38 to 81) of 13". */
 export function spokenResult({ shown, rate, low, high }) {
   const percent = (value) => Math.round(100 * value);

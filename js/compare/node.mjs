@@ -5,14 +5,20 @@ import { api } from "../../../scripts/api.js";
 import { isOfWorkflow } from "../graph.mjs";
 import { kept, onRestore, post } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
+import { inOrder } from "./choices.mjs";
 import { ComparisonView } from "./view.mjs";
 
 const HEIGHT = 420;
+const UNSAVED = "Your choices could not be saved. The next choice tries again; Save report keeps the table.";
 
 export function addComparisonView(node) {
+  const save = inOrder(async (values) => {
+    const answer = await post("/afa/comparison/choices", values);
+    view.warn(answer?.kept ? "" : UNSAVED);
+  });
   const view = new ComparisonView(
     (place) => api.apiURL(`/view?${new URLSearchParams(place)}`),
-    (choices) => post("/afa/comparison/choices", { ...state.place, subject: view.shown.subject, choices }),
+    (choices) => save({ ...state.place, subject: view.shown.subject, choices }),
   );
   const state = { view, place: null }; // where the server keeps what the view shows
   addWidget(node, "afa_comparison", view.root, HEIGHT, 480);

@@ -33,7 +33,8 @@ export class ComparisonView {
     const bar = element("div", "afa-bar");
     bar.append(tabs, this.status, this.save);
     this.stage = element("div", "afa-compare-stage");
-    this.root.append(bar, this.stage);
+    this.warning = element("div", "afa-message");
+    this.root.append(bar, this.stage, this.warning);
     this.turnTo("grid");
   }
 
@@ -42,8 +43,14 @@ export class ComparisonView {
     this.shown = shown;
     this.choices = choices;
     this.pair = null;
+    this.warn("");
     this.root.classList.remove("afa-empty");
     this.turnTo(this.page);
+  }
+
+  /** Says a line below everything; an empty one takes it away. */
+  warn(text) {
+    this.warning.textContent = text;
   }
 
   turnTo(page) {

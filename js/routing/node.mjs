@@ -3,29 +3,22 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { element } from "../dom.mjs";
-import { isOfWorkflow, nodeOfExecution, originOf } from "../graph.mjs";
+import { entriesOf, isOfWorkflow, nodeOfExecution, originOf } from "../graph.mjs";
 import { kept, onRestore } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { addStep, decodeRun } from "./wire.mjs";
 import { RoutingViewer } from "./viewer.mjs";
 
 const HEIGHT = 600;
-const viewers = new Map(); // of every node in the workflow: {view, run}
+const viewers = new WeakMap(); // of each node: {view, run}
 
 export function addRoutingViewer(node) {
   const view = new RoutingViewer();
   const state = { view, run: null };
+  viewers.set(node, state);
   addWidget(node, "afa_routing", view.root, HEIGHT, 400);
   onRestore(node, (place) => load(state, place));
-  const { onExecuted, onAdded, onRemoved } = node;
-  node.onAdded = function (...args) {
-    onAdded?.apply(this, args);
-    viewers.set(node, state);
-  };
-  node.onRemoved = function (...args) {
-    onRemoved?.apply(this, args);
-    viewers.delete(node);
-  };
+  const { onExecuted } = node;
   node.onExecuted = function (output, ...rest) {
     onExecuted?.call(this, output, ...rest);
     const [place] = output?.afa_routing ?? [];
@@ -36,9 +29,12 @@ export function addRoutingViewer(node) {
 async function load(state, place) {
   const request = (state.request = {});
   const data = await kept("/afa/routing", place);
-  if (!data || state.request !== request) return;
-  state.run = decodeRun(data);
-  state.view.show(state.run, await pictureOf(state.run.picture));
+  if (!data) return;
+  const run = decodeRun(data);
+  const picture = await pictureOf(run.picture);
+  if (state.request !== request) return;
+  state.run = run;
+  state.view.show(run, picture);
 }
 
 async function pictureOf(address) {
@@ -54,26 +50,35 @@ function onStep({ detail }) {
   if (!isOfWorkflow(detail, app.rootGraph.id)) return;
   const source = nodeOfExecution(app.rootGraph, detail.source);
   if (!source) return;
-  for (const [node, state] of viewers) {
+  for (const [node, state] of entriesOf(app.rootGraph, viewers)) {
     if (originOf(app.rootGraph, node, "routing")?.node !== source) continue;
     state.request = {}; // an older result that is still loading comes too late
-    const fresh = detail.step === 0;
-    state.run = addStep(state.run, detail);
-    state.view.show(state.run, fresh ? null : state.view.picture, true);
+    const run = addStep(state.run, detail);
+    state.view.show(run, run === state.run ? state.view.picture : null, true);
+    state.run = run;
   }
 }
 
-/** The sampler's own previews, where the artist has turned them on. */
-async function onPreview({ detail }) {
-  const live = [...viewers.values()].filter(({ view }) => view.live);
-  if (!live.length || !detail?.blob) return;
-  const picture = await createImageBitmap(detail.blob);
-  for (const { view, run } of live) if (view.live) view.show(run, picture, true);
+/** The sampler's own previews, where the artist has turned them on: for every viewer whose samples come from it. */
+function onPreview({ detail }) {
+  if (!detail?.blob) return;
+  const sampler = nodeOfExecution(app.rootGraph, detail.displayNodeId);
+  for (const [node, state] of entriesOf(app.rootGraph, viewers)) {
+    if (state.view.live && originOf(app.rootGraph, node, "samples")?.node === sampler) showPreview(state, detail.blob);
+  }
+}
+
+/** Each viewer has a bitmap of its own, which it closes itself. */
+async function showPreview(state, blob) {
+  const { view, run } = state;
+  const picture = await createImageBitmap(blob);
+  if (view.live && state.run === run) view.show(run, picture, true);
+  else picture.close();
 }
 
 /** The run is over, whether or not the node came to show its result. */
 function onEnd() {
-  for (const { view, run } of viewers.values()) if (view.live) view.show(run, view.picture, false);
+  for (const [, { view, run }] of entriesOf(app.rootGraph, viewers)) if (view.live) view.show(run, view.picture, false);
 }
 
 export function listenToRouting() {

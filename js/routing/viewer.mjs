@@ -14,7 +14,7 @@ const SIDE_NAMES = { prompt: "Prompt", negative: "Negative" };
 export class RoutingViewer {
   constructor() {
     this.run = null;
-    this.picture = null; // an image or canvas that is drawn below the maps
+    this.picture = null; // an image or bitmap that is drawn below the maps
     this.side = "prompt";
     this.step = null; // null: all
     this.point = null;
@@ -64,11 +64,12 @@ export class RoutingViewer {
     this.changed();
   }
 
-  /** Shows a run; `live` says that its steps are still coming. */
+  /** Shows a run; `live` says that its steps are still coming. A bitmap is the viewer's, which closes it. */
   show(run, picture, live = false) {
     const fresh = !this.run || this.run.experts.join("\n") !== run.experts.join("\n");
     const steps = this.run?.steps.length;
     this.run = run;
+    if (picture !== this.picture) this.picture?.close?.();
     this.picture = picture;
     this.live = live;
     this.clearest = null;
@@ -204,7 +205,8 @@ export class RoutingViewer {
   get stepText() {
     if (this.step === null) return `all ${this.run.steps.length}`;
     const { sigma } = this.run.steps[this.step];
-    return `${this.step + 1} of ${this.run.steps.length}, \u03c3 ${sigma.toPrecision(3)}`;
+    const number = `${this.step + 1} of ${this.run.steps.length}`;
+    return sigma === undefined ? number : `${number}, \u03c3 ${sigma.toPrecision(3)}`;
   }
 
   get pointText() {

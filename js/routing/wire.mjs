@@ -1,7 +1,7 @@
 // Routing as afa_core/routing/wire.py packs it: maps as bytes, the last expert's being what the others leave.
 
 /**
- * A step: {sigma, prompt?: Side, negative?: Side}, Side = {points: [index], shares: [point][expert],
+ * A step: {sigma?, prompt?: Side, negative?: Side}, Side = {points: [index], shares: [point][expert],
  * maps: Map(index of the point -> {h, w, shares: [expert] of Float32Array})}.
  */
 export function decodeStep(step, experts) {
@@ -30,20 +30,19 @@ function decodeSide({ points, shares, sizes, maps }, experts) {
   return { points, shares, maps: decoded };
 }
 
-/** A run: {experts, points, steps, picture}, from what the server keeps. */
+/** A run: {id, experts, points, steps, picture}, from what the server keeps. */
 export function decodeRun(data) {
-  const { experts, points, picture = null } = data;
-  return { experts, points, picture, steps: data.steps.map((step) => decodeStep(step, experts.length)) };
+  const { run: id, experts, points, picture = null } = data;
+  return { id, experts, points, picture, steps: data.steps.map((step) => decodeStep(step, experts.length)) };
 }
 
-/** The run with one more step as it comes while sampling; a step 0 begins a new run. */
+/** The run with one more step as it comes while sampling; a step of another run begins that one. */
 export function addStep(run, message) {
-  const fresh = !run || message.step === 0 || run.experts.length !== message.experts.length;
-  const { experts, points } = message;
-  const next = fresh ? { experts, points, picture: null, steps: [] } : run;
+  const { run: id, experts, points } = message;
+  const next = run?.id === id ? run : { id, experts, points, picture: null, steps: [] };
   next.steps[message.step] = decodeStep(message, experts.length);
   // A page opened halfway has missed the first steps.
-  for (let i = 0; i < message.step; i++) next.steps[i] ??= { sigma: NaN };
+  for (let i = 0; i < message.step; i++) next.steps[i] ??= {};
   return next;
 }
 

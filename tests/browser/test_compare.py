@@ -85,6 +85,22 @@ def test_the_blind_choice_by_keyboard_survives_a_reload(run):
 
 
 @either
+def test_choices_that_cannot_be_saved_are_told_until_they_are(run):
+    turn_to(run, 2)
+    route, said = "**/afa/comparison/choices", f"document.querySelector('{VIEW} .afa-message').textContent"
+    for answer in ({"json": {"kept": False}}, {"status": 500}):
+        run.page.route(route, lambda request, _, answer=answer: request.fulfill(**answer))
+        with run.page.expect_response(route):
+            run.page.keyboard.press("ArrowLeft")
+        run.until(f"{said}.startsWith('Your choices could not be saved.')")
+        run.page.unroute(route)
+        with run.page.expect_response(route):
+            run.page.keyboard.press("ArrowLeft")
+        run.until(f"{said} === ''")
+    run.complaints.clear()  # of the answer 500
+
+
+@either
 def test_keys_choose_only_there(run):
     """On another page of the view, and anywhere else, the arrow keys stay the front end's own."""
     turn_to(run, 0)

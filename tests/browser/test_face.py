@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.browser.graphs import put_aggregator
+from tests.browser.page import either
 
 A, B, C = (f"tiny_sd15_{letter}.safetensors" for letter in "abc")
 
@@ -69,6 +70,53 @@ def test_the_face_follows_the_graph(wire, canvas):
         "const node = app.graph.nodes.find((n) => n.comfyClass === 'AFAEnsembleModel'); node.disconnectInput(0);"
     )
     canvas.until("document.querySelectorAll('.afa-row').length === 0")
+
+
+@either
+def test_a_widget_that_a_subgraph_exposes_counts(wire, canvas):
+    wire("faces.safetensors", A, B)
+    prompt = canvas.run(
+        """
+        const loader = app.graph.nodes.find((n) => n.comfyClass === "CheckpointLoaderSimple");
+        const { subgraph } = app.graph.convertToSubgraph(new Set([loader]));
+        const [inner] = subgraph.nodes;
+        const socket = inner.inputs.find((input) => input.widget?.name === "ckpt_name");
+        subgraph.addInput("file", "COMBO").connect(socket, inner);
+        const host = app.graph.nodes.find((n) => n.subgraph === subgraph);
+        host.widgets.find(({ name }) => name === "file").value = argument;
+        app.api.dispatchCustomEvent("graphChanged", app.graph.serialize());
+        const { output } = await app.graphToPrompt();
+        return Object.values(output).map((n) => n.inputs.ckpt_name).filter(Boolean).sort();
+        """,
+        C,
+    )
+    assert prompt == [B, C]
+    canvas.until("document.querySelector('.afa-row')?.classList.contains('afa-other')")
+    assert rows(canvas)[0] == ["other", "tiny_sd15_a", "has tiny_sd15_c"]
+
+
+@either
+def test_the_face_follows_wires_out_of_a_subgraph(wire, canvas):
+    """Through inputs of the subgraph, of which there are more than it has outputs."""
+    wire("faces.safetensors", A, C)
+    canvas.run(
+        """
+        const node = app.graph.nodes.find((n) => n.comfyClass === "AFAEnsembleModel");
+        const { subgraph, node: host } = app.graph.convertToSubgraph(new Set([node]));
+        app.canvas.openSubgraph(subgraph, host);
+        """
+    )
+    try:
+        canvas.until("document.querySelectorAll('.afa-row').length === 2")
+        assert rows(canvas) == [["right", "tiny_sd15_a", ""], ["other", "tiny_sd15_b", "has tiny_sd15_c"]]
+    finally:
+        canvas.run(
+            """
+            const { graph } = app.canvas;
+            for (const node of [...graph.nodes]) graph.remove(node);  // which its front end may keep on the page
+            app.canvas.setGraph(app.rootGraph);
+            """
+        )
 
 
 def test_a_file_s_names_never_become_part_of_the_page(wire, canvas):

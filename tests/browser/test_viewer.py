@@ -193,23 +193,104 @@ def test_two_viewers_a_collapsed_one_and_half_the_zoom(canvas):
     canvas.until(f"{visible} === 1")
 
 
+BY_HAND = """
+const add = (type, x, y) => { const node = LiteGraph.createNode(type); node.pos = [x, y]; app.graph.add(node); return node; };
+const ensemble = add("AFAEnsembleModel", 100, 120), viewer = add("AFARoutingMaps", 600, 120);
+const [sampler, other] = [500, 900].map((y) => add("KSampler", 100, y));
+const connect = (from, output, input) => from.connect(from.findOutputSlot(output), viewer, viewer.findInputSlot(input));
+const side = { points: [0], shares: [[0.5, 0.5]], sizes: [[1, 2]], maps: btoa(String.fromCharCode(255, 0)) };
+const routed = (run, step) => ({ run, step, experts: ["a", "b"], points: ["input 0"], sigma: 1, prompt: side });
+const send = (event, detail) => app.api.dispatchEvent(new CustomEvent(event, { detail }));
+window.by_hand = {
+  viewer,
+  connect() { connect(ensemble, "routing", "routing"); connect(sampler, "LATENT", "samples"); },
+  step(run, number = 0) { send("afa.routing", { source: String(ensemble.id), ...routed(run, number) }); },
+  async preview(own) {
+    const drawn = new OffscreenCanvas(8, 8);
+    drawn.getContext("2d").fillRect(0, 0, 8, 8);
+    const id = String((own ? sampler : other).id);
+    send("b_preview_with_metadata", { blob: await drawn.convertToBlob(), nodeId: id, displayNodeId: id });
+  },
+  kept: { ...routed("kept"), steps: [routed("kept"), routed("kept")], picture: "data:image/png;base64,none" },
+};
+"""
+EMPTY = "document.querySelectorAll('.afa-viewer.afa-empty').length === argument"
+
+
+@pytest.fixture
+def by_hand(canvas):
+    """An ensemble, a viewer, and two samplers, whose messages `window.by_hand` makes."""
+    canvas.run(BY_HAND)
+    canvas.until(EMPTY, 1)
+    return canvas
+
+
 @either
-def test_a_viewer_shows_the_run_of_its_own_wire_alone(canvas):
-    canvas.run(
+def test_a_viewer_shows_the_run_of_its_own_wire_alone(by_hand):
+    by_hand.run("window.by_hand.step('one');")
+    by_hand.settle(300)
+    assert by_hand.run(f"return {EMPTY};", 1)
+    by_hand.run("window.by_hand.connect(); window.by_hand.step('one');")
+    by_hand.until(EMPTY, 0)
+
+
+@either
+def test_a_viewer_shows_previews_of_its_own_sampler_alone_and_in_their_run(by_hand):
+    by_hand.run(
         """
-        const add = (type, x) => { const node = LiteGraph.createNode(type); node.pos = [x, 120]; app.graph.add(node); return node; };
-        const ensemble = add("AFAEnsembleModel", 100), viewer = add("AFARoutingMaps", 600);
-        const side = { points: [0], shares: [[0.5, 0.5]], sizes: [[1, 2]], maps: btoa(String.fromCharCode(255, 0)) };
-        const step = { source: String(ensemble.id), step: 0, experts: ["a", "b"], points: ["input 0"], sigma: 1, prompt: side };
-        const slot = (slots) => slots.findIndex(({ name }) => name === "routing");
-        window.afaStep = () => app.api.dispatchEvent(new CustomEvent("afa.routing", { detail: step }));
-        window.afaConnect = () => ensemble.connect(slot(ensemble.outputs), viewer, slot(viewer.inputs));
+        const { createImageBitmap } = window;
+        window.afaBitmaps = [];
+        window.createImageBitmap = async (...args) => {
+          const made = await createImageBitmap(...args);
+          window.afaBitmaps.push(made);
+          return made;
+        };
+        window.by_hand.connect(); window.by_hand.step("one");
         """
     )
-    empty = "document.querySelectorAll('.afa-viewer.afa-empty').length === argument"
-    canvas.until(empty, 1)
-    canvas.run("window.afaStep();")
-    canvas.settle(300)
-    assert canvas.run("return document.querySelectorAll('.afa-viewer.afa-empty').length;") == 1
-    canvas.run("window.afaConnect(); window.afaStep();")
-    canvas.until(empty, 0)
+    by_hand.until(EMPTY, 0)
+    by_hand.settle(300)
+    bare = picture(by_hand).tobytes()
+    by_hand.run("await window.by_hand.preview(false);")
+    by_hand.settle(300)
+    assert picture(by_hand).tobytes() == bare
+    by_hand.run("await window.by_hand.preview(true);")
+    by_hand.settle(300)
+    assert picture(by_hand).tobytes() != bare
+    by_hand.run("await window.by_hand.preview(true);")
+    by_hand.until("window.afaBitmaps.length === 2")
+    by_hand.settle(300)
+    assert by_hand.run("return window.afaBitmaps.map(({ width }) => width);") == [0, 8]  # closed, and shown
+    by_hand.run("window.by_hand.step('two', 1);")
+    by_hand.settle(300)
+    assert picture(by_hand).tobytes() == bare
+    assert by_hand.texts(".afa-status") == ["\u25cf step 2"]
+
+
+@either
+def test_a_result_that_loads_late_does_not_cover_the_next_run(by_hand):
+    by_hand.run(
+        """
+        const { connect, kept, step, viewer } = window.by_hand;
+        const pictures = HTMLImageElement.prototype;
+        const [{ fetchApi }, { decode }] = [app.api, pictures];
+        const decoding = Promise.withResolvers(), asked = Promise.withResolvers();
+        app.api.fetchApi = async function (route, ...rest) {
+          return route.startsWith("/afa/routing?") ? new Response(JSON.stringify(kept)) : fetchApi.call(this, route, ...rest);
+        };
+        pictures.decode = () => { asked.resolve(); return decoding.promise; };
+        try {
+          connect();
+          viewer.onExecuted({ afa_routing: [{ workflow: "", node: String(viewer.id) }] });
+          await asked.promise;
+          step("next");
+          decoding.resolve();
+        } finally {
+          app.api.fetchApi = fetchApi;
+          pictures.decode = decode;
+        }
+        """
+    )
+    by_hand.until(EMPTY, 0)
+    by_hand.settle(300)
+    assert by_hand.texts(".afa-status") == ["\u25cf step 1"]

@@ -8,7 +8,7 @@ import torch
 
 from afa_core.host.architectures.unet_layout import unet_points
 from afa_core.routing.record import RoutingRecord, averages
-from afa_core.routing.wire import STEP_BYTES, wire_run, wire_step
+from afa_core.routing.wire import STEP_BYTES, wire_header, wire_run, wire_step
 
 POINTS = unet_points(320, [1, 2, 4, 4], [2, 2, 2, 2], 4)
 
@@ -46,6 +46,28 @@ def test_a_step_is_told_once_it_has_ended_and_not_before():
     run = sampled(on_step=lambda run, step, evaluations: reports.append((step, [e.sigma for e in evaluations])))
     assert reports == [(0, [10.0]), (1, [9.0]), (2, [8.0])]
     assert len(run.steps) == 3
+
+
+def test_a_step_has_the_number_that_it_has_in_the_run_s_steps():
+    """Steps that only one expert made, as before the start percent, do not count, before or in between."""
+    record, numbers = RoutingRecord(), []
+    record.on_step = lambda run, step, evaluations: numbers.append((step, evaluations[0].sigma))
+    run = record.begin(["a", "b"], POINTS)
+    for sigma, fused in [(9.0, False), (8.0, True), (7.0, False), (6.0, True), (5.0, True)]:
+        run.next_step()
+        if fused:
+            evaluation = run.evaluate(torch.tensor([sigma]), [True])
+            evaluation.observe(POINTS[-1], torch.tensor([0.25, 0.75]).view(1, 2, 1, 1))
+            evaluation.end()
+    run.finish(None)
+    assert numbers == [(i, sigma) for i, (sigma, _) in enumerate(run.steps)] == [(0, 8.0), (1, 6.0), (2, 5.0)]
+
+
+def test_the_messages_of_two_runs_are_told_apart():
+    record = RoutingRecord()
+    first, second = (wire_header(record.begin(["a", "b"], POINTS)) for _ in range(2))
+    assert first.pop("run") != second.pop("run")
+    assert first == second
 
 
 def test_an_error_of_the_listener_is_logged_once_and_ends_nothing(caplog):

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { nextPair, progress, reportText, resultOf, spokenResult, withResults } from "../../js/compare/choices.mjs";
+import { inOrder, nextPair, progress, reportText, resultOf, spokenResult, withResults } from "../../js/compare/choices.mjs";
 
 const comparison = {
   methods: ["a", "b", "c"].map((key) => ({ key, name: key.toUpperCase() })),
@@ -37,6 +37,19 @@ test("results with Wilson's interval", () => {
   assert.equal(spokenResult(resultOf("b", choices)), "20 % (6 to 51) of 10");
   assert.equal(resultOf("a", [choice(null)]).rate, 0.5);
   assert.equal(spokenResult(resultOf("c", choices)), "-");
+});
+
+test("choices are saved one after another", async () => {
+  const sent = [];
+  const save = inOrder((choices) => new Promise((answer) => sent.push({ choices, answer })));
+  const [first, second] = [save(1), save(2)];
+  await null;
+  assert.deepEqual(sent.map(({ choices }) => choices), [1]);
+  sent[0].answer();
+  await first;
+  assert.deepEqual(sent.map(({ choices }) => choices), [1, 2]);
+  sent[1].answer();
+  await second;
 });
 
 test("the report has the table and the choices", () => {

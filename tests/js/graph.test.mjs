@@ -1,18 +1,25 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { comesFromOutside, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile } from "../../js/graph.mjs";
+import { comesFromOutside, entriesOf, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile, widgetValue } from "../../js/graph.mjs";
 
 /** A graph of the few methods that following a wire needs; wires are [from, slot, to, name of the input]. */
 function graphOf(nodes, wires = []) {
   const graph = { nodes, links: new Map(), getNodeById: (id) => nodes.find((node) => String(node.id) === String(id)) };
   for (const node of nodes) Object.assign(node, { graph, inputs: node.inputs ?? [], outputs: node.outputs ?? [] });
   wires.forEach(([origin_id, origin_slot, to, name], id) => {
-    const target = graph.getNodeById(to);
-    graph.links.set(id, { origin_id, origin_slot });
-    target.inputs.find((input) => input.name === name).link = id;
+    const { inputs } = graph.getNodeById(to);
+    const target_slot = inputs.findIndex((input) => input.name === name);
+    graph.links.set(id, { origin_id, origin_slot, target_id: to, target_slot });
+    inputs[target_slot].link = id;
   });
-  for (const node of nodes) node.getInputLink = (index) => graph.links.get(node.inputs[index]?.link) ?? null;
+  for (const node of nodes) node.getInputLink = node.subgraph ? outputLink : (index) => graph.links.get(node.inputs[index]?.link) ?? null;
   return graph;
+}
+
+/** As in the front ends, the node of a subgraph answers for its outputs where it is asked for an input. */
+function outputLink(index) {
+  const { origin_id, origin_slot } = this.subgraph.links.get(this.subgraph.outputNode.slots[index].linkIds[0]);
+  return { origin_id: `${this.id}:${origin_id}`, origin_slot };
 }
 
 const loader = (id, file) => ({ id, type: "CheckpointLoaderSimple", widgets: [{ name: "ckpt_name", value: file }], outputs: [{ type: "MODEL" }] });
@@ -48,6 +55,33 @@ test("wires are followed into a subgraph and out of it", () => {
   assert.equal(executionOf(root, inner.getNodeById(7)), "2:7");
   assert.equal(nodeOfExecution(root, "2:7").id, 7);
   assert.equal(nodeOfExecution(root, "2:99"), null);
+});
+
+test("a widget that a subgraph exposes has the value of the subgraph's node, unless a wire brings another", () => {
+  const slot = { name: "file", widget: { name: "file" } };
+  const getWidgetFromSlot = ({ widget }) => widget && { value: "chosen.safetensors" };
+  const exposing = (id, subgraph, ...inputs) => ({ id, subgraph, inputs, getWidgetFromSlot });
+  const exposed = { ...loader(8, "stale.safetensors"), inputs: [{ name: "ckpt_name", widget: { name: "ckpt_name" } }] };
+  const inner = graphOf([exposed], [[-10, 1, 8, "ckpt_name"]]);
+  const value = (root) => widgetValue(root, exposed, "ckpt_name");
+  const other = () => ({ name: "model" });
+
+  assert.equal(value(graphOf([exposing(2, inner, other(), { ...slot })])), "chosen.safetensors");
+  const middle = graphOf([exposing(3, inner, other(), { ...slot })], [[-10, 0, 3, "file"]]);
+  assert.equal(value(graphOf([exposing(2, middle, { ...slot })])), "chosen.safetensors");
+  assert.equal(value(graphOf([loader(1, ""), exposing(2, middle, { ...slot })], [[1, 0, 2, "file"]])), null);
+  assert.equal(value(graphOf([exposing(2, middle, { name: "file" })])), null);
+  assert.equal(value(graphOf([])), null);
+});
+
+test("what is kept of nodes is found for those in the workflow alone, and again when their subgraph is back", () => {
+  const [outside, inside] = [loader(1, ""), loader(7, "")];
+  const host = { ...takes(2, "a subgraph"), subgraph: graphOf([inside]) };
+  const values = new WeakMap([[outside, "outside"], [inside, "inside"]]);
+  const found = (...nodes) => entriesOf(graphOf(nodes), values).map(([, value]) => value);
+  assert.deepEqual(found(outside, host), ["outside", "inside"]);
+  assert.deepEqual(found(outside), ["outside"]);
+  assert.deepEqual(found(outside, host), ["outside", "inside"]);
 });
 
 test("the edge of a subgraph has a number for an id in older front ends, a text in newer ones", () => {

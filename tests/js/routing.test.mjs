@@ -12,7 +12,7 @@ const step = (sigma, left, right) => ({
   sigma,
   prompt: { points: [0, 2], shares: [[(left + right) / 510, 1 - (left + right) / 510], [0.25, 0.75]], sizes: [[1, 2], [0, 0]], maps: bytes(left, right) },
 });
-const data = { experts: ["a", "b"], points: ["input 0", "input 1", "middle"], steps: [step(9, 255, 0), step(3, 0, 255)] };
+const data = { run: "one", experts: ["a", "b"], points: ["input 0", "input 1", "middle"], steps: [step(9, 255, 0), step(3, 0, 255)] };
 
 test("maps are decoded, and the last expert has what the others leave", () => {
   const { maps } = decodeRun(data).steps[0].prompt;
@@ -29,12 +29,15 @@ test("shares over steps and over points", () => {
   assert.deepEqual(sharesBySteps(run, "negative"), [null, null]);
 });
 
-test("steps come one by one; the first of a new run begins anew, and a late page fills up", () => {
-  const message = (number) => ({ step: number, ...data, ...step(9 - number, 255, 0) });
+test("steps come one by one; one of another run begins anew, and a late page fills up", () => {
+  const message = (number, run = "one") => ({ step: number, ...data, run, ...step(9 - number, 255, 0) });
   let run = addStep(null, message(0));
   run = addStep(run, message(1));
   assert.equal(run.steps.length, 2);
-  assert.equal(addStep(run, message(0)).steps.length, 1);
+  const other = addStep(run, message(1, "two"));
+  assert.notEqual(other, run);
+  assert.deepEqual(sharesBySteps(other, "prompt").map((row) => row !== null), [false, true]);
+  assert.equal(addStep(decodeRun(data), message(0, "two")).steps.length, 1);
   const late = addStep(null, message(3));
   assert.equal(late.steps.length, 4);
   assert.deepEqual(sharesBySteps(late, "prompt").slice(0, 3), [null, null, null]);
