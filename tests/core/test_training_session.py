@@ -119,6 +119,11 @@ def test_a_changed_setting_is_named_and_refused(tmp_path):
     assert len(state.losses) == 8
 
 
+def test_a_way_to_resume_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="resume should be one of continue, continue with changes, start anew, found 'go on'"):
+        run(tmp_path, 4, resume="go on")
+
+
 def test_losses_on_other_data_or_of_other_experts_are_measured_anew(tmp_path, monkeypatch):
     """A held-out loss of before would else be compared with those after, and its weights kept as the best ones."""
     run(tmp_path, 11)
