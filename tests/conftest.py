@@ -5,7 +5,9 @@ Pure tests `import afa_core` and ask for nothing here. Tests of afa_core.host as
 Everything that touches the host runs in inference mode, as its executor runs nodes.
 """
 
+import gc
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -24,6 +26,20 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 
+SLOW = (
+    "host/test_distil_node.py", "host/test_low_memory.py", "host/test_shared_network.py", "live/test_workflows.py",
+    "host/test_training_faults.py", "host/test_trainer_node.py", "host/test_transformer_nodes.py", "live/test_templates.py",
+    "host/test_transformer_random.py", "host/test_sampling_faults.py", "host/test_probe.py", "core/test_training_session.py",
+)  # fmt: skip
+"""Files that take longest, which begin first: the last of them would else run alone, while the other process waits."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the order within a file, and that of all others."""
+    here, places = Path(__file__).parent, {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(here).as_posix(), len(SLOW)))
+
+
 @pytest.fixture(scope="session")
 def comfy_host(tmp_path_factory) -> Host:
     """ComfyUI imported into this process, with the toy families and their checkpoints."""
@@ -33,6 +49,9 @@ def comfy_host(tmp_path_factory) -> Host:
     import torch
 
     torch.set_num_threads(1)
+    # The host's half a million objects stay: the collection after every test need not look at them again.
+    gc.collect()
+    gc.freeze()
     return host
 
 

@@ -22,8 +22,9 @@ from .training_habits import training_counts
 
 EXPERTS = 3
 SIDE = 64
-STEPS = 4
-"""Of the runs in which waiting is counted: with decide_every 2, two that decide and two that keep."""
+STEPS = 3
+"""Of the runs in which waiting is counted: in the third the first's answer is read. With decide_every 2 one more, of two
+that decide and two that keep."""
 ECONOMICAL = {"num_layers": 1, "routing_stride": 4}
 FAST = {"skip_below": 0.2, "decide_every": 2}
 MISSED = " missed"
@@ -55,7 +56,7 @@ class Row(NamedTuple):
 
 
 def bench_gpu_habits() -> list[str]:
-    found = [*rows(), _compiled()]
+    found = [*rows(SD15, SHALLOW), _compiled()]
     return [
         f"SD1.5 size, bf16, {EXPERTS} experts, latent {SIDE}x{SIDE}, prompt and negative prompt in one evaluation. Counted in the pack's own code on fake "
         "tensors of a GPU that is not there; no time was measured, and nothing here was run on a GPU.",
@@ -66,16 +67,17 @@ def bench_gpu_habits() -> list[str]:
     ]
 
 
-def rows() -> list[Row]:
-    return [*_kernels(), *_waits(), *_training()]
+def rows(family: Family, shallow: Family) -> list[Row]:
+    """family: whose kernels and casts are counted, within limits a fusion point; shallow: whose waits are"""
+    return [*_kernels(family), *_waits(shallow), *_training(family)]
 
 
-def _kernels() -> Iterator[Row]:
-    with fake_ensembles(SD15, {"plain": {}, "economical": ECONOMICAL}) as (experts, ensembles):
-        own = sum(kernels(one_step(expert.patcher)) for expert in experts)
+def _kernels(family: Family) -> Iterator[Row]:
+    with fake_ensembles(family, {"plain": {}, "economical": ECONOMICAL}) as (experts, ensembles):
+        own, points = sum(kernels(one_step(expert.patcher)) for expert in experts), len(experts[0].points)
         found = {name: kernels(one_step(ensemble)) - own for name, ensemble in ensembles.items()}
-        yield Row("kernels of fusion and recording in an evaluation, 2 layers", found["plain"], 1350)
-        yield Row("the same with 1 layer, routing_stride 4", found["economical"], 1050)
+        yield Row("kernels of fusion and recording in an evaluation, 2 layers", found["plain"], 54 * points)
+        yield Row("the same with 1 layer, routing_stride 4", found["economical"], 42 * points)
 
 
 def _compiled() -> Row:
@@ -88,25 +90,25 @@ def _compiled() -> Row:
     return Row(f"compiled by inductor for a CPU, without recording, 2 layers: {parts}", found.total(), 700)
 
 
-def _waits() -> Iterator[Row]:
+def _waits(family: Family) -> Iterator[Row]:
     kinds = {
         "plain": {}, "fast": FAST, "by the table of training": {"skip_below": 0.2, "table": True}, "part": {"end_percent": 0.5},
     }  # fmt: skip
-    with fake_ensembles(SHALLOW, kinds) as (_, ensembles):  # how often something waits does not go by the size
+    with fake_ensembles(family, kinds) as (_, ensembles):  # how often something waits does not go by the size
         steps, end = waits_of_run(ensembles["plain"])
         yield Row("blocking reads and copies in a step", max(steps), 1)
         yield Row("the same, viewer open", max(waits_of_run(ensembles["plain"], viewer=True)[0]), 1)
-        yield Row("the same, skip_below and decide_every", max(waits_of_run(ensembles["fast"], viewer=True)[0]), 1)
+        yield Row("the same, skip_below and decide_every", max(waits_of_run(ensembles["fast"], STEPS + 1, viewer=True)[0]), 1)
         table = waits_of_run(ensembles["by the table of training"], viewer=True)[0]
         yield Row("the same, skip_below by the table of training, experts missing", max(table), 1)
         yield Row("the same, fused in a part of the steps", max(waits_of_run(ensembles["part"], viewer=True)[0]), 1)
         yield Row("blocking reads and copies at the end of a run", end, 3)
 
 
-def _training() -> Iterator[Row]:
-    with fake_ensembles(SD15, {}) as (experts, _):
+def _training(family: Family) -> Iterator[Row]:
+    with fake_ensembles(family, {}) as (experts, _):
         found = training_counts(experts)
-        yield Row("casts in a training step's forward pass", found.casts, 300)
+        yield Row("casts in a training step's forward pass", found.casts, 12 * len(experts[0].points))
         yield Row("blocking reads and copies in a training step, before the backward pass", found.before, 0)
         yield Row("the same in all", found.in_all, 1)
 
@@ -171,7 +173,7 @@ def one_step(patcher) -> Counts:
 
 
 @torch.inference_mode()
-def waits_of_run(patcher, viewer: bool = False) -> tuple[list[int], int]:
+def waits_of_run(patcher, steps: int = STEPS, viewer: bool = False) -> tuple[list[int], int]:
     """Waits in each step of a run, and at its end."""
     from afa_core.host.sampling.parts import ensemble_of
     from afa_core.host.sampling.run import Run
@@ -186,7 +188,7 @@ def waits_of_run(patcher, viewer: bool = False) -> tuple[list[int], int]:
     totals = []
     with fake_gpu(), counted(cycle(SHARES).__next__) as counts:
         run = Run(patcher).begin(patcher)
-        for number in range(STEPS):
+        for number in range(steps):
             before = counts.waits.total()
             step(patcher, run, 14.0 * 0.9**number)
             totals.append(counts.waits.total() - before)

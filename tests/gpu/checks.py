@@ -18,7 +18,7 @@ from tests.support import ensembles, transformers
 from tests.support.ensembles import ensemble
 from tests.support.golden_cases import Case, denoised, euler_step, noisy_latent
 from tests.support.graphs import control_net, freeu_v2, lora, sample
-from tests.support.node_trainer import Trainer, twelve_pictures
+from tests.support.node_trainer import WHOLE, Trainer, twelve_pictures
 from tests.support.shop import Shop
 
 Found = tuple[bool, str]
@@ -84,7 +84,7 @@ def training(host) -> Found:
     """Four steps of the trainer node."""
     with TemporaryDirectory() as folder:
         started = time.perf_counter()
-        aggregator = Trainer(host, twelve_pictures(Path(folder))).run("gpu_check")
+        aggregator = Trainer(host, twelve_pictures(Path(folder))).run("gpu_check", **WHOLE)
         seconds = time.perf_counter() - started
     learnt = [tensor for key, tensor in aggregator.state.items() if key.endswith("conv_out.weight")]
     passed = all(tensor.isfinite().all() for tensor in aggregator.state.values()) and any(map(torch.any, learnt))

@@ -3,6 +3,7 @@
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from afa_core.fusion.levels import LevelFusion
 from tests.support.ensembles import ensemble
 from tests.support.faults import full_disk
 from tests.support.node_trainer import twelve_pictures
-from tests.support.training_toys import same_weights
+from tests.support.training_toys import computed_steps, same_weights
 from tests.support.widgets import defaults
 
 NAMES = ("tiny_sd15_a", "tiny_sd15_b")
@@ -41,8 +42,8 @@ class Distiller:
             **defaults("AFADistill"),
             "ensemble": self.ensemble(), "clip": self.clip, "vae": self.vae, "prompt_folder": str(folder),
             "resume": "continue", "resolution": 64, "steps": 6, "batch_size": 2, "rank": 4, "alpha": 4.0,
-            "learning_rate": 1e-3, "warmup_steps": 2, "evaluate_every": 3, "save_every": 1, "labels_per_item": 2,
-            "paint_steps": 2, "ema": 0.5,
+            "learning_rate": 1e-3, "warmup_steps": 2, "evaluate_every": 6, "save_every": 100, "labels_per_item": 2,
+            "paint_steps": 2, "ema": 0.5, "gradient_checkpointing": False,
         }  # fmt: skip
 
     def ensemble(self, **widgets):
@@ -63,6 +64,14 @@ class Distiller:
 @pytest.fixture
 def distiller(comfy_host, pack, pictures):
     return Distiller(comfy_host, pictures)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(comfy_host, pack, pictures):
+    """The last weights of a distillation that neither was interrupted nor has a control."""
+    distiller = Distiller(comfy_host, pictures)
+    distiller.run("undisturbed", resume="start anew")
+    return distiller.file("undisturbed-last")
 
 
 def merged(distiller):
@@ -115,7 +124,7 @@ def stock(distiller, model, name):
 @pytest.mark.parametrize("student", ["the equal merge", "a checkpoint"])
 def test_the_saved_lora_through_the_stock_loader_predicts_what_the_student_does(distiller, tasks, student):
     """Also where the student is a merge, which shares a network with model_1."""
-    own = {} if student == "the equal merge" else {"student": distiller.models[1]}
+    own = {"gradient_checkpointing": True} if student == "the equal merge" else {"student": distiller.models[1]}
     base = own.get("student") or merged(distiller)
     before = [prediction(model) for model in (*distiller.models, base)]
     model, plot, report = distiller.run("parity", ema=0.0, resume="start anew", **own)
@@ -131,9 +140,9 @@ def test_the_saved_lora_through_the_stock_loader_predicts_what_the_student_does(
 
 
 def test_the_student_comes_nearer_to_the_ensemble(distiller, tasks):
-    distiller.run("nearer", steps=30, resume="start anew", learning_rate=3e-3)
-    state = torch.tensor(history("nearer", distiller)["losses"])
-    assert state[-5:].mean() < 0.8 * state[:5].mean()
+    distiller.run("nearer", steps=15, evaluate_every=15, resume="start anew", learning_rate=3e-3)
+    losses = torch.tensor(history("nearer", distiller)["losses"])
+    assert losses[-3:].mean() < 0.8 * losses[:3].mean()
     assert any(tensor.any() for key, tensor in distiller.file("nearer").items() if "lora_up" in key)
     task = tasks[0]
     assert all(adapter.lora_up.weight.abs().max() > 0 for adapter in task.module.values())
@@ -222,7 +231,7 @@ def test_a_painting_that_is_not_finite_is_not_kept(distiller, prompts, monkeypat
     assert "cond" in kept and "latent" not in kept
 
 
-@pytest.mark.parametrize(("aspect", "size"), [({}, (8, 8)), ({"paint_aspect": 2.0}, (6, 11)), ({"paint_aspect": 0.25}, (16, 4))])
+@pytest.mark.parametrize(("aspect", "size"), [(2.0, (6, 11)), (0.25, (16, 4))])
 def test_paintings_have_the_aspect_that_is_asked_for(distiller, prompts, monkeypatch, aspect, size):
     from afa_core.host.training import ensemble_paintings
 
@@ -230,16 +239,15 @@ def test_paintings_have_the_aspect_that_is_asked_for(distiller, prompts, monkeyp
     real = ensemble_paintings.painted
     monkeypatch.setattr(ensemble_paintings, "painted", lambda *args: sizes.append(args[3]) or real(*args))
     alone = {"prompt_folder": "", "prompts": str(prompts), "paint_steps": 1}
-    report = distiller.run("shape", resume="start anew", steps=1, **alone, **aspect)[2]
+    report = distiller.run("shape", resume="start anew", steps=1, **alone, paint_aspect=aspect)[2]
     assert sizes == [size] * 12 and "12 pictures" in report
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(distiller, monkeypatch):
+def test_an_interrupted_training_goes_on_to_the_same_weights(distiller, undisturbed, monkeypatch):
     import comfy.model_management as memory
 
     from afa_core.training import loop
 
-    whole = distiller.run("whole", resume="start anew") and distiller.file("whole-last")
     real, steps = loop.training_step, []
 
     def step(training):
@@ -250,11 +258,13 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(distiller, monkeypa
 
     monkeypatch.setattr(loop, "training_step", step)
     with pytest.raises(memory.InterruptProcessingException):
-        distiller.run("cut", resume="start anew")
+        distiller.run("cut", resume="start anew", save_every=1)
     monkeypatch.undo()
-    assert 0 < history("cut", distiller)["steps"] < 6
-    distiller.run("cut")
-    assert same_weights(distiller.file("cut-last"), whole)
+    assert 0 < (cut := history("cut", distiller)["steps"]) < 6
+    with computed_steps() as again:
+        distiller.run("cut", save_every=1)
+    assert again == list(range(cut, 6))
+    assert same_weights(distiller.file("cut-last"), undisturbed)
 
 
 def test_stop_keeps_a_usable_lora(distiller, monkeypatch):
@@ -324,13 +334,12 @@ def test_the_probes_fusion_is_distilled_with_its_shares_by_noise_level(distiller
     assert torch.equal(found[0], singles.predictions[0][0]) and torch.equal(found[1], singles.predictions[1][1])
 
 
-def test_a_control_learns_the_data_alone_and_is_reported_beside(distiller, tasks):
+def test_a_control_learns_the_data_alone_and_is_reported_beside(distiller, undisturbed, tasks):
     report = distiller.run("beside", resume="start anew", control=True)[2]
     assert "Control, the same LoRA trained on the data without the ensemble's labels: held-out loss " in report
     assert [task.lessons.data_only for task in tasks] == [False, True]
     assert not same_weights(distiller.file("beside-last"), distiller.file("beside-control-last"))
-    distiller.run("beside alone", resume="start anew")
-    assert same_weights(distiller.file("beside-last"), distiller.file("beside alone-last"))
+    assert same_weights(distiller.file("beside-last"), undisturbed)
 
 
 def test_the_control_of_an_online_distillation_leaves_the_ensemble_alone(distiller, tasks, monkeypatch):
@@ -425,6 +434,8 @@ def test_what_cannot_be_distilled_is_refused_by_name(distiller, checkpoint, tmp_
         ExpertError,
         student=checkpoint("tiny_sdxl_a")[0],
     )
+    part = ensemble(distiller.host, "noise average", *distiller.models, end_percent=0.5)
+    refused(r"runs from 0\.0 to 0\.5 of sampling, and a student learns all of it", ExpertError, ensemble=part)
     magic = distiller.ensemble(method="magic fusion", weights="")
     refused("magic fusion blends guided predictions", ExpertError, ensemble=magic)
     refused("Neither prompt_folder nor prompts is given", prompt_folder="")
@@ -436,6 +447,21 @@ def test_what_cannot_be_distilled_is_refused_by_name(distiller, checkpoint, tmp_
     refused("A node behind AFA Ensemble Model changes the ensemble's weights", ExpertError, ensemble=patched)
     freeu = distiller.host.call("FreeU_V2", model=distiller.widgets["ensemble"], b1=1.3, b2=1.4, s1=0.9, s2=0.2)[0]
     refused("patches the ensemble's blocks or predictions, which a student does not learn", ExpertError, ensemble=freeu)
+
+
+def test_a_lora_adapts_what_is_asked_for_and_nothing_is_an_error(distiller):
+    from afa_core.host.experts.experts import ExpertError
+    from afa_core.host.training.adapters import TARGETS, adapted_weights
+
+    student = distiller.models[0]
+    attention, linear, everything = (adapted_weights(student, targets) for targets in TARGETS)
+    assert attention.keys() < linear.keys() < everything.keys()
+    assert all("attn" in key and weight.ndim == 2 for key, weight in attention.items())
+    assert all(weight.ndim == 2 for weight in linear.values()) and any("attn" not in key for key in linear)
+    assert {weight.ndim for weight in everything.values()} == {2, 4}
+    convolutions = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Conv2d(4, 4, 3)))
+    with pytest.raises(ExpertError, match="A LoRA on attention finds nothing to train in the student, a Conv2d: choose other"):
+        adapted_weights(convolutions, TARGETS[0])
 
 
 def test_a_teacher_that_produces_nan_is_named(distiller):

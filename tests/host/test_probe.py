@@ -273,6 +273,17 @@ def probed(pack, comfy_host, folder):
     return run
 
 
+@pytest.fixture
+def two_levels(comfy_host):
+    """A third of the work, where only what happens around it matters."""
+    from afa_core.host import probing
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(probing, "LEVELS", LEVELS)
+        yield
+
+
+@pytest.mark.usefixtures("two_levels")
 def test_the_probe_compares_toys(probed, checkpoint):
     (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
     report, verdict, _ = probed([a, b], clip, vae)
@@ -351,6 +362,7 @@ def _with_noise(patcher, scale):
     return patcher
 
 
+@pytest.mark.usefixtures("two_levels")
 def test_one_checkpoint_with_a_lora_is_another_model(probed, checkpoint):
     """Both share one network, whose weights the host patches in place."""
     model, clip, vae = checkpoint("tiny_sd15_a")
@@ -367,6 +379,7 @@ def test_one_checkpoint_with_a_lora_is_another_model(probed, checkpoint):
     assert report["losses"]["model_1"] != pytest.approx(report["losses"]["model_2"], rel=1e-3)
 
 
+@pytest.mark.usefixtures("two_levels")
 def test_loras_on_one_network_are_measured_in_one_load(probed, checkpoint, comfy_host, monkeypatch):
     """As on copies of the checkpoint, where the host merges them; an expert between them has a network of its own."""
     import comfy.model_management as memory
@@ -400,6 +413,7 @@ def test_loras_on_one_network_are_measured_in_one_load(probed, checkpoint, comfy
     assert shared == [3, 1] and apart == [1, 1, 1]
 
 
+@pytest.mark.usefixtures("two_levels")
 def test_the_probe_reads_every_experts_own_text(probed, checkpoint, comfy_host):
     (a, clip_a, vae), (b, clip_b, _) = checkpoint("tiny_sdxl_a"), checkpoint("tiny_sdxl_b")
     both = comfy_host.call("AFAEnsembleCLIP", clip_1=clip_a, clip_2=clip_b)[0]
@@ -409,6 +423,7 @@ def test_the_probe_reads_every_experts_own_text(probed, checkpoint, comfy_host):
     assert own["losses"]["model_2"] != pytest.approx(shared["losses"]["model_2"], rel=1e-4)
 
 
+@pytest.mark.usefixtures("two_levels")
 def test_prompts_alone_are_painted_first(probed, checkpoint, folder):
     for file in folder.rglob("*.png"):
         file.unlink()
@@ -417,6 +432,7 @@ def test_prompts_alone_are_painted_first(probed, checkpoint, folder):
     assert report["pictures"] == 2  # one prompt, painted by both
 
 
+@pytest.mark.usefixtures("two_levels")
 def test_the_held_out_pictures_are_probed_where_a_list_names_some(probed, checkpoint, folder):
     (folder / "held_out.txt").write_text("picture 1\npicture 3\n")
     (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
@@ -424,6 +440,7 @@ def test_the_held_out_pictures_are_probed_where_a_list_names_some(probed, checkp
     assert [(row["domain"], row["pictures"]) for row in report["by_domain"]] == [("warm", 2)]
 
 
+@pytest.mark.usefixtures("two_levels")
 def test_one_picture_is_too_few(probed, checkpoint, folder):
     """Neither as a list of what is held out, of which all is probed then, nor as a folder."""
     (folder / "held_out.txt").write_text("picture 1\n")
@@ -474,6 +491,7 @@ def test_a_probe_can_be_interrupted_and_leaves_nothing_behind(probed, checkpoint
     assert probed([a, b], clip, vae)[0]["pictures"] == 4
 
 
+@pytest.mark.usefixtures("two_levels")
 def test_one_expert_is_in_memory_at_a_time(probed, checkpoint, monkeypatch):
     import comfy.model_management as memory
 

@@ -24,7 +24,7 @@ from tests.support.faults import (
 from tests.support.graphs import control_net, hooked_lora, sample
 from tests.support.shop import Shop
 
-TIMES = int(os.environ.get("AFA_FAULTS", "6"))
+TIMES = int(os.environ.get("AFA_FAULTS", "3"))
 STEPS = 2
 
 

@@ -10,8 +10,11 @@ from PIL import Image
 from afa_core.fusion.not_finite import NotFinite
 from afa_core.training.data.prompt_folder import read_prompt_folder
 from tests.support.faults import failing_module, interrupted, interruption, nan_from, out_of_memory
-from tests.support.node_trainer import Trainer, twelve_pictures
-from tests.support.training_toys import same_weights
+from tests.support.node_trainer import STEPS, Trainer, twelve_pictures
+from tests.support.training_toys import computed_steps, same_weights
+
+IN_THE_THIRD_STEP = 7
+"""Which call of an expert's block: three measure what needs no training, and one evaluates after two steps."""
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,13 @@ def expected(trainer):
 
 def block(trainer):
     return trainer.models[1].model.diffusion_model.output_blocks[4][0]
+
+
+def goes_on(trainer, name, expected, left) -> None:
+    """The training of this name computes the steps that are left, and ends in the expected weights."""
+    with computed_steps() as steps:
+        assert same_weights(trainer.run(name).state, expected)
+    assert steps == list(range(STEPS))[-left:]
 
 
 def step_of_adam(failing_at: int):
@@ -53,20 +63,20 @@ def test_memory_runs_out(trainer, expected, monkeypatch, where):
 
     with ExitStack() as fault:
         if where == "in an expert":
-            fault.enter_context(failing_module(block(trainer), out_of_memory(), at=9))
+            fault.enter_context(failing_module(block(trainer), out_of_memory(), at=IN_THE_THIRD_STEP))
         else:
             monkeypatch.setattr(torch.optim.AdamW, "step", step_of_adam(failing_at=3))
         text = trainer.error_of(memory.OOM_EXCEPTION, where)
     assert text.startswith("Training ran out of memory: lower batch_size or resolution")
     monkeypatch.undo()
-    assert same_weights(trainer.run(where).state, expected)
+    goes_on(trainer, where, expected, left=2)
 
 
 def test_nan_from_an_expert_is_told_before_it_spoils_the_weights(trainer, expected):
-    with nan_from(block(trainer), first=9):
+    with nan_from(block(trainer), first=IN_THE_THIRD_STEP):
         text = trainer.error_of(NotFinite, "nan")
-    assert text.startswith("model_2 produced NaN or infinite numbers in block output 4 in training step ")
-    assert same_weights(trainer.run("nan").state, expected)
+    assert text.startswith("model_2 produced NaN or infinite numbers in block output 4 in training step 3")
+    goes_on(trainer, "nan", expected, left=2)
 
 
 def test_nan_from_an_expert_on_a_held_out_picture(trainer):
@@ -92,12 +102,13 @@ def test_nan_from_the_vae_is_left_out_and_reported(trainer, expected, monkeypatc
     assert "11 pictures" in report and "is NaN after the VAE" in report
 
 
-@pytest.mark.parametrize("moment", [60, 400, 2500])
-def test_an_interruption(trainer, expected, moment):
+@pytest.mark.parametrize(("moment", "left"), [(400, 4), (3500, 3), (5000, 2)])
+def test_an_interruption(trainer, expected, moment, left):
+    """Before the first step, in the second and in the third: a step asks some 780 times."""
     name = f"interrupted {moment}"
     with interrupted(moment):
         trainer.error_of(interruption(), name)
-    assert same_weights(trainer.run(name).state, expected)
+    goes_on(trainer, name, expected, left)
 
 
 def test_the_folder_disappears_while_training(trainer, expected, pictures, tmp_path):
@@ -166,5 +177,5 @@ def test_an_error_of_the_view_neither_ends_a_training_nor_hides_an_error(trainer
     monkeypatch.setattr(server.PromptServer.instance, "send_sync", broken)
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", None)
     assert same_weights(trainer.run("no view").state, expected)
-    with failing_module(block(trainer), ZeroDivisionError("the first error"), at=9):
+    with failing_module(block(trainer), ZeroDivisionError("the first error"), at=IN_THE_THIRD_STEP):
         assert trainer.error_of(ZeroDivisionError, "no view", resume="start anew") == "the first error"

@@ -1,13 +1,15 @@
 """The pack's nodes on transformers, wired as an artist wires them: networks in files of their own, a text encoder and a VAE."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
 
 from afa_core.probe.report import VERDICTS
 from tests.support.ensembles import ensemble
-from tests.support.node_trainer import Trainer, twelve_pictures
+from tests.support.node_trainer import STEPS, WHOLE, Trainer, twelve_pictures
+from tests.support.training_toys import computed_steps
 from tests.support.transformers import load, sample
 
 FAMILIES = ["flux", "lumina", "cosmos"]
@@ -56,7 +58,7 @@ def trainer(comfy_host, parts, pictures) -> Trainer:
 
 def test_a_trained_aggregator_finds_its_networks(comfy_host, parts, trainer):
     """Training, its file, and the ensemble that the file alone brings back: without a text encoder or VAE of its own."""
-    file = trainer.run(f"trained_{parts.names[0]}", gradient_checkpointing=True)
+    file = trainer.run(f"trained_{parts.names[0]}", **WHOLE)
     assert len(file.experts) == 2
     assert list(file.config.fused_points) == [
         i for i in range(len(parts.cases[0].points)) if i % 4 == 3 or i >= len(parts.cases[0].points) - 2
@@ -80,14 +82,17 @@ def test_a_trained_aggregator_finds_its_networks(comfy_host, parts, trainer):
 def test_resumed_equals_not_interrupted(parts, trainer):
     whole = trainer.run("whole")
     trainer.run("parted", steps=2)
-    resumed = trainer.run("parted", resume="continue")
+    with computed_steps() as steps:
+        resumed = trainer.run("parted", resume="continue")
+    assert steps == list(range(2, STEPS))
     assert all(torch.equal(resumed.state[key], whole.state[key]) for key in whole.state)
 
 
 @one_family
-def test_a_preview_while_training(parts, trainer):
-    file = trainer.run("preview", sample_prompt="picture 1", sample_every=2)
-    assert file.experts
+def test_a_preview_while_training(parts, trainer, pack):
+    trainer.run("preview", sample_prompt="picture 1", sample_every=2)
+    feed = import_module(pack.__name__ + ".nodes.live").TrainingFeed.latest_of_all
+    assert [shown["step"] for shown in feed.snapshot()["samples"]] == [0, 2, 4]
 
 
 def test_the_probe(comfy_host, parts, pictures):

@@ -7,10 +7,11 @@ import time
 from tests.support.comfy.bootstrap import REPOSITORY
 
 
-def killed(command: list[str], seconds: float) -> bool:
-    """Kills `python *command` so long after its first step, as kill -9 does; whether it was still training then."""
+def killed(command: list[str], lines: int, seconds: float) -> bool:
+    """Kills `python *command` so long after it wrote so many lines, as kill -9 does; whether it was still training then."""
     with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
-        assert process.stdout is not None and process.stdout.readline(), "it has not trained"
+        assert process.stdout is not None
+        assert all(process.stdout.readline() for _ in range(lines)), "it has not trained"
         time.sleep(seconds)
         process.kill()
     return process.returncode != 0

@@ -20,8 +20,12 @@ def twelve_pictures(folder: Path) -> Path:
     return folder
 
 
+WHOLE = {"ablation": "none", "gradient_checkpointing": True}
+"""Widgets with which every fusion point learns, through the experts' blocks behind it."""
+
+
 class Trainer:
-    """AFATrainer on two toys."""
+    """AFATrainer on two toys. Only the last fusion point learns, which takes less time, unless WHOLE is asked for."""
 
     def __init__(self, host, pictures):
         self.host, self.folder = host, host.base / "models" / "afa"
@@ -35,6 +39,7 @@ class Trainer:
             "model_1": self.models[0], "model_2": self.models[1], "clip": parts[0][1], "vae": parts[0][2],
             "prompt_folder": str(pictures), "resolution": 64, "steps": STEPS, "batch_size": 2, "hidden_size": 64,
             "num_layers": 1, "num_heads": 4, "learning_rate": 1e-3, "evaluate_every": 2, "save_every": 1,
+            "ablation": "only the last fusion point", "gradient_checkpointing": False,
         }  # fmt: skip
 
     def run(self, name: str, **changes):

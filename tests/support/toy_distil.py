@@ -21,7 +21,7 @@ from afa_core.training.session import Keeping, fit
 from afa_core.training.state import TrainingSettings
 from afa_core.training.tasks.distil import DistilTask, Lessons
 from tests.support.killing import killed
-from tests.support.training_toys import ToyExperts, toy_dataset
+from tests.support.training_toys import ToyExperts, computed_steps, toy_dataset
 
 STEPS, RANK = 17, 2
 
@@ -87,7 +87,7 @@ def run(folder: Path, steps: int = STEPS, listen=lambda report: None, data_only:
 
 def kill(kills: int) -> None:
     """Kills a distillation at random moments; whatever lies there then is whole, and goes on to the same weights."""
-    dice, ended = random.Random(5), 0
+    dice, ended, resumed = random.Random(5), 0, 0
     with TemporaryDirectory() as place:
         whole = Path(place, "whole")
         whole.mkdir()
@@ -95,15 +95,21 @@ def kill(kills: int) -> None:
         for number in range(kills):
             folder = Path(place, f"run {number}")
             folder.mkdir()
-            ended += killed(["-m", "tests.support.toy_distil", "child", str(folder)], dice.uniform(0, 0.5))
+            child = ["-m", "tests.support.toy_distil", "child", str(folder)]
+            ended += killed(child, dice.randint(1, STEPS), dice.uniform(0, 0.03))
             for visible in folder.glob("*.safetensors"):
                 assert load_file(visible)
-            _, state = run(folder)
+            begun = (folder / "toy.resume").exists()
+            with computed_steps() as steps:
+                _, state = run(folder)
+            assert (len(steps) < STEPS) == begun
+            resumed += 0 < len(steps) < STEPS
             assert state.losses == expected.losses and state.evaluations == expected.evaluations
             for name in ("toy.safetensors", "toy-last.safetensors"):
                 one, other = load_file(folder / name), load_file(whole / name)
                 assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert ended, "every training had ended before it was killed"
+    assert resumed, "every training was begun anew"
 
 
 def main() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 from torch import Tensor
 
@@ -9,6 +13,7 @@ from afa_core.aggregator.config import AggregatorConfig
 from afa_core.fusion.fusion import Embeddings, FusionState
 from afa_core.fusion.lockstep import lockstep
 from afa_core.fusion.points import FusionPoint
+from afa_core.training import loop
 from afa_core.training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 
 POINTS = [FusionPoint(0, "input 0", 8, 1), FusionPoint(1, "middle", 8, 1), FusionPoint(2, "prediction", 4, 1)]
@@ -84,3 +89,16 @@ def toy_dataset(items: int = 20, seed: int = 0) -> LatentDataset:
 def same_weights(one, other) -> bool:
     """Whether two state dicts are equal to the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@contextmanager
+def computed_steps() -> Iterator[list[int]]:
+    """The training steps that are computed meanwhile: a training that goes on ends as one begun anew, in fewer of them."""
+    steps: list[int] = []
+
+    def step(training, real=loop.training_step):
+        steps.append(training.state.step)
+        return real(training)
+
+    with patch.object(loop, "training_step", step):
+        yield steps

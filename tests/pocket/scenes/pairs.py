@@ -50,7 +50,8 @@ def listed() -> set[frozenset[str]]:
 
 def learners() -> list[data.Subject]:
     """What the aggregator is trained on: the experts' subjects and others that no expert knows, without those listed."""
-    return [s for s in _all() if s.code not in {code for pair in listed() for code in pair}]
+    shown = {code for pair in listed() for code in pair}
+    return [s for s in _all() if s.code not in shown]
 
 
 @cache

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -50,6 +51,8 @@ class Host:
         # Like main.py, before nodes.py puts comfy/ with its utils.py in front of the host's package of that name.
         import utils.extra_config  # noqa: F401
 
+        _parse_each_tokenizer_once()
+
     def _load_custom_node(self, folder: Path) -> ModuleType:
         if not asyncio.run(self.nodes.load_custom_node(str(folder))):
             raise RuntimeError(f"ComfyUI could not load the custom node {folder.name}: see the log above.")
@@ -93,6 +96,13 @@ class Host:
         gc.collect()
         memory.cleanup_models()
         memory.soft_empty_cache()
+
+
+def _parse_each_tokenizer_once() -> None:
+    """The host reads CLIP's 49,408 words with every checkpoint, and never changes them."""
+    from transformers import CLIPTokenizer
+
+    CLIPTokenizer.from_pretrained = lru_cache(CLIPTokenizer.from_pretrained)
 
 
 def _module_name(folder: Path) -> str:
