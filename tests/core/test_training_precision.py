@@ -7,10 +7,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from afa_core.fusion.not_finite import NotFinite
-from afa_core.training import session
+from afa_core.training import loop, session
 from afa_core.training.draw import training_draw
 from afa_core.training.feed import Feed
-from afa_core.training.loop import OVERFLOWS, micro_batch, training_step
+from afa_core.training.loop import micro_batch, training_step
 from afa_core.training.session import Keeping, fit
 from afa_core.training.state import Training, TrainingSettings, TrainingState
 from afa_core.training.tasks.aggregator import AggregatorSettings, AggregatorTask
@@ -94,25 +94,28 @@ def test_skipped_steps_stand_in_the_report(tmp_path):
     assert "1 steps were tried again, since their gradients overflowed float16." in report_text("half", half, state)
 
 
-def test_endless_overflow_is_an_error(tmp_path):
+def test_endless_overflow_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "OVERFLOWS", 4)
     with pytest.raises(NotFinite, match="gradients of training step 1 overflow float16 at every scale: lower learning"):
         trained(tmp_path / "a", half := Overflowing("always"))
-    assert half.tries == OVERFLOWS and not any((tmp_path / "a").iterdir())  # no step was taken
+    assert half.tries == 4 and not any((tmp_path / "a").iterdir())  # no step was taken
 
 
 def test_an_interrupted_training_in_float16_goes_on_at_the_scale_it_had(tmp_path):
-    whole, expected = trained(tmp_path / "whole", Overflowing({4, 5}))
+    whole, expected = trained(tmp_path / "whole", Overflowing({4, 5}), steps=8)
 
     class Interrupted(BaseException):
         pass
 
     def interrupt(report):
-        if report.state.step == 7:
+        if report.state.step == 6:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        trained(tmp_path / "cut", Overflowing({4, 5}), listen=interrupt)
-    file, state = trained(tmp_path / "cut", Overflowing())
+        trained(tmp_path / "cut", Overflowing({4, 5}), 8, interrupt)
+    half = Overflowing()
+    file, state = trained(tmp_path / "cut", half, steps=8)
+    assert half.tries == 2
     assert same_weights(file.state, whole.state) and state.losses == expected.losses
     assert state.scaler["scale"] == 2**14 and state.skipped == 2
 

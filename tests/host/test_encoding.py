@@ -105,7 +105,7 @@ def test_a_second_run_encodes_nothing(encoding, checkpoint, pictures, monkeypatc
 
 
 def test_another_encoder_is_another_entry(encoding, checkpoint, pictures):
-    """A LoRA on the CLIP, clip skip and another VAE scale must not find the old entries."""
+    """What was made with a LoRA on the CLIP, or with clip skip, must not find the old entries."""
     from afa_core.host.experts.fingerprint import clip_digest, patcher_digest
 
     model, clip, _ = checkpoint("tiny_sd15_a")
@@ -125,6 +125,23 @@ def test_another_encoder_is_another_entry(encoding, checkpoint, pictures):
     assert clip_digest(again[1]) == digests[0]
     assert patcher_digest(again[0]) == patcher_digest(model)
     assert patcher_digest(checkpoint("tiny_sd15_b")[0]) != patcher_digest(model)
+
+
+def test_pictures_are_encoded_again_by_another_vae(encoding, checkpoint, pictures, monkeypatch):
+    from afa_core.host.experts.fingerprint import vae_digest
+
+    folder = read_prompt_folder(pictures)
+    experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")
+    other = checkpoint("tiny_sd15_a")[2]
+    with torch.inference_mode():
+        next(other.first_stage_model.parameters()).view(-1)[0] += 0.5
+    assert vae_digest(other) != vae_digest(vae)
+    first = encoding.prepare_dataset(experts, clip, vae, folder, small(encoding))
+    encoded, real = [], type(vae).encode
+    monkeypatch.setattr(type(vae), "encode", lambda own, pixels: encoded.append(own) or real(own, pixels))
+    second = encoding.prepare_dataset(experts, clip, other, folder, small(encoding))
+    assert len(encoded) == len(second.items) and {id(own) for own in encoded} == {id(other)}
+    assert second.digest != first.digest
 
 
 def test_another_sampling_or_an_object_as_a_patch_is_another_digest(encoding, checkpoint, comfy_host):
@@ -353,6 +370,13 @@ def test_parts_that_do_not_fit_are_named(encoding, checkpoint, pictures, comfy_h
         encoding.prepare_dataset(experts, foreign, vae, folder, small(encoding))
     with pytest.raises(ExpertError, match="1 latents and 0 conditionings"):
         encoding.prepare_dataset(experts, clip, vae, encoding.HostDataset([{}], []), small(encoding))
+    text = [[torch.zeros(1, 77, 32), {}]]
+    sound, flux = ({"samples": torch.zeros(1, channels, 8, 8)} for channels in (4, 16))
+    with pytest.raises(ExpertError, match="Dropping captions needs the empty prompt, and no CLIP is connected"):
+        dropping = small(encoding, caption_dropout=0.1)
+        encoding.prepare_dataset(experts, None, None, encoding.HostDataset([sound], [text]), dropping)
+    with pytest.raises(ExpertError, match=r"The latents have the shape \[1, 16, 8, 8\], and tiny_sd15_a takes 4 channels"):
+        encoding.prepare_dataset(experts, clip, None, encoding.HostDataset([flux], [text]), small(encoding))
 
 
 def test_a_folder_of_broken_pictures_says_so(encoding, checkpoint, tmp_path, pictures):
@@ -391,6 +415,16 @@ def test_a_damaged_entry_is_made_again(encoding, checkpoint, pictures):
         file.write_bytes(b"half")
     second = encoding.prepare_dataset(experts, clip, vae, folder, small(encoding))
     assert torch.equal(first.train_batch(0).latents, second.train_batch(0).latents)
+
+
+def test_an_entry_that_is_deleted_while_it_is_in_use_is_named(encoding, checkpoint, pictures):
+    from afa_core.host.training.cache import cache_folder
+
+    experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")
+    dataset = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(pictures), small(encoding))
+    shutil.rmtree(cache_folder())
+    with pytest.raises(FileNotFoundError, match=r"\.safetensors was deleted while it was in use: start the node again"):
+        dataset.batch_of([0])
 
 
 def test_a_list_in_the_folder_says_what_is_held_out(encoding, checkpoint, tmp_path):

@@ -10,12 +10,12 @@ from tests.support.comfy.bootstrap import REPOSITORY
 
 @pytest.fixture(scope="module")
 def report(comfy_host, pack):
-    """Of the scenes' near experts, on 60 held-out emoji, 20 a domain."""
+    """Of the scenes' near experts, on 30 held-out emoji, 10 a domain."""
     loaded = checkpoints.load(comfy_host, checkpoints.expert_names("near"))
     sockets = {f"model_{i}": model for i, (model, _, _) in enumerate(loaded, start=1)}
     folder = str(REPOSITORY / "tests" / "emoji")
     _, clip, vae = loaded[0]
-    widgets = {"prompt_folder": folder, "resolution": 64, "pictures": 60, "noises": 4}
+    widgets = {"prompt_folder": folder, "resolution": 64, "pictures": 30, "noises": 2}
     return json.loads(comfy_host.call("AFAProbe", clip=clip, vae=vae, **sockets, **widgets)[2])
 
 
