@@ -1,10 +1,10 @@
-"""The term of the loss that asks for balanced shares: of a whole batch, and computed where it counts alone."""
+"""Terms and weights of the loss: the balance of shares, of a whole batch and computed where it counts alone, and min-SNR."""
 
 import pytest
 import torch
 
 from afa_core.training.draw import training_draw
-from afa_core.training.objective import Balance
+from afa_core.training.objective import Balance, problem, sample_loss, snr_weight
 from tests.support.toy_training import task
 from tests.support.training_toys import POINTS, ToyExperts, toy_dataset
 
@@ -27,3 +27,15 @@ def test_shares_are_gathered_only_where_the_loss_asks_for_balance(monkeypatch, l
     loss = task(0, load_balance=load_balance).loss(batch, training_draw(batch.latents.shape, 0, 0))
     assert list(loss) == terms
     assert [observer is not None for observer in observers] == [load_balance > 0]
+
+
+def test_min_snr_weighs_the_loss_of_every_sample():
+    batch = toy_dataset().train_batch(0)
+    draw = training_draw(batch.latents.shape, 0, 0)
+    weighed = task(0, min_snr_gamma=0.01)
+    sigma, _, _ = problem(weighed.experts, batch, draw)
+    weights = snr_weight(weighed.experts, sigma, 0.01)
+    each = sample_loss(weighed.experts, weighed.fusion(), batch, draw)
+    assert weights.max() > 1.01 * weights.min()
+    torch.testing.assert_close(weighed.loss(batch, draw)["error"], (weights * each).mean())
+    torch.testing.assert_close(task(0).loss(batch, draw)["error"], each.mean())

@@ -22,7 +22,7 @@ from tests.support.random_examples import SEED, examples
 from tests.support.transformers import FAMILIES, by_stream, conditioning, load, sample
 
 TIMES = int(os.environ.get("AFA_FAULTS", "3"))
-INTERRUPTIONS = 200
+INTERRUPTIONS = 40
 SIDES = st.integers(2, 8).map(lambda side: 2 * side)
 
 GRAPHS = st.fixed_dictionaries(
