@@ -73,7 +73,7 @@ def test_batches_hold_what_the_sampler_would_see(encoding, checkpoint, encode, c
     assert [item.name for item in dataset.items] == ["2_animals/1.png", "2_animals/3.png", "rest/0.png", "rest/2.png", "wide.png"]  # fmt: skip
     assert [item.repeats for item in dataset.items] == [2, 2, 1, 1, 1]
     assert {item.domain for item in dataset.items} == {"", "animals", "rest"}
-    assert tuple(dict.fromkeys(what for _, _, what in reports)) == ("encoding pictures", "encoding prompts")
+    assert tuple(dict.fromkeys(what for _, _, what in reports)) == ("encoding prompts", "encoding pictures")
 
     batch = dataset.batch_of([0, 3])
     assert not batch.latents.is_inference() and batch.latents.dtype == torch.float32
@@ -394,7 +394,7 @@ def test_an_interruption_keeps_what_was_encoded(encoding, checkpoint, pictures, 
     folder = read_prompt_folder(pictures)
 
     def interrupt_at_second(done, total, what):
-        if done == 2:
+        if done == 2 and what == "encoding pictures":
             memory.interrupt_current_processing()
 
     with pytest.raises(memory.InterruptProcessingException):

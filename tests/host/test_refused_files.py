@@ -109,8 +109,8 @@ def test_a_file_that_cannot_be_read(comfy_host, installed, node, damage):
 
 
 def test_a_file_that_is_gone(comfy_host):
-    with pytest.raises(FileNotFoundError, match="gone.safetensors is not in models/afa: put the aggregator there"):
-        comfy_host.call("LoadAFAAggregator", aggregator_name="gone.safetensors")
+    with pytest.raises(FileNotFoundError, match="never_there.safetensors is not in models/afa: put the aggregator there"):
+        comfy_host.call("LoadAFAAggregator", aggregator_name="never_there.safetensors")
 
 
 @pytest.mark.parametrize("name", ["../checkpoints/tiny_sd15_a.safetensors", "/etc/passwd", "..", ""])
