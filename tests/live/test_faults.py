@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from afa_core.aggregator.file import load_aggregator
-from tests.live.test_training import workflow
+from tests.live.test_training import first_measured, workflow
 from tests.support.comfy.bootstrap import make_base
 from tests.support.comfy.events import Events
 from tests.support.comfy.server import Failure, LiveServer
@@ -56,7 +56,7 @@ def answer(server, path: str, body: bytes | None = None, kind: str = "applicatio
         return error.code, error.read()
 
 
-@pytest.mark.parametrize(
+STRANGE = pytest.mark.parametrize(
     ("body", "kind"),
     [
         (b"", "application/json"),
@@ -69,8 +69,22 @@ def answer(server, path: str, body: bytes | None = None, kind: str = "applicatio
         (b"[" * 100_000, "application/json"),
     ],
 )
+
+
+@STRANGE
 def test_strange_requests_to_stop_a_training_are_answered(server, body, kind):
     assert answer(server, "/afa/training/stop", body, kind) == (400, b'{"error": "expected {run: id}"}')
+
+
+@STRANGE
+def test_strange_choices_are_answered(server, body, kind):
+    expected = b'{"error": "expected {workflow: id, node: id, subject: [...], choices: [...]}"}'
+    assert answer(server, "/afa/comparison/choices", body, kind) == (400, expected)
+
+
+def test_choices_that_are_no_lists_are_answered(server):
+    body = b'{"workflow": "", "node": "1", "subject": 7, "choices": []}'
+    assert answer(server, "/afa/comparison/choices", body, "application/json")[0] == 400
 
 
 @pytest.mark.parametrize("name", ["..%2F..%2Fuser%2Fcomfyui.db", "%2Fetc%2Fpasswd", "..", "%00", "a" * 3000])
@@ -97,8 +111,11 @@ def test_a_server_that_is_killed_while_it_trains(server, tmp_path):
         first.kill()
         for path in folder.glob("*.safetensors"):
             assert load_aggregator(path).training["steps"] < 12
+        assert (folder / "killed.resume").exists()
         first.start()
-        first.run(graph)
+        with Events(first) as events:
+            first.run(graph)
+        assert first_measured(events) > 0
     whole = load_aggregator(server.base / "models" / "afa" / "killed.safetensors")
     again = load_aggregator(folder / "killed.safetensors")
     assert all(torch.equal(whole.state[key], again.state[key]) for key in whole.state)
