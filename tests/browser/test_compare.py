@@ -46,6 +46,7 @@ def pictures(canvas) -> list[str]:
     return canvas.run(f"return [...document.querySelectorAll('{VIEW} .afa-candidate img')].map((image) => image.src);")
 
 
+@either
 def test_the_grid_and_the_table(run):
     width, height = run.run(f"const image = document.querySelector('{VIEW} img'); return [image.naturalWidth, image.naturalHeight];")
     assert width > 2 * 192 and height > 4 * 192

@@ -28,21 +28,25 @@ def act(canvas, script, kind="AFAEnsembleModel"):
     return canvas.run(SETUP + script, {"type": kind, "prefix": NODES[kind]})
 
 
-@pytest.mark.parametrize("kind", NODES)
-def test_sockets_follow_what_is_connected(canvas, kind):
-    stages = act(
-        canvas,
-        """
-        const seen = [shown()];
-        await connect(0, 1); await connect(1, 2); seen.push(shown());
-        await connect(2, 3); seen.push(shown());
-        await disconnect(1); seen.push(shown());
-        await disconnect(2); seen.push(shown());
-        await disconnect(1); seen.push(shown());
-        return seen;""",
-        kind,
-    )
-    assert stages == ["1 2", "1:1 2:2 3", "1:1 2:2 3:3 4", "1:2 2:3 3", "1:2 2", "1 2"]
+CONNECTING = """
+const seen = [shown()];
+await connect(0, 1); await connect(1, 2); seen.push(shown());
+await connect(2, 3); seen.push(shown());
+await disconnect(1); seen.push(shown());
+await disconnect(2); seen.push(shown());
+await disconnect(1); seen.push(shown());
+return seen;"""
+STAGES = ["1 2", "1:1 2:2 3", "1:1 2:2 3:3 4", "1:2 2:3 3", "1:2 2", "1 2"]
+
+
+def test_sockets_follow_what_is_connected(canvas):
+    assert act(canvas, CONNECTING) == STAGES
+
+
+@either
+@pytest.mark.parametrize("kind", [kind for kind in NODES if kind != "AFAEnsembleModel"])
+def test_sockets_of_other_nodes_follow_too(canvas, kind):
+    assert act(canvas, CONNECTING, kind) == STAGES
 
 
 def test_a_replaced_wire_moves_nothing(canvas):
