@@ -63,7 +63,7 @@ class AFADistill(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, save_as: str | None, prompt_folder: str | None, prompts: str | None, **inputs) -> str:
+    def fingerprint_inputs(cls, save_as: str | None, prompt_folder: str | None = "", prompts: str | None = "", **inputs) -> str:
         stamps = (prompt_folder_stamp(text) for text in (prompt_folder, prompts))
         return " ".join([*stamps, str(times_stopped(save_as))])
 

@@ -12,21 +12,24 @@ FEW_STEPS = re.compile(r"turbo|schnell|lightning|distill|lcm", re.IGNORECASE)
 
 def distilled_notices(experts: list[Expert]) -> list[str]:
     """A sentence where some experts are distilled and others are not."""
-    first = experts[0]
-    other = next((expert for expert in experts[1:] if _kind(expert) != _kind(first)), None)
-    if other is None:
-        return []
-    return [
-        f"{first.label} {_said(first)}, and {other.label} {_said(other)}, so that one guidance scale does not suit both, and "
-        "their features may not fit: ensemble models of one kind, and probe them first."
-    ]
+    kinds = (
+        ("takes guidance as a number", "does not", _reads_guidance),
+        ("is named as a model of few steps", "is not", _takes_few_steps),
+    )
+    for what, otherwise, holds in kinds:
+        distilled = next((expert for expert in experts if holds(expert)), None)
+        plain = next((expert for expert in experts if not holds(expert)), None)
+        if distilled and plain:
+            return [
+                f"{distilled.label} {what}, and {plain.label} {otherwise}, so that the same settings do not suit both, and their "
+                "features may not fit: ensemble models of one kind, and probe them first."
+            ]
+    return []
 
 
-def _kind(expert: Expert) -> tuple[bool, bool]:
-    """Whether it reads guidance as a number, and whether its name says that it takes few steps."""
-    return expert.architecture.reads_guidance(expert.patcher.model), FEW_STEPS.search(expert.label) is not None
+def _reads_guidance(expert: Expert) -> bool:
+    return expert.architecture.reads_guidance(expert.patcher.model)
 
 
-def _said(expert: Expert) -> str:
-    reads, few_steps = _kind(expert)
-    return ("takes guidance as a number" if reads else "takes none as a number") + (" and few steps" if few_steps else "")
+def _takes_few_steps(expert: Expert) -> bool:
+    return FEW_STEPS.search(expert.label) is not None
