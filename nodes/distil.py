@@ -121,8 +121,9 @@ def _sources(widgets: dict[str, Any]) -> Sources:
             "Neither prompt_folder nor prompts is given: type the name of a folder with pictures and captions, or of a text "
             "file with a prompt a line, in ComfyUI's input folder."
         )
-    check_enough(*filter(None, (folder, prompts)))
-    return Sources.of(folder, prompts, widgets["prompt_share"])
+    sources = Sources.of(folder, prompts, widgets["prompt_share"])
+    check_enough(*filter(None, (sources.pictures, sources.prompts)))
+    return sources
 
 
 def _quietly(feed: TrainingFeed, widgets: dict[str, Any]):

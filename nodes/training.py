@@ -44,23 +44,24 @@ def file_name(name: str) -> str:
 
 
 def check_enough(*folders: PromptFolder) -> None:
-    """Raises TrainingError where nothing of these can be held out, before anything is encoded or painted."""
+    """Raises TrainingError where nothing of these can be held out, before anything is encoded or painted. Each is of one kind."""
     if not any(is_listed(item.name, item.caption, folder.held_out) for folder in folders for item in folder.items):
-        _check_count(max(len({item.content or item.caption for item in folder.items}) for folder in folders))
+        usable = max(len({(item.content, item.caption) for item in folder.items}) for folder in folders)
+        if usable < FEWEST:
+            raise _too_few(usable)
 
 
 def check_held_out(data: LatentDataset) -> None:
     """Raises TrainingError where nothing is held out: pictures that cannot be read were left out, or latents are too few."""
     if not data.held_out_count:
-        _check_count(len({item.key for item in data.items}))
+        raise _too_few(len({item.key for item in data.items}))
 
 
-def _check_count(usable: int) -> None:
-    if usable < FEWEST:
-        raise TrainingError(
-            f"There are {usable} usable pictures and prompts, and training needs at least {FEWEST} of a kind, so that some can "
-            "be held out to measure what is learnt."
-        )
+def _too_few(usable: int) -> TrainingError:
+    return TrainingError(
+        f"There are {usable} usable pictures and prompts, and training needs at least {FEWEST} of a kind, so that some can be "
+        "held out to measure what is learnt."
+    )
 
 
 def preparation(feed: TrainingFeed | None = None) -> Progress:

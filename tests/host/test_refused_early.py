@@ -3,6 +3,7 @@
 import json
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +56,25 @@ def test_too_few_pictures(trainer, tmp_path):
     assert trainer.error_of(ValueError, "few").startswith("There are 3 usable pictures and prompts")
     (tmp_path / "held_out.txt").write_text("picture 0\n")
     trainer.error_of(AssertionError, "few")
+
+
+def test_too_few_are_left_of_two_kinds(pack):
+    """Six pictures that can be read and six prompts are enough together, and of neither kind."""
+    training = import_module(f"{pack.__name__}.nodes.training")
+    data = SimpleNamespace(held_out_count=0, items=[SimpleNamespace(key=str(i)) for i in range(12)])
+    with pytest.raises(ValueError, match="There are 12 usable pictures and prompts, and training needs at least 10 of a kind"):
+        training.check_held_out(data)
+
+
+def test_prompts_of_two_folders_are_of_one_kind(pack, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "prompts.txt").write_text("".join(f"{name} {i}\n" for i in range(6)))
+    sources = import_module(f"{pack.__name__}.nodes.distil")._sources
+    widgets = {"prompt_folder": str(tmp_path / "first"), "prompts": str(tmp_path / "second"), "prompt_share": 0.25}
+    assert len(sources(widgets).prompts.items) == 12
+    with pytest.raises(ValueError, match="There are 6 usable pictures and prompts"):
+        sources({**widgets, "prompts": ""})
 
 
 def test_sizes_of_an_aggregator_that_do_not_go_together(trainer):
