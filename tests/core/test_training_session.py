@@ -14,7 +14,8 @@ from afa_core.training.session import TrainingError
 from afa_core.training.state import Training, TrainingSettings, TrainingState
 from afa_core.training.tasks.aggregator import AggregatorTask
 from tests.support import toy_training
-from tests.support.toy_training import STEPS, run
+from tests.support.killing import STEPS
+from tests.support.toy_training import run
 from tests.support.training_toys import ToyExperts, computed_steps, same_weights, toy_dataset
 
 

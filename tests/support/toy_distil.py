@@ -5,12 +5,8 @@ A toy student with real adapters' names, and labels that need no ensemble: what 
 
 from __future__ import annotations
 
-import random
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file
@@ -20,10 +16,12 @@ from afa_core.training.labels import LabelledDataset, item_draws
 from afa_core.training.session import Keeping, fit
 from afa_core.training.state import TrainingSettings
 from afa_core.training.tasks.distil import DistilTask, Lessons
-from tests.support.killing import killed
-from tests.support.training_toys import ToyExperts, computed_steps, toy_dataset
+from tests.support import killing
+from tests.support.killing import STEPS
+from tests.support.training_toys import ToyExperts, toy_dataset
 
-STEPS, RANK = 17, 2
+MODULE = "tests.support.toy_distil"
+RANK = 2
 
 
 class Adapter(nn.Module):
@@ -86,46 +84,8 @@ def run(folder: Path, steps: int = STEPS, listen=lambda report: None, data_only:
 
 
 def kill(kills: int) -> None:
-    """Kills a distillation at random moments; whatever lies there then is whole, and goes on to the same weights."""
-    dice, ended, resumed = random.Random(5), 0, 0
-    with TemporaryDirectory() as place:
-        whole = Path(place, "whole")
-        whole.mkdir()
-        _, expected = run(whole)
-        for number in range(kills):
-            folder = Path(place, f"run {number}")
-            folder.mkdir()
-            child = ["-m", "tests.support.toy_distil", "child", str(folder)]
-            ended += killed(child, dice.randint(1, STEPS), dice.uniform(0, 0.03))
-            for visible in folder.glob("*.safetensors"):
-                assert load_file(visible)
-            begun = (folder / "toy.resume").exists()
-            with computed_steps() as steps:
-                _, state = run(folder)
-            assert (len(steps) < STEPS) == begun
-            resumed += 0 < len(steps) < STEPS
-            assert state.losses == expected.losses and state.evaluations == expected.evaluations
-            for name in ("toy.safetensors", "toy-last.safetensors"):
-                one, other = load_file(folder / name), load_file(whole / name)
-                assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-    assert ended, "every training had ended before it was killed"
-    assert resumed, "every training was begun anew"
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    if sys.argv[1:2] != ["child"]:
-        kills = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-        kill(kills)
-        print(f"{kills} kills, each resumed to the same weights")
-        return
-
-    def slowly(report) -> None:
-        print(report.state.step, flush=True)
-        time.sleep(0.01)
-
-    run(Path(sys.argv[2]), listen=slowly)
+    killing.kill(MODULE, run, load_file, kills)
 
 
 if __name__ == "__main__":
-    main()
+    killing.main(MODULE, run, load_file)
