@@ -32,7 +32,6 @@ class Cosmos(Transformer):
         "num_blocks",
         "crossattn_emb_channels",
     )
-    network = MiniTrainDIT
     block_lists = {"B": "blocks"}
 
     def matches(self, model: BaseModel) -> bool:
