@@ -196,11 +196,12 @@ class Brightness:
 
 
 @pytest.fixture
-def auto_merge(pack, comfy_host, checkpoint, monkeypatch):
+def auto_merge(pack, comfy_host, checkpoint, monkeypatch, tmp_path):
     from afa_core.host.scoring import scorers
 
     monkeypatch.setitem(scorers.SCORERS, "AES", Brightness)
     monkeypatch.setattr(Brightness, "calls", 0)
+    monkeypatch.setattr("folder_paths.output_directory", str(tmp_path))
     loaded = [checkpoint(f"tiny_sd15_{letter}") for letter in "ab"]
 
     def run(**widgets):
@@ -212,16 +213,14 @@ def auto_merge(pack, comfy_host, checkpoint, monkeypatch):
         }  # fmt: skip
         return comfy_host.call("AFAAutoMerge", **{**settings, **widgets})
 
-    yield run
-    for file in (comfy_host.base / "output" / "afa_merges").glob("*"):
-        file.unlink()
+    return run
 
 
 def test_the_search_improves_its_scorer_and_the_model_is_the_best_merge(
-    comfy_host, auto_merge, checkpoint, encode, sample
+    comfy_host, auto_merge, checkpoint, encode, sample, tmp_path
 ):
     model, report = auto_merge(budget=12)
-    (file,) = (comfy_host.base / "output" / "afa_merges").iterdir()
+    (file,) = (tmp_path / "afa_merges").iterdir()
     saved = json.loads(file.read_text())
     assert len(saved["tried"]) == 12
     uniform = fmean(saved["tried"][0]["scores"])
@@ -236,7 +235,7 @@ def test_the_search_improves_its_scorer_and_the_model_is_the_best_merge(
 
 
 @pytest.mark.parametrize("method", ["CMA-ES", "binary mid (autoMBW)"])
-def test_a_search_goes_on_where_it_was(auto_merge, comfy_host, method):
+def test_a_search_goes_on_where_it_was(auto_merge, tmp_path, method):
     auto_merge(method=method, budget=4)
     assert Brightness.calls == 4
     auto_merge(method=method, budget=6)
@@ -245,10 +244,10 @@ def test_a_search_goes_on_where_it_was(auto_merge, comfy_host, method):
     assert Brightness.calls == 6
     auto_merge(method=method, budget=2, prompts="something else")
     assert Brightness.calls == 8
-    assert len(list((comfy_host.base / "output" / "afa_merges").iterdir())) == 2
+    assert len(list((tmp_path / "afa_merges").iterdir())) == 2
 
 
-def test_cancelling_keeps_what_was_tried(auto_merge, comfy_host, monkeypatch):
+def test_cancelling_keeps_what_was_tried(auto_merge, monkeypatch, tmp_path):
     import comfy.model_management as memory
 
     score = Brightness.__call__
@@ -262,7 +261,7 @@ def test_cancelling_keeps_what_was_tried(auto_merge, comfy_host, monkeypatch):
     monkeypatch.setattr(Brightness, "__call__", cancel_at_three)
     with pytest.raises(memory.InterruptProcessingException):
         auto_merge()
-    (file,) = (comfy_host.base / "output" / "afa_merges").iterdir()
+    (file,) = (tmp_path / "afa_merges").iterdir()
     assert len(json.loads(file.read_text())["tried"]) == 3
 
 
