@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Budget:
     """looks:       draws of noise and timestep for every pair
     pairs:       of every list whose noise loss is measured, evenly through it; painted: of the one that is painted; 0 is all
+    noises:      pictures that are painted of every pair, each from its own noise
     steps, cfg:  sampling steps and guidance of every row; step_counts: those of the table of fewer steps
     merges:      candidates of a search for block weights, each painted for merge_pairs pairs
     probed:      pairs from which the probe takes its weights by noise level, each under as many noises as looks
@@ -17,6 +18,7 @@ class Budget:
     looks: int = 4
     pairs: int = 0
     painted: int = 204
+    noises: int = 4
     steps: int = 20
     cfg: float = 5.0
     step_counts: tuple[int, ...] = (10, 20)
@@ -29,6 +31,6 @@ class Budget:
 
 FULL = Budget()
 QUICK = Budget(
-    looks=1, pairs=8, painted=8, steps=3, step_counts=(2, 3), merges=3, merge_pairs=2, merge_steps=2, probed=4, name="quick",
+    looks=1, pairs=8, painted=8, noises=2, steps=3, step_counts=(2, 3), merges=3, merge_pairs=2, merge_steps=2, probed=4, name="quick",
 )  # fmt: skip
 BUDGETS = {budget.name: budget for budget in (FULL, QUICK)}

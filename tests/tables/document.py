@@ -52,7 +52,7 @@ def document(world: World, names: list[str], arguments: str) -> str:
     }
     ours = reference([system.name for system in near])
     sections = [*_losses(near, lists, losses, ours)]
-    shown = painted_list(world, names)
+    shown = painted_list(world, names, world.budget.noises)
     if shown:
         (asked,) = [pairs for pairs in lists if pairs.name.endswith(PAINTED)]
         drawn = [system for system in near if system.name in EVERYWHERE]
@@ -68,7 +68,7 @@ def document(world: World, names: list[str], arguments: str) -> str:
     about = words.SEARCH.format(merges=budget.merges, pairs=budget.merge_pairs)
     sections.append(("What autoMBW found", about, _searches(world)))
     absent = [name for kind, w in worlds.items() for name in missing(w, aggregators[kind])]
-    sections.append(("How it was measured", words.measured(world, near, shown, absent), ""))
+    sections.append(("How it was measured", words.measured(world, near, painted_list(world, names, noises=1), absent), ""))
     pages = (f"## {title}\n\n{text}\n\n{body}".rstrip() + "\n" for title, text, body in sections)
     return "\n".join([words.head(arguments), *pages])
 

@@ -42,14 +42,14 @@ class Question:
 
 
 class PairList:
-    """Pairs of one list: all whose noise loss is measured, or those that are painted."""
+    """Pairs of one list: all whose noise loss is measured, or those that are painted, once for every noise."""
 
-    def __init__(self, name: str, count: int, looks: int):
+    def __init__(self, name: str, count: int, looks: int, noises: int = 1):
         self.name, self.title, self.looks = name, TITLES[name], looks
         self._scenes = datasets.listed(name)
         total = len(self._scenes.drawn)
         count = min(count, total) or total
-        self._places = [i * total // count for i in range(count)]
+        self._places = [i * total // count for i in range(count)] * noises
         everything = pairs.load(name)
         self.pairs = [everything[place] for place in self._places]
         self.codes = [(pair.left.code, pair.right.code) for pair in self.pairs]
@@ -96,7 +96,7 @@ def pair_lists(world: World, names: list[str]) -> list[PairList]:
     return [PairList(name, world.budget.pairs, world.budget.looks) for name in names]
 
 
-def painted_list(world: World, names: list[str]) -> PairList | None:
+def painted_list(world: World, names: list[str], noises: int) -> PairList | None:
     """None where no list on which claims are judged is among the names."""
     name = next((name for name in names if name.endswith(PAINTED)), None)
-    return PairList(name, world.budget.painted, world.budget.looks) if name else None
+    return PairList(name, world.budget.painted, world.budget.looks, noises) if name else None

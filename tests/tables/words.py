@@ -39,7 +39,7 @@ MEASURED = """Measuring took {minutes:.0f} minutes; times are of a clock on the 
   timestep for every pair. MagicFusion weighs the models by what guidance does, so its mask is that of the guidance that is painted with; a step
   switch is judged by the model that is in charge at the timestep.
 - **Probe's weights by noise level** come from {probed} pairs and **autoMBW** from {merge_pairs} pairs of subjects that the aggregators learn from.
-- **Pictures**: {painted}, {steps} steps of {sampler} ({scheduler}), guidance {cfg:g}; the same noise, text encoder, VAE and precision
+- **Pictures**: {painted}, each from {noises} noises, {steps} steps of {sampler} ({scheduler}), guidance {cfg:g}; the same noise, text encoder, VAE and precision
   (float32) in every row.
 - **left right, right right, both right**: whether a half shows its subject, by a classifier of our own (`tests/pocket/scenes/judge.py`) that is trained
   on real pictures in the hands {hands}; candidates are the subjects of the list.
@@ -92,7 +92,7 @@ def measured(world: World, rows: list[System], shown: PairList | None, absent: l
     untrained = "\n".join(f"- {name}" for name in absent)
     return MEASURED.format(
         minutes=world.store.minutes, nodes="\n".join(f"- {node}: {'; '.join(names)}" for node, names in nodes.items()),
-        looks=budget.looks, probed=budget.probed, merge_pairs=budget.merge_pairs,
+        looks=budget.looks, noises=budget.noises, probed=budget.probed, merge_pairs=budget.merge_pairs,
         painted=f"{len(shown.pairs)} pairs of {shown.name}" if shown else "none", steps=budget.steps, sampler=SAMPLER,
         scheduler=SCHEDULER, cfg=budget.cfg, hands=" and ".join(judge.TRAINED), scale=_scale(world, shown) if shown else "",
         absent=f"\nNot trained, and therefore absent:\n\n{untrained}" if absent else "",
