@@ -68,7 +68,9 @@ def document(world: World, names: list[str], arguments: str) -> str:
     about = words.SEARCH.format(merges=budget.merges, pairs=budget.merge_pairs)
     sections.append(("What autoMBW found", about, _searches(world)))
     absent = [name for kind, w in worlds.items() for name in missing(w, aggregators[kind])]
-    sections.append(("How it was measured", words.measured(world, near, painted_list(world, names, noises=1), absent), ""))
+    sections.append(
+        ("How it was measured", words.measured(world, near, painted_list(world, names, noises=1), absent), "")
+    )
     pages = (f"## {title}\n\n{text}\n\n{body}".rstrip() + "\n" for title, text, body in sections)
     return "\n".join([words.head(arguments), *pages])
 
@@ -84,9 +86,7 @@ def reference(names: list[str]) -> str:
     return next(name for name in (OURS, FULL, AVERAGES[0]) if name in names)
 
 
-def _losses(
-    near: list[System], lists: list[PairList], losses: dict[str, dict[str, Rows]], ours: str
-) -> Sections:
+def _losses(near: list[System], lists: list[PairList], losses: dict[str, dict[str, Rows]], ours: str) -> Sections:
     for pairs in lists:
         found = losses[pairs.name]
         for kind, rows in found.items():

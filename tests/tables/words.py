@@ -50,9 +50,7 @@ MEASURED = """Measuring took {minutes:.0f} minutes; times are of a clock on the 
 {scale}
 {absent}"""
 
-LIMITS = (
-    "Set before anything was measured: {holding} of {limits} hold. Losses: {losses}. Pictures: {painted}."
-)
+LIMITS = "Set before anything was measured: {holding} of {limits} hold. Losses: {losses}. Pictures: {painted}."
 LOSS = "The difference is negative where {ours} is better."
 ABLATIONS = (
     "Trained alike by `python -m tests.pocket.scenes.aggregators`: {steps} of {batch} pictures, the same seeds, batches and settings, and taken as "
