@@ -2,7 +2,7 @@
 #   make demo     the quick start, through a live ComfyUI server, on small trained experts
 #   make test     linter, type checker, unit tests of the front end, and all tests against a real ComfyUI
 #   make bench    speed and memory
-#   make tables   the paper's tables on scenes, watched lists; TABLES=--final looks at the held-out ones; a second run goes on where the first was stopped
+#   make tables   the paper's tables on scenes, watched lists; TABLES='--final --budget long' looks at the held-out ones; a second run goes on where the first was stopped
 #   make gpu      the main promises and a step's time, on whatever device ComfyUI finds here
 #   make pocket   trains those small checkpoints that tests/pocket/weights lacks
 # COMFYUI_PATH=... runs any of them on a ComfyUI of your own; its requirements go into an environment beside .venv.
