@@ -14,7 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from afa_core.fusion.fusion import FusionState  # noqa: E402
 from afa_core.training.draw import held_out_draw  # noqa: E402
 from afa_core.training.objective import Predictions, problem  # noqa: E402
 
@@ -33,7 +32,7 @@ def losses(of: world.World, scenes: datasets.Scenes) -> Tensor:
             alone = Predictions()
             of.experts.predict(alone, noisy, sigma, batch.texts)
             domains = [scenes.domains[item] for item in batch.items]
-            (right, *_) = rows.oracle_by_place(domains)(of.experts.points[-1], alone.predictions, FusionState([]))
+            right = rows.of_right_expert(torch.stack(alone.predictions, dim=1), domains)
             others = (sum(alone.predictions) - right) / (datasets.EXPERTS - 1)
             found.append(torch.stack([(others.lerp(right, w) - target).square().mean((1, 2, 3)) for w in WEIGHTS], dim=1))
     return torch.cat(found).mean(0)

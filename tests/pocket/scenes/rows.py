@@ -49,7 +49,8 @@ def measure(world: World, scenes: Scenes, trained: dict[str, list[Path]]) -> Row
     free = {name: fusion.bind(world.experts.points, EXPERTS) for name, fusion in FREE.items()}
     fusions = {name: [lambda _, fusion=fusion: fusion] for name, fusion in free.items()}
     fusions |= {ORACLE: [oracle_by_place]}
-    fusions |= {name: [_trained(name, file) for file in files] for name, files in trained.items()}
+    loaded = {name: [trained_fusion(name, file) for file in files] for name, files in trained.items()}
+    fusions |= {name: [lambda _, fusion=fusion: fusion for fusion in some] for name, some in loaded.items()}
     losses, routing = defaultdict(list), {name: defaultdict(list) for name in trained}
     for look in range(LOOKS):
         for batch in scenes.batches(BATCH):
@@ -82,14 +83,14 @@ def over_looks(batches: list[Tensor]) -> Tensor:
 
 def right_weight(shares: Tensor, domains: list[tuple[str, ...]]) -> Tensor:
     """Shares [B, N, H, W] -> [B]: the mean weight of the left domain's expert on the left, of the right one's on the right."""
-    half = shares.shape[-1] // 2
+    return of_right_expert(shares, domains).mean((1, 2))
+
+
+def of_right_expert(values: Tensor, domains: list[tuple[str, ...]]) -> Tensor:
+    """Values of every expert [B, N, ..., W] -> [B, ..., W]: the left domain's on the left, the right one's on the right."""
     experts = torch.tensor([[common.DOMAINS.index(domain) for domain in row] for row in domains])
-    each = [part.mean((2, 3)).gather(1, experts[:, side : side + 1]) for side, part in enumerate(_halves(shares, half))]
-    return torch.cat(each, dim=1).mean(1)
-
-
-def _halves(feature: Tensor, half: int) -> tuple[Tensor, Tensor]:
-    return feature[..., :half], feature[..., half:]
+    batch, halves = torch.arange(len(values)), values.tensor_split(2, dim=-1)
+    return torch.cat([half[batch, experts[:, side]] for side, half in enumerate(halves)], dim=-1)
 
 
 def _unfused(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
@@ -98,26 +99,22 @@ def _unfused(point: FusionPoint, features: Sequence[Feature], state: FusionState
 
 def oracle_by_place(domains: list[tuple[str, ...]]) -> Fusion:
     """Each half of the prediction by its own expert's."""
-    experts = [[common.DOMAINS.index(domain) for domain in row] for row in domains]
 
     def fusion(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if not point.is_prediction:
             return features
         every = torch.stack([feature for feature in features if feature is not None], dim=1)
-        index, half = torch.arange(len(every)), every.shape[-1] // 2
-        left, right = torch.tensor(experts).unbind(1)
-        fused = torch.cat([every[index, left][..., :half], every[index, right][..., half:]], dim=-1)
-        return [fused] * len(features)
+        return [of_right_expert(every, domains)] * len(features)
 
     return fusion
 
 
-def _trained(name: str, path: Path):
+def trained_fusion(name: str, path: Path) -> Fusion:
     file = load_aggregator(path)
     module = Aggregator(file.config)
     module.load_state_dict(file.state)
     fusion = SABWFusion(module)
-    return lambda domains: gate.gated(fusion) if name == "gate" else fusion
+    return gate.gated(fusion) if name == "gate" else fusion
 
 
 @torch.no_grad()
