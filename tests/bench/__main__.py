@@ -1,4 +1,7 @@
-"""make bench: measures, prints, and writes docs/results/performance.md. `python -m tests.bench step64` renews one part of it."""
+"""make bench: measures, prints, and writes docs/results/performance.md. `python -m tests.bench step64` renews one part of it.
+
+What stands above the page's parts is written by hand.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,6 @@ from .step import bench_step
 from .training import bench_training
 
 REPORT = REPOSITORY / "docs" / "results" / "performance.md"
-HEAD = """# Performance
-
-Printed by `make bench` (one part: `python -m tests.bench step64`), which writes this page. Times are those that the processor
-spent on one thread of the process, not wall time, since the machine is shared; what is compared runs in turns in
-one process, and a ratio is the median over the rounds, with its range. There is no GPU here, so nothing on this page
-says anything about one. "SD1.5 size" and "SDXL size" are the real networks with random weights, in bfloat16 where the processor
-computes in it, and in float32 elsewhere; that stands below each part.
-"""
 PARTS = {
     "startup": ("Start-up", bench_startup),
     "loading": ("Loading an ensemble", bench_loading),
@@ -50,7 +45,7 @@ PARTS = {
         "A step of an ensemble, SDXL size, latent 64x64, batch 2",
         partial(bench_step, 64, rounds=3, most=2, family=SDXL),
     ),
-    "kernels": ("What was weighed against a faithful aggregator's cost", bench_kernels),
+    "kernels": ("Other ways to compute an aggregator's self-attention", bench_kernels),
     "loras": ("LoRAs as experts, SD1.5 size", bench_loras),
     "training": ("A training step, SD1.5 size, 2 experts, batch 1", bench_training),
     "distilling": ("Distilling with labels first, SD1.5 size, 2 experts, latent 32x32, batch 1", bench_distilling),
@@ -96,11 +91,11 @@ def machine(title: str) -> str:
 
 def write_section(title: str, text: str) -> None:
     """Puts a part's text into the page, in the place of what it said before."""
-    page = REPORT.read_text() if REPORT.exists() else ""
+    page = REPORT.read_text()
     sections = dict(re.findall(r"^## (.+)\n\n((?:(?!## ).*\n)*)", page, re.MULTILINE))
     sections[title] = text
     ordered = [f"## {known}\n\n{sections[known].strip()}\n" for known, _ in PARTS.values() if known in sections]
-    REPORT.write_text("\n".join([HEAD, *ordered]))
+    REPORT.write_text("\n".join([page[: page.index("## ") - 1], *ordered]))
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ def bench_distilling(size: int = 32, rounds: int = 3, family: Family = SD15) -> 
     ratio = ratios(seconds["distilled"], seconds["alone"])
     missed = MISSED if sorted(ratio)[len(ratio) // 2] > LIMIT or memory > LIMIT else ""
     return [
-        f"A training step with labels first / one of the same LoRA on the data alone: {spread(ratio)}, at most {LIMIT}. Models in memory while the "
-        f"student trains / the student: {memory:.3f}, at most {LIMIT}.{missed}"
+        f"A training step with labels first / one of the same LoRA on the data alone: {spread(ratio)}. Models in memory while the "
+        f"student trains / the student: {memory:.3f}. Limit of both: {LIMIT}{missed}."
     ]
 
 

@@ -70,9 +70,7 @@ def bench_dits(rounds: int = 11) -> list[str]:
     missed += ["memory"] if memory > LIMITS["memory"] else []
     return [
         f"{EXPERTS} experts of random weights, float32, latent {SIDE}x{SIDE}, {TOKENS} tokens of text, an aggregator at every fourth block.",
-        "Measured in a thread, as ComfyUI samples in one, and on one processor: a thread that goes on on another",
-        "finds a cold cache, which does not concern a GPU. For the same reason the process keeps the memory that it frees:",
-        "by default, each thread of the C library asks the system for it again.",
+        "Measured in a thread that stays on one processor, in a process that keeps the memory that it frees.",
         "",
         *lines,
         "",

@@ -51,8 +51,7 @@ def bench_loras(size: int = 32, rounds: int = 5) -> list[str]:
         f"Peak of {COUNT} experts that are LoRAs of rank {RANK} on one network, latent 64x64: {peaks[1] / GIB:.2f} GiB, with the "
         f"LoRAs and the aggregator; of that network alone: {peaks[0] / GIB:.2f} GiB. Ratio {peaks[1] / peaks[0]:.3f}.",
         "",
-        f"A step of 2 such experts at {size}x{size} / a step with as many experts whose LoRAs are in the weights: {cost}. A "
-        "patched layer runs three kernels more: down, up, and their sum with the layer's output.",
+        f"A step of 2 such experts at {size}x{size} / a step with as many experts whose LoRAs are in the weights: {cost}.",
     ]
 
 

@@ -28,7 +28,7 @@ def child(*arguments: object, module: str = "tests.bench.child", environment: di
 def bench_memory(size: int = 64) -> list[str]:
     """Peak of an ensemble's evaluation against weights + aggregator + the activations of one expert."""
     lines = [
-        "| experts | weights and aggregator, GiB | one expert's activations, GiB | peak, GiB | peak / sum | host's estimate / used |",
+        "| experts | weights and aggregator, GiB | one expert's activations, GiB | peak, GiB | peak / sum of both | ComfyUI's estimate / used |",
         "|---|---|---|---|---|---|",
     ]
     one = child("sample", 1, size)
@@ -45,7 +45,7 @@ def bench_memory(size: int = 64) -> list[str]:
     plain, checkpointed = (f["peak"] - f["before"] for f in (plain, checkpointed))
     lines.append("")
     lines.append(
-        f"training, 2 experts, batch 1: activations {plain / GIB:.2f} GiB, with checkpointing {checkpointed / GIB:.2f} GiB "
-        f"({checkpointed / plain:.2f} of it)"
+        f"Training, 2 experts, batch 1: activations {plain / GIB:.2f} GiB, with `gradient_checkpointing` {checkpointed / GIB:.2f} GiB "
+        f"({checkpointed / plain:.2f} of it)."
     )
     return lines

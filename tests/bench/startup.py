@@ -36,7 +36,7 @@ def bench_startup(runs: int = 5) -> list[str]:
     low, high = min(milliseconds), max(milliseconds)
     median = statistics.median(milliseconds)
     missed = MISSED if median > LIMIT else ""
-    return [f"importing the pack: {median:.0f} ms ({low:.0f} to {high:.0f}), at most {LIMIT}{missed}"]
+    return [f"Importing the pack takes {median:.0f} ms ({low:.0f} to {high:.0f}). Limit: {LIMIT} ms{missed}."]
 
 
 def _load(cache: str) -> float:

@@ -26,7 +26,7 @@ ENSEMBLES = {
 
 @torch.inference_mode()
 def bench_step(size: int, rounds: int, most: int = 3, family: Family = SD15) -> list[str]:
-    """Two tables in Markdown, batch 2 (cond and uncond), the experts' attention by PyTorch's kernel.
+    """A table in Markdown, batch 2 (cond and uncond), the experts' attention by PyTorch's kernel.
 
     most: how many experts; the ensembles of more are left out
     """
@@ -47,36 +47,34 @@ def bench_step(size: int, rounds: int, most: int = 3, family: Family = SD15) -> 
     candidates[average] = call(make_ensemble(StaticFusion("noise average"), experts), size)
     with patch.object(attention, "optimized_attention", attention.attention_pytorch):
         seconds = interleaved(candidates, rounds)
-        costs = [
-            _cost(name, seconds, count, overhead(size, count, family, **economy))
-            for name, (count, economy) in ensembles.items()
-        ]
+        products = {name: overhead(size, count, family, **economy) for name, (count, economy) in ensembles.items()}
+    shares = {name: _shares(meter, seconds[name], _alone(seconds, ENSEMBLES[name][0])) for name, meter in meters.items()}
     return [
-        "| model | time / sum of the experts' own steps | the same in multiplications |",
-        "|---|---|---|",
-        *costs,
-        _cost(average, seconds, most, 1.0),
-        "| N samplings, one after the other | 1 | 1 |",
+        "| model | time / sum of the experts' own steps | aggregators | of which self-attention | the first in multiplications |",
+        "|---|---|---|---|---|",
+        *(_line(name, seconds, ensembles[name][0], shares[name], products[name]) for name in ensembles),
+        _line(average, seconds, most, {}, 1.0),
         "",
-        *_parts(seconds, meters),
+        "In parts of the same sum: " + ", ".join(_between(part, shares) for part in ("experts", "recording", "the rest")) + ".",
     ]
 
 
-def _cost(name: str, seconds: dict[str, list[float]], experts: int, arithmetic: float) -> str:
-    return f"| {name} | {spread(ratios(seconds[name], *_alone(seconds, experts)))} | {arithmetic:.3f} |"
+def _line(name: str, seconds: dict[str, list[float]], experts: int, shares: dict[str, float], products: float) -> str:
+    parts = [f"{shares[part]:.3f}" if shares else "" for part in ("aggregators", "self-attention")]
+    cells = [name, spread(ratios(seconds[name], *_alone(seconds, experts))), *parts, f"{products:.3f}"]
+    return f"| {' | '.join(cells)} |"
 
 
-def _parts(seconds: dict[str, list[float]], meters: dict[str, Meter]) -> Iterator[str]:
-    yield "Where the time of such a step goes, in parts of the sum of the experts' own steps:"
-    yield ""
-    yield "| model | experts | aggregators | of which self-attention | recording | the rest |"
-    yield "|---|---|---|---|---|---|"
-    for name, meter in meters.items():
-        own = sum(map(sum, _alone(seconds, ENSEMBLES[name][0])))
-        spent = meter.seconds
-        rest = sum(seconds[name]) - spent["experts"] - spent["aggregators"] - spent["recording"]
-        cells = [spent["experts"], spent["aggregators"], spent["self-attention"], spent["recording"], rest]
-        yield f"| {name} | " + " | ".join(f"{cell / own:.4f}" for cell in cells) + " |"
+def _shares(meter: Meter, together: list[float], alone: list[list[float]]) -> dict[str, float]:
+    """Of the sum of the experts' own steps, what every part of the ensemble's takes."""
+    own, spent = sum(map(sum, alone)), meter.seconds
+    rest = sum(together) - spent["experts"] - spent["aggregators"] - spent["recording"]
+    return {part: second / own for part, second in {**spent, "the rest": rest}.items()}
+
+
+def _between(part: str, shares: dict[str, dict[str, float]]) -> str:
+    found = [of[part] for of in shares.values()]
+    return f"{part} {min(found):.4f} to {max(found):.4f}"
 
 
 def _alone(seconds: dict[str, list[float]], count: int) -> list[list[float]]:

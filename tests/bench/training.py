@@ -62,6 +62,5 @@ def bench_training(size: int = 32, rounds: int = 5) -> list[str]:
     plain, checkpointed = (spread(ratios(seconds[name], *alone)) for name in ("plain", "checkpointed"))
     return [
         f"A training step at {size}x{size} / the sum of the experts' own forward and input-gradient passes: {plain}; with "
-        f"gradient checkpointing {checkpointed}. The aggregators' weights are float32, as the trainer keeps them. What "
-        "checkpointing saves stands under Memory."
+        f"`gradient_checkpointing` {checkpointed}. The aggregators' weights are float32, as the trainer keeps them."
     ]
