@@ -64,9 +64,7 @@ def main() -> None:
         if isinstance(row, Student):
             measure(school.row(row, 1))
     untrained = [row for row in rows if isinstance(row, System)]
-    print(f"\n{report.limits(lists, losses, untrained)}")
-    for name, pairs in lists.items():
-        print(report.section(pairs, losses[name], systems, school.minutes))
+    print(f"\n{report.limits(lists, losses, untrained)}\n\n{report.loss_table(lists, losses, school.minutes)}")
     shown = lists[lessons.COVERED]
     drawn = [systems[name] for name in (report.MERGE, OURS, MAIN.title)]
     painted = picture_rows(world, drawn, shown, world.budget.steps)

@@ -53,7 +53,7 @@ class Lessons:
 FULL = Lessons()
 QUICK = Lessons(shown=12, others=10, covered=4)
 LISTS = {
-    COVERED: "Pairs of the prompt list",
-    OUTSIDE: "Pairs outside the prompt list",
-    KNOWN: "Pairs of subjects that the base and the experts know",
+    COVERED: "prompt list",
+    OUTSIDE: "outside it",
+    KNOWN: "known to all",
 }

@@ -21,23 +21,28 @@ Losses = dict[str, list[list[float]]]
 """One a pair, by the title of the row and seed."""
 
 
-def section(pairs: PairList, losses: Losses, systems: dict[str, System], minutes: dict[str, float]) -> str:
-    """Of every row its loss, how much lower it is than the merge's, and the share of the gap from merge to ensemble.
+def loss_table(lists: dict[str, PairList], losses: dict[str, Losses], minutes: dict[str, float]) -> str:
+    """Of every row and list its loss, and the share of the gap from merge to ensemble; where there is none, its loss minus the merge's.
 
     minutes: of the trainings, by the title of the row
     """
-    merge, ensemble = (_mean(losses[name]) for name in (MERGE, OURS))
+    head = ["row", "minutes"]
+    gaps: dict[str, Tensor | None] = {}
+    for name, pairs in lists.items():
+        gap = _mean(losses[name][MERGE]) - _mean(losses[name][OURS])
+        gaps[name] = gap if over_subjects(gap, pairs.codes).sign > 0 else None
+        head += [f"{LISTS[name]}: loss", "minus the merge (95 %)" if gaps[name] is None else "share of the gap (95 %)"]
     lines = []
-    for title, seeds in losses.items():
-        won = merge - _mean(seeds)
-        numbers = ", ".join(f"{sum(seed) / len(seed):.4f}" for seed in seeds)
-        against = [str(over_subjects(-won, pairs.codes)), _share(won, merge - ensemble, pairs)]
-        took = f"{minutes[title]:.1f}" if title in minutes else ""
-        lines.append([title, str(systems[title].networks), took, numbers, *(against if title != MERGE else ["", ""])])
-    found = ["loss (a number a seed)", "minus the merge (95 %)", "share of the gap (95 %)"]
-    subjects = {code for pair in pairs.codes for code in pair}
-    title = f"\n## {LISTS[pairs.name]}: {pairs.name}, {len(pairs.codes)} pairs of {len(subjects)} subjects\n"
-    return f"{title}\n{table(['row', 'networks a step', 'minutes', *found], lines)}"
+    for title in next(iter(losses.values())):
+        cells = [title, f"{minutes[title]:.1f}" if title in minutes else ""]
+        for name, pairs in lists.items():
+            seeds, gap = losses[name][title], gaps[name]
+            won = _mean(losses[name][MERGE]) - _mean(seeds)
+            against = over_subjects(-won, pairs.codes) if gap is None else _share(won, gap, pairs)
+            numbers = ", ".join(f"{sum(seed) / len(seed):.4f}" for seed in seeds)
+            cells += [numbers, str(against) if title != MERGE else ""]
+        lines.append(cells)
+    return table(head, lines)
 
 
 def limits(lists: dict[str, PairList], losses: dict[str, Losses], statics: list[System]) -> str:
