@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..host_copy import HostCopy
@@ -122,7 +123,15 @@ class KeptRouting:
     def __call__(self, point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         if point.index not in self.logits:
             return features
-        return fuse(point, features, self.logits[point.index], state, self.bias(point.index))
+        size = next(feature for feature in features if feature is not None).shape[2:]
+        return fuse(point, features, self._logits(point.index, size), state, self.bias(point.index))
+
+    def _logits(self, index: int, size: torch.Size) -> Tensor:
+        """At the size of the features: a node such as Kohya Deep Shrink changes that in the middle of sampling."""
+        logits = self.logits[index]
+        if logits.shape[2:] in (size, (1, 1)):
+            return logits
+        return logits_of(F.interpolate(self.maps[index].float(), size, mode="bilinear"))
 
 
 @dataclass(frozen=True)

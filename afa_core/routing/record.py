@@ -214,7 +214,10 @@ class RoutingRun:
         return torch.cat([F.interpolate(m, size, mode="bilinear") for m in maps]).mean(0)
 
     def summary(self) -> dict[str, Any]:
-        """The shares as JSON: by step and by fusion point, the prompt's and the negative prompt's apart."""
+        """The shares as JSON: by step and by fusion point, the prompt's and the negative prompt's apart.
+
+        None where a step or a point has nothing of a prompt: its conditioning may be for other steps alone.
+        """
         present = {name: side for name, side in SIDES.items() if any(side in e.guided for e in self.evaluations)}
         return {
             "experts": self.experts,
@@ -222,9 +225,9 @@ class RoutingRun:
             "points": [self.points[i].name for i in self.fused_points],
             **{
                 name: {
-                    "mean": self.shares_by_point(side).mean(0).tolist(),
-                    "by_step": self.shares_by_step(side).tolist(),
-                    "by_point": self.shares_by_point(side).tolist(),
+                    "mean": self.shares_by_point(side).nanmean(0).tolist(),
+                    "by_step": _rows(self.shares_by_step(side)),
+                    "by_point": _rows(self.shares_by_point(side)),
                 }
                 for name, side in present.items()
             },
@@ -269,3 +272,8 @@ class RoutingRecord:
 def chosen(evaluation: Evaluation, guided: bool) -> list[int]:
     """The rows of a batch that are of the prompt, or of the negative one."""
     return [i for i, side in enumerate(evaluation.guided) if side == guided]
+
+
+def _rows(shares: Tensor) -> list[list[float] | None]:
+    """For JSON, which has no NaN."""
+    return [None if row.isnan().any() else row.tolist() for row in shares]

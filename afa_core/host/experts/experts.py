@@ -20,6 +20,8 @@ from .step_caches import step_cache
 
 KEY = "afa"
 """Under which a patcher carries what makes it an ensemble."""
+CAST = "manual_cast_dtype"
+"""The object patch by which a node chooses in which dtype a model computes."""
 
 
 class ExpertError(ValueError):
@@ -132,7 +134,7 @@ def check_config(name: str, config: AggregatorConfig, experts: list[Expert]) -> 
 
 def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
     """The dtype that a model computes in, as the host's `_apply_model` chooses it once the model is patched."""
-    chosen = patcher.get_model_object("manual_cast_dtype")  # a node may have set it
+    chosen = patcher.get_model_object(CAST)
     return patcher.model.get_dtype() if chosen is None else chosen
 
 
@@ -174,6 +176,8 @@ def later_patches(
     for key, patches in weights.items():
         patched.patches[key] = patched.patches.get(key, []) + patches
     patched.object_patches.update(replaced)
+    if CAST in replaced:
+        patched.set_model_compute_dtype(replaced[CAST])  # the host keeps more than the object patch
     # The same expert under the same patches is the same to the host's manager: it stays loaded between runs.
     patched.patches_uuid = uuid.uuid5(expert.patches_uuid, str(main.patches_uuid))
     return patched

@@ -25,6 +25,7 @@ from ..experts.distilled import distilled_notices
 from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype
 from ..experts.identity import check_identity
 from ..experts.networks import share_networks
+from ..experts.whole_model import whole_model_notices
 from ..module_patcher import module_patcher
 from ..notices import notify
 from . import guidance, run, step
@@ -40,7 +41,7 @@ def check_fits(aggregator: Rule, experts: list[Expert]) -> list[str]:
     Gives sentences on what may not fit well.
     """
     check_experts(experts)
-    notices = distilled_notices(experts)
+    notices = distilled_notices(experts) + whole_model_notices(experts)
     if isinstance(aggregator, AggregatorFile):
         check_config(aggregator.name, aggregator.config, experts)
         notices += check_identity(aggregator, experts)
@@ -81,6 +82,7 @@ def make_ensemble(
         own_options=options,
         weights={key: len(patches) for key, patches in main.patches.items()},
         objects=dict(main.object_patches),
+        injections=dict(main.injections),
         selection=selection,
     )
     main.set_attachments(KEY, ensemble)

@@ -24,6 +24,7 @@ class Ensemble:
     own_options: each expert's transformer options of its own
     weights:     how many patches each weight of the first expert had
     objects:     the object patches the first expert had
+    injections:  what it had beside them, as the host's bypass mode of LoRAs puts there
     selection:   which experts a step may do without
     """
 
@@ -36,6 +37,7 @@ class Ensemble:
     own_options: list[dict[str, Any]]
     weights: dict[str, int]
     objects: dict[str, Any]
+    injections: dict[str, Any]
     selection: Selection
     record: RoutingRecord = field(default_factory=RoutingRecord)
 

@@ -14,6 +14,7 @@ import comfy.hooks
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...fusion.sabw_fusion import SABWFusion
@@ -33,6 +34,10 @@ from .finite import FiniteCheck
 from .parts import ensemble_of, experts_of, other_patchers, stands_for
 
 RUN = "afa_run"
+TWO_MODELS = (
+    "This guider samples with two models by the options of one, and an ensemble cannot share its options with a model that is an "
+    "ensemble too or has the same network: connect the ensemble to a guider with one model, such as CFGGuider."
+)
 
 
 class Run:
@@ -120,6 +125,11 @@ def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: 
     """Before a run is prepared: the experts take over what was put on the ensemble, scheduled LoRAs included."""
     ensemble = ensemble_of(main)
     check_runs_in_blocks(main, "The ensemble", ensemble.objects)
+    if main.injections != ensemble.injections:
+        raise ExpertError(
+            "A node behind the ensemble replaced layers of the first expert, as LoRA loaders in bypass mode do, which the others "
+            "cannot use: use an ordinary Load LoRA, or put that node on each checkpoint, before AFA Ensemble Model."
+        )
     if any(expert.beside for expert in ensemble.experts):
         check_adds(later_weights(main, ensemble.weights))
     patchers = [main]
@@ -145,12 +155,24 @@ def apply_hooks(main: ModelPatcher, hooks) -> None:
         patcher.apply_hooks(hooks)
 
 
-def prepare_state(main: ModelPatcher, *_) -> None:
+def check_guider(guider) -> None:
+    """Raises ExpertError where a guider's second model, as that of Dual Model CFG Guider, would run by this ensemble's options."""
+    main = guider.model_patcher
+    others = [value for value in vars(guider).values() if isinstance(value, ModelPatcher) and value is not main]
+    if any(ensemble_of(other) or other.is_clone(main) for other in others):
+        raise ExpertError(TWO_MODELS)
+
+
+def prepare_state(main: ModelPatcher, timestep, model_options: dict | None = None) -> None:
     """Before every evaluation: what a changed keyframe took off the first expert goes off the others too.
 
     The host notices the change on its main model only: it forgets the weights that it kept for later steps, and may
     take the hooks off. It logs nothing then, and nothing either when what comes next runs without hooks.
+    Raises ExpertError where the options are those of a guider's other model; hosts before 0.4 do not hand them over.
     """
+    wrappers = (model_options or {}).get("transformer_options", {}).get("wrappers", {})
+    if model_options is not None and KEY not in wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
+        raise ExpertError(TWO_MODELS)
     for patcher in other_patchers(main):
         for group in patcher.cached_hook_patches.keys() - main.cached_hook_patches.keys():
             del patcher.cached_hook_patches[group]
@@ -182,6 +204,7 @@ def activation_factor(main: ModelPatcher, noise_shape) -> float:
 
 def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, *rest):
     """One sampling run: the experts' texts go in, the record of their routing comes out."""
+    check_guider(guider)
     main = guider.model_patcher
     encode_texts(
         guider, experts_of(main), noise, latent_image=latent_image, denoise_mask=denoise_mask,
@@ -215,7 +238,7 @@ def pre_run(main: ModelPatcher) -> None:
     for expert, options in zip(experts_of(main), ensemble_of(main).own_options, strict=True):
         # As the host's loader does with the options of a model, of which these have been taken out.
         ModelPatcher.model_patches_to(_holding(options), expert.patcher.load_device)
-        ModelPatcher.model_patches_to(_holding(options), main.model_dtype())
+        ModelPatcher.model_patches_to(_holding(options), expert.patcher.model_dtype())
     for patcher in other_patchers(main):
         patcher.pre_run()
 

@@ -101,6 +101,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None) -> Tensor:
     noisy = without_frames(call.x)
     fusion = fusion_on(call.main, choice.fusion)
     fusion = fuse_in_first_terms(fusion, samplings, call.sigma, noisy, call.main.model.model_sampling)
+    labels = [experts[index].label for index in running]
 
     def evaluate(fusion: Fusion, observe: Observe | None) -> Tensor:
         networks = Counter(experts[index].patcher.model.diffusion_model for index in running)
@@ -116,11 +117,10 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None) -> Tensor:
             )
             state = FusionState(embeddings, observe, level, keep)
             others = {experts[index].patcher for index in running} - {call.main}  # the host sees to the first one's
-            fused = with_compiled_blocks(others, lambda: lockstep(streams, ensemble.points, _fusing(fusion, held), state))
+            fused = with_compiled_blocks(others, lambda: lockstep(streams, ensemble.points, _fusing(fusion, held, labels), state))
             return with_frames(fused, x).to(x.dtype)
 
     def look_again() -> Tensor:
-        labels = [experts[index].label for index in running]
         moment = _moment(options, call.sigma[0].item())
         return evaluate(checking_every_feature(fusion, labels, moment), None)  # not a step: nothing is recorded
 
@@ -179,18 +179,29 @@ def _named(stream: BlockStream, label: str) -> BlockStream:
         ) from error
 
 
-def _fusing(fusion: Fusion, held: HeldWeights) -> Fusion:
-    """The fusion, with errors that name the aggregator where memory runs out in it.
+def _fusing(fusion: Fusion, held: HeldWeights, labels: list[str]) -> Fusion:
+    """The fusion, with errors that name the aggregator where memory runs out in it, and experts of different sizes.
 
     When features meet, every expert is behind the block whose weights were held, so they are released.
     """
 
     def fuse(point: FusionPoint, features: Sequence[Feature], state: FusionState) -> Sequence[Feature]:
         held.release()
+        _check_sizes(point, features, labels)
         with naming_what_ran("The aggregator", SAMPLING):
             return fusion(point, features, state)
 
     return fuse
+
+
+def _check_sizes(point: FusionPoint, features: Sequence[Feature], labels: list[str]) -> None:
+    (first, size), *others = [(n, f.shape[2:]) for n, f in zip(labels, features, strict=True) if f is not None]
+    for label, other in others:
+        if other != size:
+            raise ExpertError(
+                f"{label}'s features at {point.name} are of {list(other)} and {first}'s of {list(size)}: put the node that shrinks "
+                "or enlarges the features of one model, as Kohya Deep Shrink does, behind AFA Ensemble Model."
+            )
 
 
 def _moment(options: dict[str, Any], sigma: float) -> str:

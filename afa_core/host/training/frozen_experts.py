@@ -149,12 +149,14 @@ class HostExperts:
         self, expert: Expert, sampling: Any, text: Text, noisy: Tensor, sigma: Tensor
     ) -> tuple[BlockStream, Embeddings]:
         own = expert.patcher.model_options["transformer_options"]
+        # What the host adds to them in sampling, and patches read.
+        step = {"sigmas": sigma, "cond_or_uncond": [0], "optimized_attention_override": _differentiable_attention}
         inputs = {
             **dict.fromkeys(expert.architecture.arguments),
             "x": sampling.calculate_input(sigma, noisy),
             "timesteps": sampling.timestep(sigma).float(),
             "control": None,
-            "transformer_options": {**own, "optimized_attention_override": _differentiable_attention},
+            "transformer_options": {**own, **step},
         }
         return expert_stream(expert, inputs, text, checkpointing=self.checkpointing)
 
