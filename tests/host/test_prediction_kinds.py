@@ -7,6 +7,7 @@ import torch
 
 from tests.support.ensembles import averaged_by_the_host, certain_aggregator, ensemble, random_aggregator, training_free
 from tests.support.graphs import sample, zero_terminal_snr
+from tests.support.refusing import refused
 from tests.support.shop import Shop
 
 
@@ -73,6 +74,12 @@ def test_kinds_by_a_node_instead_of_the_checkpoint(shop):
     alone = training_free(shop.host, "noise average", "0, 1")
     followed = sample(replace(w, model=ensemble(shop.host, alone, shop.plain, stated)))
     torch.testing.assert_close(followed, sample(replace(w, model=stated)), rtol=1e-3, atol=2e-3)
+
+
+def test_a_kind_behind_an_ensemble_of_two_kinds(shop, expert_error):
+    model = zero_terminal_snr(shop.wires(ensemble(shop.host, "noise average", shop.plain, shop.velocity))).model
+    text = refused(expert_error, lambda: sample(shop.wires(model)))
+    assert "(model_1 eps, model_2 v_prediction)" in text
 
 
 def test_an_expert_with_another_noise_schedule_keeps_its_own_timesteps(shop):

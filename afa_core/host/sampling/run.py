@@ -31,9 +31,11 @@ from ..experts.experts import (
 )
 from ..text.conditioning import check_texts, encode_texts
 from .finite import FiniteCheck
-from .parts import ensemble_of, experts_of, other_patchers, stands_for
+from .parts import Ensemble, ensemble_of, experts_of, other_patchers, stands_for
 
 RUN = "afa_run"
+MODEL_SAMPLING = "model_sampling"
+"""The object patch by which a node sets what a model predicts, and at which noise levels."""
 TWO_MODELS = (
     "This guider samples with two models by the options of one, and an ensemble cannot share its options with a model that is an "
     "ensemble too or has the same network: connect the ensemble to a guider with one model, such as CFGGuider."
@@ -121,17 +123,30 @@ def _holding(options: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(model_options={"transformer_options": options})
 
 
-def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: dict, registered) -> None:
-    """Before a run is prepared: the experts take over what was put on the ensemble, scheduled LoRAs included."""
-    ensemble = ensemble_of(main)
+def check_later_nodes(main: ModelPatcher, ensemble: Ensemble) -> None:
+    """Raises ExpertError where a node behind the ensemble cannot act on all experts."""
     check_runs_in_blocks(main, "The ensemble", ensemble.objects)
     if main.injections != ensemble.injections:
         raise ExpertError(
             "A node behind the ensemble replaced layers of the first expert, as LoRA loaders in bypass mode do, which the others "
             "cannot use: use an ordinary Load LoRA, or put that node on each checkpoint, before AFA Ensemble Model."
         )
+    if main.object_patches.get(MODEL_SAMPLING) is not ensemble.objects.get(MODEL_SAMPLING):
+        kinds = {expert.prediction: expert.label for expert in ensemble.experts}
+        if len(kinds) > 1:
+            raise ExpertError(
+                "A node behind the ensemble sets what all its models predict, and they differ "
+                f"({', '.join(f'{label} {kind}' for kind, label in kinds.items())}): put that node on the checkpoints that need it, "
+                "before AFA Ensemble Model."
+            )
     if any(expert.beside for expert in ensemble.experts):
         check_adds(later_weights(main, ensemble.weights))
+
+
+def register_hooks(main: ModelPatcher, hooks, target_dict: dict, model_options: dict, registered) -> None:
+    """Before a run is prepared: the experts take over what was put on the ensemble, scheduled LoRAs included."""
+    ensemble = ensemble_of(main)
+    check_later_nodes(main, ensemble)
     patchers = [main]
     for expert in ensemble.experts[1:]:
         patcher = expert.patcher
