@@ -90,8 +90,13 @@ class AFAAutoMerge(io.ComfyNode):
 
         def evaluate(vector):
             scores = score(paint(merge_models(found, space.recipe(vector))), each)
-            # As autoMBW does, so that the means of its later passes are defined.
-            return (scores.sigmoid() if scorer in SIGNED else scores).tolist()
+            if vector == space.uniform and not scores.isfinite().all():
+                raise MergeError(
+                    "The equal merge of these models paints NaN or infinite numbers, which cannot be scored: start ComfyUI with --fp32-vae, "
+                    "or with --bf16-unet or --fp32-unet."
+                )
+            # The sigmoid as autoMBW does, so that the means of its later passes are defined. NaN is the worst.
+            return (scores.sigmoid() if scorer in SIGNED else scores).nan_to_num(0.0, 0.0, 0.0).tolist()
 
         bar = comfy.utils.ProgressBar(budget)
         run_search(strategy, journal, evaluate, budget, lambda tried: bar.update_absolute(tried, budget))

@@ -10,8 +10,11 @@ from comfy_api.latest import io
 
 from ..afa_core.aggregator.file import AggregatorFile
 from ..afa_core.comparison.seeds import parse_seeds
+from ..afa_core.digests import json_digest
 from ..afa_core.fusion.averages import StaticFusion
 from ..afa_core.fusion.magic import MagicFusion
+from ..afa_core.host.experts.checkpoints import weights_digest
+from ..afa_core.host.experts.fingerprint import clip_digest, patcher_digest
 from ..afa_core.host.merging.merge import check_mergeable
 from ..afa_core.host.notices import notify
 from ..afa_core.host.sampling.ensemble import check_fits
@@ -24,6 +27,7 @@ from .live import running_workflow
 from .sockets import AggregatorType, connected, experts, label, numbered, schema, source_file
 
 AGGREGATORS = 4
+PAINTED_BY = ("negative", "width", "height", "steps", "cfg", "sampler_name", "scheduler")
 METHODS = {
     "checkpoints": "Each checkpoint alone.",
     "weighted_merge": "Equal shares of all checkpoints merged into one, text encoders included.",
@@ -78,7 +82,7 @@ class AFACompare(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:
         seeds = parse_seeds(inputs["seeds"])
-        names = _check(cls, inputs)
+        names, painted_by = _check(cls, inputs)
         node = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         comparison = ComparisonGraph({name: node[name] for name in _sockets(inputs)}, inputs)
         checkpoints = [
@@ -100,7 +104,7 @@ class AFACompare(io.ComfyNode):
             "prompt": inputs["prompt"],
             "scorers": scorer_files() if inputs["scores"] else [],
             "seeds": seeds,
-            "subject": [*checkpoints, *names.values()],
+            "subject": [*checkpoints, *names.values(), painted_by],
             "methods": [
                 {"key": m.key, "name": m.name, "networks": m.networks, "stages": len(m.stages)} for m in methods
             ],
@@ -122,8 +126,10 @@ def _sockets(inputs: dict[str, Any]) -> list[str]:
     return [name for kind in kinds for name in connected(kind, inputs)] + ["vae"]
 
 
-def _check(cls: type[io.ComfyNode], inputs: dict[str, Any]) -> dict[str, str]:
-    """Refuses what does not fit before the first picture is painted. Gives the aggregators' names by socket."""
+def _check(cls: type[io.ComfyNode], inputs: dict[str, Any]) -> tuple[dict[str, str], str]:
+    """Refuses what does not fit before the first picture is painted. Gives the aggregators' names by socket, and a digest of what
+    paints the pictures: blind choices between others do not count.
+    """
     found = experts(cls, inputs)
     clips, aggregators = connected("clip", inputs), connected("aggregator", inputs)
     if len(clips) not in (1, len(found)):
@@ -136,10 +142,16 @@ def _check(cls: type[io.ComfyNode], inputs: dict[str, Any]) -> dict[str, str]:
     rules: list[Any] = [MagicFusion() if rule == MAGIC else StaticFusion(rule) for rule in FUSIONS if inputs[rule.replace(" ", "_")]]
     rules += aggregators.values() if inputs["trained_aggregators"] else ()
     notify([*dict.fromkeys(notice for rule in rules for notice in check_fits(rule, found))])
-    return {
+    names = {
         socket: _short(rule.name) if isinstance(rule, AggregatorFile) else socket.replace("_", " ")
         for socket, rule in aggregators.items()
     }
+    fused = [
+        [weights_digest(rule.state, rule.state.__getitem__), rule.top_k] if isinstance(rule, AggregatorFile) else repr(rule)
+        for rule in aggregators.values()
+    ]
+    models = [patcher_digest(expert.patcher) for expert in found]
+    return names, json_digest([models, [clip_digest(clip) for clip in clips.values()], fused, [inputs[name] for name in PAINTED_BY]])
 
 
 def _short(file: str) -> str:

@@ -75,7 +75,10 @@ class AFADistill(io.ComfyNode):
         check_writable(path.parent)
         settings, lora = of_widgets(TrainingSettings, widgets), of_widgets(LoraSettings, widgets)
         keeping = Keeping(path, widgets["resume"], widgets["save_every"])
+        beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
         check_continues(keeping, {**settings.to_json(), **distillation.identity(lora)})
+        if widgets.get("control"):
+            check_continues(beside, {**settings.to_json(), **distillation.identity(lora, control=True)})
         workflow = workflow_id(cls.hidden.extra_pnginfo)
         feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow)
         progress = preparation(feed)
@@ -94,7 +97,6 @@ class AFADistill(io.ComfyNode):
                 if widgets.get("control") and not feed.stop_requested:
                     comfy.model_management.unload_all_models()
                     task_of_control = distillation.task(data, lora, control=True)
-                    beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
                     found, its_state = fit(task_of_control, labelled, settings, beside, _quietly(feed, widgets))
                     notes.insert(1, _of_control(found, its_state.best_loss(task_of_control.chosen_by)))
                 elif widgets.get("control") and state.finished != "stopped":

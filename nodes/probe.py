@@ -69,8 +69,9 @@ class AFAProbe(io.ComfyNode):
     def execute(cls, clip, vae, prompt_folder, pictures, noises, resolution, seed, **models) -> io.NodeOutput:
         folder = read_named_folder(prompt_folder)
         settings = ProbeSettings(pictures, noises, resolution, seed)
-        report = report_of(probe(experts(cls, models), clip, vae, folder, settings, preparation()))
-        report["left_out"] = [list(row) for row in folder.skipped]
+        measured = probe(experts(cls, models), clip, vae, folder, settings, preparation())
+        report = report_of(measured)
+        report["left_out"] = [list(row) for row in measured.left_out]
         plot = probe_plot(report)
         shown = ui.PreviewImage(plot, cls=cls)
         found = report["level_weights"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,12 +56,12 @@ def probe(
     """Raises ExpertError where the experts do not fit one another, one of them is broken, or one picture is all there is."""
     check_experts(experts)
     folder = _probed(folder)
-    if len(folder.items) < 2:
-        raise ExpertError("The probe compares pictures or prompts, and found one: add more to the folder.")
+    _check_several(folder.items)
     # Painted pictures come once an expert.
     limit = settings.pictures if folder.has_pictures else -(-settings.pictures // len(experts))
     wanted = DatasetSettings(settings.resolution, settings.seed, held_out=0, caption_dropout=0, limit=limit)
     dataset = prepare_dataset(experts, clip, vae, folder, wanted, progress)
+    _check_several(dataset.items)  # some may be broken
     scratch = Path(folder_paths.get_temp_directory())
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="afa_probe_", dir=scratch) as place:
@@ -79,6 +79,11 @@ def probe(
                         done += 1
                         progress(done, total, "evaluating experts")
         return _examined(experts, dataset, [sketches[index] for index in sorted(sketches)], settings, place, progress)
+
+
+def _check_several(items: Sized) -> None:
+    if len(items) < 2:
+        raise ExpertError("The probe compares pictures or prompts, and found one: add more to the folder.")
 
 
 def _probed(folder: PromptFolder) -> PromptFolder:
@@ -104,7 +109,7 @@ def _examined(experts, dataset: LatentDataset, sketches, settings: ProbeSettings
         progress(item + 1, count, "comparing experts")
     domains = [item.domain for item in dataset.items]
     labels = [expert.label for expert in experts]
-    return Probe(labels, domains, LEVELS, settings.draws, cosines(sketches), cells, settings.seed)
+    return Probe(labels, domains, LEVELS, settings.draws, cosines(sketches), cells, settings.seed, tuple(dataset.skipped))
 
 
 @contextmanager

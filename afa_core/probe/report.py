@@ -37,7 +37,10 @@ VERDICTS = ("the same model", "not worth it", "weak", "worth it")
 
 @dataclass
 class Probe:
-    """Everything measured: cells[picture][level]; cosine [K, K]: of the experts' weights."""
+    """Everything measured: cells[picture][level]; cosine [K, K]: of the experts' weights.
+
+    left_out: pictures that were not measured, and why
+    """
 
     experts: list[str]
     domains: list[str]
@@ -46,6 +49,7 @@ class Probe:
     cosine: Tensor
     cells: list[list[Cell]]
     seed: int = 0
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def grams(self) -> Tensor:

@@ -16,7 +16,8 @@ from .resume import SUFFIX, differences, load_state, save_state, saved_fingerpri
 from .state import Training, TrainingSettings, TrainingState
 from .task import Data, Task
 
-RESUME = ("continue", "continue with changes", "start anew")
+START_ANEW = "start anew"
+RESUME = ("continue", "continue with changes", START_ANEW)
 LAST = "-last"
 SAVE_SECONDS = 300
 """So often a training is saved at least, however slow its steps are."""
@@ -88,12 +89,20 @@ def fit(
 
 
 def check_continues(keeping: Keeping, known: dict[str, Any]) -> None:
-    """Raises TrainingError where an earlier training of this name was of other settings or models: before data are prepared.
+    """Raises TrainingError, before data are prepared, where an earlier training of this name was of other settings or models, or
+    its file is there and its state is not: then it is another's, or a result that would be lost.
 
     known: what is known by then of what a training belongs to
     """
-    saved = saved_fingerprint(keeping.state_path) if keeping.resume == RESUME[0] else None
-    if saved is not None:
+    if keeping.resume == START_ANEW:
+        return
+    saved = saved_fingerprint(keeping.state_path)
+    if saved is None and keeping.path.exists():
+        raise TrainingError(
+            f"{keeping.path.name} is there already, without {keeping.state_path.name}, by which its training could go on: choose "
+            f'another name, or set resume to "{START_ANEW}" to replace it.'
+        )
+    if saved is not None and keeping.resume == RESUME[0]:
         wanted = _fingerprint(known)
         _refuse(keeping, differences({name: saved.get(name) for name in wanted}, wanted))
 
@@ -104,7 +113,7 @@ def begin(task: Task, dataset: Data, settings: TrainingSettings, keeping: Keepin
         raise TrainingError(f"resume should be one of {', '.join(RESUME)}, found {keeping.resume!r:.40}.")
     wanted = _fingerprint({**settings.to_json(), **task.identity(), "data": dataset.digest})
     training = Training(task, dataset, settings, TrainingState(wanted))
-    saved = None if keeping.resume == "start anew" else saved_fingerprint(keeping.state_path)
+    saved = None if keeping.resume == START_ANEW else saved_fingerprint(keeping.state_path)
     if saved is None:
         return training
     if keeping.resume == RESUME[0]:

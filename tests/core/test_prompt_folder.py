@@ -3,7 +3,9 @@
 import json
 import os
 import struct
+import sys
 import zlib
+from pathlib import Path
 
 import numpy
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image
 from afa_core.training.data import pictures as pictures_module
 from afa_core.training.data.pictures import PictureError, picture_size, read_picture
 from afa_core.training.data.prompt_folder import PromptFolderError, read_prompt_folder
+from afa_core.training.data.split import kept_apart
 
 
 def paint(path, colour="red", size=(16, 24), mode="RGB", **options):
@@ -202,7 +205,19 @@ def test_links_cannot_lead_out_of_the_folder(tmp_path):
     os.symlink(tmp_path / "secret", inside / "folder")
     folder = read_prompt_folder(inside)
     assert captions(folder) == {"good.png": "good"}
-    assert reasons(folder) == {"link.png": "is a link that leads out of the folder"}
+    assert reasons(folder) == {
+        "folder": "is a link to a folder, which is not followed",
+        "link.png": "is a link that leads out of the folder",
+    }
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="file names are Unicode there")
+def test_a_folder_whose_name_is_in_another_encoding(tmp_path):
+    """As an archive leaves it that was packed elsewhere: its name is a caption, and what items are drawn by."""
+    paint(Path(os.fsdecode(os.fsencode(tmp_path) + b"/10_m\xfcnchen")) / "a.png")
+    (item,) = read_prompt_folder(tmp_path).items
+    assert item.caption == "m?nchen"
+    assert kept_apart([item.content], [item.domain], [False], 0.0, 1) == set()
 
 
 @given(st.lists(st.one_of(st.text(max_size=40), st.binary(max_size=40).map(repr)), max_size=8))

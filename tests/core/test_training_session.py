@@ -10,7 +10,7 @@ from afa_core.aggregator.file import AggregatorError, load_aggregator
 from afa_core.training import loop
 from afa_core.training.fusions import OnlyPoints
 from afa_core.training.loop import Stop, evaluate, micro_batch, training_step
-from afa_core.training.session import TrainingError
+from afa_core.training.session import RESUME, Keeping, TrainingError, check_continues
 from afa_core.training.state import Training, TrainingSettings, TrainingState
 from afa_core.training.tasks.aggregator import AggregatorTask
 from tests.support import toy_training
@@ -45,6 +45,19 @@ def test_checkpointed_aggregators_learn_the_same(tmp_path, monkeypatch, changes)
     saving, reported_saving = run(tmp_path / "saving", 5, **changes)
     assert same_weights(plain.state, saving.state)
     assert reported.losses == reported_saving.losses
+
+
+@pytest.mark.parametrize("resume", RESUME)
+def test_a_file_without_its_state_is_not_overwritten_unless_asked(tmp_path, resume):
+    """Somebody else's, or a result whose state was deleted."""
+    keeping = Keeping(tmp_path / "toy.safetensors", resume)
+    check_continues(keeping, {})
+    keeping.path.touch()
+    if resume == "start anew":
+        check_continues(keeping, {})
+        return
+    with pytest.raises(TrainingError, match=r"toy.safetensors is there already, without toy.resume, .* to \"start anew\" to replace it"):
+        check_continues(keeping, {})
 
 
 class Interrupted(BaseException):

@@ -70,6 +70,19 @@ def test_a_search_goes_on_where_it_was(auto_merge, tmp_path, method):
     assert len(list((tmp_path / "afa_merges").iterdir())) == 2
 
 
+def test_a_merge_that_paints_nan_is_the_worst_and_the_equal_one_is_refused(auto_merge, monkeypatch):
+    score, broken = Brightness.__call__, {2}
+    monkeypatch.setattr(
+        Brightness, "__call__",
+        lambda self, *args: score(self, *args) * (float("nan") if type(self).calls in broken else 1),
+    )  # fmt: skip
+    _, report = auto_merge(budget=5)
+    assert "nan" not in report and "after 5 merges" in report
+    broken = {Brightness.calls + 1}
+    with pytest.raises(ValueError, match="The equal merge of these models paints NaN"):
+        auto_merge(budget=5, prompts="something else")
+
+
 def test_cancelling_keeps_what_was_tried(auto_merge, monkeypatch, tmp_path):
     import comfy.model_management as memory
 

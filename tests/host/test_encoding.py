@@ -127,6 +127,26 @@ def test_another_encoder_is_another_entry(encoding, checkpoint, pictures):
     assert patcher_digest(checkpoint("tiny_sd15_b")[0]) != patcher_digest(model)
 
 
+def test_a_caption_depends_on_the_embeddings_that_it_names(encoding, checkpoint, tmp_path, monkeypatch):
+    import folder_paths
+
+    from afa_core.host.training.cache import Cache
+    from afa_core.host.training.captions import TextEncoder
+
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {
+        **folder_paths.folder_names_and_paths, "embeddings": ([str(tmp_path)], folder_paths.supported_pt_extensions),
+    })  # fmt: skip
+    experts, clip, _ = loaded(checkpoint, "tiny_sd15_a")
+    encoder = TextEncoder(experts, clip, Cache())
+    captions = "a cat", "a cat, (embedding:style:1.2)"
+    names = [[encoder.name(0, caption) for caption in captions]]
+    for content in (b"one", b"another"):
+        (tmp_path / "style.pt").write_bytes(content)
+        names.append([encoder.name(0, caption) for caption in captions])
+    plain, styled = zip(*names, strict=True)
+    assert len(set(plain)) == 1 and len(set(styled)) == 3
+
+
 def test_pictures_are_encoded_again_by_another_vae(encoding, checkpoint, pictures, monkeypatch):
     from afa_core.host.experts.fingerprint import vae_digest
 

@@ -71,6 +71,13 @@ def test_eight_of_them(comfy_host, encode, toys, pack):
     assert_read_by(encode(joined, PROMPT), [encode(clip, PROMPT) for clip in clips])
 
 
+def test_an_option_of_the_tokenizer_is_every_experts(toys, join):
+    (_, one), (_, two) = toys
+    joined = join(one, two).clone()
+    joined.set_tokenizer_option("t5xxl_min_length", 512)
+    assert [member.tokenizer_options for member in joined.members()] == [{"t5xxl_min_length": 512}] * 2
+
+
 @pytest.mark.parametrize("place", ["ensemble", "second", "first"])
 def test_clip_skip(comfy_host, encode, toys, join, place):
     (_, one), (_, two) = toys

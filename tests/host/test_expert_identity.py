@@ -209,6 +209,20 @@ def test_one_checkpoint_with_two_loras_is_rebuilt(comfy_host, two_loras, encode,
     assert not torch.equal(sample(same, text, text), wired)
 
 
+def test_of_two_loras_of_one_name_the_one_at_the_same_place_is_loaded(comfy_host, models_folder, two_loras, encode, sample):
+    models, clip, path = two_loras
+    aggregator = load_aggregator(path)
+    for entry, name in zip(aggregator.experts, ("first", "second"), strict=True):
+        folder = models_folder / "loras" / name
+        folder.mkdir()
+        (models_folder / "loras" / f"{name}.safetensors").rename(folder / "style.safetensors")
+        entry["loras"][0]["file"] = f"{name}\\style.safetensors"  # as it was saved on Windows
+    save_aggregator(aggregator, path)
+    text = encode(clip, "a cat")
+    rebuilt = comfy_host.call("LoadAFAEnsemble", aggregator_name=path.name)[0]
+    assert torch.equal(sample(rebuilt, text, text), sample(ensemble(comfy_host, aggregator, *models), text, text))
+
+
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

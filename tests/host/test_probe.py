@@ -67,6 +67,19 @@ def test_the_probe_compares_toys(probed, checkpoint):
     assert again == report
 
 
+@pytest.mark.usefixtures("two_levels")
+def test_pictures_that_turn_out_broken_are_named(probed, checkpoint, folder):
+    """Two thirds of each are there; where one is left, nothing can be compared."""
+    for path in folder.glob("*/[0-3].png"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    (a, clip, vae), (b, _, _) = checkpoint("tiny_sd15_a"), checkpoint("tiny_sd15_b")
+    report, _, _ = probed([a, b], clip, vae, pictures=6)
+    assert report["pictures"] == 2 and len(report["left_out"]) == 5
+    next(folder.glob("*/4.png")).unlink()
+    with pytest.raises(ValueError, match="found one"):
+        probed([a, b], clip, vae, pictures=6)
+
+
 def test_the_probe_measures_the_error_of_the_hosts_own_denoising(probed, checkpoint, folder, monkeypatch, encode):
     """By hand: noise, KSampler's one Euler step to zero, and the eps error it leaves."""
     import comfy.sample

@@ -122,7 +122,7 @@ def test_a_run_in_which_nothing_is_new_says_where_the_result_is(server):
         assert server.images({"outputs": {"x": {"images": [kept["shown"]["grid"], *kept["shown"]["pictures"][0]]}}}, "x")
 
 
-def test_choices_are_kept_until_other_checkpoints_are_connected(server):
+def test_choices_are_kept_until_other_pictures_are_painted(server):
     graph = compared(FILES, "1", 2, magic_fusion=False)
     (place,) = server.run(graph)["outputs"]["x"]["afa_comparison"]
     address = "/afa/comparison?" + urllib.parse.urlencode(place)
@@ -130,6 +130,12 @@ def test_choices_are_kept_until_other_checkpoints_are_connected(server):
     made = [{"prompt": "a", "seed": 1, "methods": ["checkpoint_1", "step_switch"], "winner": None}]
     assert server.post("/afa/comparison/choices", {**place, "subject": subject, "choices": made}) == {"kept": True}
     graph["x"]["inputs"]["seeds"] = "1-2"
+    server.run(graph)
+    assert server.get(address)["choices"] == made
+    graph["x"]["inputs"]["steps"] = 3
+    server.run(graph)
+    assert server.get(address)["choices"] == []
+    graph["x"]["inputs"]["steps"] = 2
     server.run(graph)
     assert server.get(address)["choices"] == made
     sockets = graph["x"]["inputs"]

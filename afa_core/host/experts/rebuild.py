@@ -62,9 +62,9 @@ def _lora_paths(name: str, number: int, expert: dict[str, Any]) -> list[Path]:
         )
     paths = []
     for lora in loras:
-        wanted = PureWindowsPath(lora["file"]).name  # it splits at both kinds of slashes
-        known = folder_paths.get_filename_list("loras")
-        path = next((folder_paths.get_full_path("loras", file) for file in known if Path(file).name == wanted), None)
+        wanted = PureWindowsPath(lora["file"])  # it splits at both kinds of slashes
+        known = sorted(folder_paths.get_filename_list("loras"), key=lambda file, wanted=wanted: PureWindowsPath(file) != wanted)
+        path = next((folder_paths.get_full_path("loras", file) for file in known if Path(file).name == wanted.name), None)
         if path is None:
             raise AggregatorError(
                 f"{name} was trained with {named(expert)} as expert {number}, and there is no {wanted} among your LoRAs: "

@@ -32,6 +32,11 @@ class EnsembleCLIP(CLIP):
         taken += [other.add_patches(patches, strength_patch, strength_model) for other in self.others]
         return taken[0]
 
+    def set_tokenizer_option(self, option_name, value) -> None:
+        super().set_tokenizer_option(option_name, value)
+        for other in self.others:
+            other.set_tokenizer_option(option_name, value)
+
     def clip_layer(self, layer_idx) -> None:
         super().clip_layer(layer_idx)
         for other in self.others:

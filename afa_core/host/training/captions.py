@@ -16,6 +16,7 @@ from ..experts.fingerprint import clip_digest, patcher_digest
 from ..text.clip import EnsembleCLIP
 from ..text.conditioning import check_lengths, check_width
 from .cache import Cache, cache_key
+from .embeddings import embeddings_in
 
 
 class TextEncoder:
@@ -38,7 +39,7 @@ class TextEncoder:
 
     def name(self, expert: int, caption: str) -> str:
         """The cache's entry of a caption."""
-        return cache_key("text", self.digests[expert], caption)
+        return cache_key("text", self.digests[expert], caption, *embeddings_in(caption))
 
     def name_for_network(self, expert: int, caption: str) -> str:
         """The cache's entry of a caption as the expert's network is called with it: behind an adapter, where it has one."""

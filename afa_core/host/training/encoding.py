@@ -22,6 +22,7 @@ from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import vae_digest
 from .cache import Cache
 from .captions import CaptionStore, TextEncoder
+from .embeddings import embeddings_in
 from .host_dataset import HostDataset, host_dataset
 from .painting import Painting, paint
 from .pictures import Entry, PictureEncoder, Progress
@@ -113,6 +114,7 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSett
     items = _chosen(folder, settings.limit)
     skipped = list(folder.skipped)
     digest = [folder.digest, settings.resolution, asdict(settings.augmentation), encoder.digests]
+    digest += (found for item in items if (found := embeddings_in(item.caption)))
     _encode_captions(encoder, [item.caption for item in items], progress)  # first: a CLIP may not fit
     entries: Sequence[Entry]
     if folder.has_pictures:

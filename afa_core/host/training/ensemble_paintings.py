@@ -17,6 +17,7 @@ from ..experts.experts import ExpertError
 from ..text.carried_texts import CONDS_KEY
 from .cache import Cache, cache_key
 from .captions import CaptionStore, TextEncoder
+from .embeddings import embeddings_in
 from .encoding import DatasetSettings
 from .painting import painted, picture_seed
 from .pictures import Progress
@@ -51,7 +52,7 @@ class Painter:
         first = self.encoder.experts[0]
         size = painted_size(settings, first.architecture.downscale)
         fixed = [self.digest, self.encoder.digests, size, *vars(settings.painting).values()]
-        names = [cache_key("ensemble painting", *fixed, caption) for caption in captions]
+        names = [cache_key("ensemble painting", *fixed, caption, *embeddings_in(caption)) for caption in captions]
         missing = [place for place, name in enumerate(names) if not self.cache.sound(name)]
         for number, place in enumerate(missing, start=1):
             comfy.model_management.throw_exception_if_processing_interrupted()

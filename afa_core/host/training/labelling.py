@@ -14,6 +14,7 @@ from torch import Tensor
 from ...training.data.dataset import LatentDataset
 from ...training.labels import item_draws
 from .cache import Cache, cache_key
+from .embeddings import embeddings_in
 from .pictures import Progress
 from .teacher import Teacher
 
@@ -28,7 +29,7 @@ class CachedLabels:
     def name(self, item: int) -> str:
         """The entry of an item's labels: it depends on the teacher and on all that its draws follow from."""
         row, plan = self.data.items[item], self.data.plan
-        what = [row.key, row.caption, row.size, row.held_out, self.data.source]
+        what = [row.key, row.caption, *embeddings_in(row.caption), row.size, row.held_out, self.data.source]
         return cache_key("labels", self.teacher, item, *what, plan.seed, plan.variants, plan.caption_dropout)
 
     def labels(self, item: int) -> dict[str, Tensor]:

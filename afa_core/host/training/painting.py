@@ -16,6 +16,7 @@ from ..experts.experts import ExpertError
 from ..experts.fingerprint import patcher_digest
 from .cache import Cache, cache_key
 from .captions import TextEncoder
+from .embeddings import embeddings_in
 from .pictures import Progress
 
 
@@ -47,7 +48,7 @@ def paint(
     for index, expert in enumerate(encoder.experts):
         fixed = [patcher_digest(expert.patcher), encoder.digests[index], size, *astuple(how)]
         for item in items:
-            name = cache_key("painting", *fixed, item.caption)
+            name = cache_key("painting", *fixed, item.caption, *embeddings_in(item.caption))
             entries.append((item, index, [name]))
             if not cache.sound(name):
                 jobs.append((name, index, item.caption))

@@ -130,7 +130,9 @@ def _files(folder: PromptFolder, tick: Callable[[], None]) -> list[Path]:
     files = []
     inside = folder.root.resolve()
     for file in _walk(folder.root, tick):
-        if file.resolve().is_relative_to(inside):
+        if file.is_dir():
+            folder.skipped.append((_name(folder, file), "is a link to a folder, which is not followed"))
+        elif file.resolve().is_relative_to(inside):
             files.append(file)
         else:
             folder.skipped.append((_name(folder, file), "is a link that leads out of the folder"))
@@ -148,6 +150,7 @@ def _walk(root: Path, tick: Callable[[], None]) -> Iterator[Path]:
                 f"The prompt folder {root} holds more than {MOST_FILES} files: choose the folder of the pictures alone."
             )
         tick()
+        yield from (link for name in folders if (link := Path(parent, name)).is_symlink())
         for name in sorted(name for name in names if not name.startswith(".")):
             tick()
             yield Path(parent, name)
@@ -252,7 +255,8 @@ def _raw(folder: PromptFolder, file: Path, longest: int) -> str | None:
 
 
 def _clean(text: str) -> str:
-    return " ".join(text.replace("\0", " ").split())
+    # Without lone surrogates, as in a folder's name in another encoding: no tokenizer takes them.
+    return " ".join(text.replace("\0", " ").encode("utf-8", "replace").decode().split())
 
 
 def _name(folder: PromptFolder, file: Path) -> str:

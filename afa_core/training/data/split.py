@@ -57,4 +57,4 @@ def subset(keys: Sequence[str], domains: Sequence[str], limit: int) -> list[int]
 
 
 def _rank(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
