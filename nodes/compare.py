@@ -82,7 +82,7 @@ class AFACompare(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:
         seeds = parse_seeds(inputs["seeds"])
-        names, painted_by = _check(cls, inputs)
+        names = _check(cls, inputs)
         node = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         comparison = ComparisonGraph({name: node[name] for name in _sockets(inputs)}, inputs)
         checkpoints = [
@@ -104,7 +104,7 @@ class AFACompare(io.ComfyNode):
             "prompt": inputs["prompt"],
             "scorers": scorer_files() if inputs["scores"] else [],
             "seeds": seeds,
-            "subject": [*checkpoints, *names.values(), painted_by],
+            "subject": [*checkpoints, *names.values(), _painted_by(inputs)],
             "methods": [
                 {"key": m.key, "name": m.name, "networks": m.networks, "stages": len(m.stages)} for m in methods
             ],
@@ -126,10 +126,8 @@ def _sockets(inputs: dict[str, Any]) -> list[str]:
     return [name for kind in kinds for name in connected(kind, inputs)] + ["vae"]
 
 
-def _check(cls: type[io.ComfyNode], inputs: dict[str, Any]) -> tuple[dict[str, str], str]:
-    """Refuses what does not fit before the first picture is painted. Gives the aggregators' names by socket, and a digest of what
-    paints the pictures: blind choices between others do not count.
-    """
+def _check(cls: type[io.ComfyNode], inputs: dict[str, Any]) -> dict[str, str]:
+    """Refuses what does not fit before the first picture is painted. Gives the aggregators' names by socket."""
     found = experts(cls, inputs)
     clips, aggregators = connected("clip", inputs), connected("aggregator", inputs)
     if len(clips) not in (1, len(found)):
@@ -142,16 +140,21 @@ def _check(cls: type[io.ComfyNode], inputs: dict[str, Any]) -> tuple[dict[str, s
     rules: list[Any] = [MagicFusion() if rule == MAGIC else StaticFusion(rule) for rule in FUSIONS if inputs[rule.replace(" ", "_")]]
     rules += aggregators.values() if inputs["trained_aggregators"] else ()
     notify([*dict.fromkeys(notice for rule in rules for notice in check_fits(rule, found))])
-    names = {
+    return {
         socket: _short(rule.name) if isinstance(rule, AggregatorFile) else socket.replace("_", " ")
         for socket, rule in aggregators.items()
     }
+
+
+def _painted_by(inputs: dict[str, Any]) -> str:
+    """A digest of what paints the pictures of a prompt and seed: blind choices between others do not count."""
+    models = [patcher_digest(model) for model in connected("model", inputs).values()]
+    clips = [clip_digest(clip) for clip in connected("clip", inputs).values()]
     fused = [
         [weights_digest(rule.state, rule.state.__getitem__), rule.top_k] if isinstance(rule, AggregatorFile) else repr(rule)
-        for rule in aggregators.values()
+        for rule in connected("aggregator", inputs).values()
     ]
-    models = [patcher_digest(expert.patcher) for expert in found]
-    return names, json_digest([models, [clip_digest(clip) for clip in clips.values()], fused, [inputs[name] for name in PAINTED_BY]])
+    return json_digest([models, clips, fused, [inputs[name] for name in PAINTED_BY]])
 
 
 def _short(file: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 import folder_paths
 
 from ..afa_core.atomic_file import SavingError, replacing
+from ..afa_core.digests import json_digest
 
 COMPARISON, CHOICES = "afa.comparison", "afa.choices"
 
@@ -76,5 +76,5 @@ def _is_there(picture: dict[str, str]) -> bool:
 
 
 def _file(kind: str, workflow: str, node_id: str) -> Path:
-    key = hashlib.sha256(json.dumps([workflow, node_id]).encode()).hexdigest()[:24]
+    key = json_digest([workflow, node_id])[:24]
     return Path(folder_paths.get_system_user_directory("afa"), "results", f"{kind}_{key}.json")

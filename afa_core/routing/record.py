@@ -223,14 +223,15 @@ class RoutingRun:
             "experts": self.experts,
             "sigmas": [sigma for sigma, _ in self.steps],
             "points": [self.points[i].name for i in self.fused_points],
-            **{
-                name: {
-                    "mean": self.shares_by_point(side).nanmean(0).tolist(),
-                    "by_step": _rows(self.shares_by_step(side)),
-                    "by_point": _rows(self.shares_by_point(side)),
-                }
-                for name, side in present.items()
-            },
+            **{name: self._summary_of(side) for name, side in present.items()},
+        }
+
+    def _summary_of(self, guided: bool) -> dict[str, Any]:
+        by_point = self.shares_by_point(guided)
+        return {
+            "mean": by_point.nanmean(0).tolist(),
+            "by_step": _rows(self.shares_by_step(guided)),
+            "by_point": _rows(by_point),
         }
 
     def _mean(self, evaluations: list[Evaluation], point: int | None, guided: bool) -> Tensor:

@@ -144,6 +144,11 @@ def later_weights(main: ModelPatcher, known: dict[str, int]) -> dict[str, list[P
     return {key: patches for key, patches in weights.items() if patches}
 
 
+def later_objects(main: ModelPatcher, known: dict[str, Any]) -> dict[str, Any]:
+    """The object patches that were put on a patcher since it had `known` ones."""
+    return {name: obj for name, obj in main.object_patches.items() if known.get(name) is not obj}
+
+
 def check_adds(weights: dict[str, list[Patch]]) -> None:
     """Raises ExpertError where a patch of a network would have to act on what experts add beside it, too."""
     for key, patches in weights.items():
@@ -163,7 +168,7 @@ def later_patches(
     Raises ExpertError where a patch holds weights of the first expert, such as a compiled block.
     """
     weights = later_weights(main, known)
-    replaced = {name: obj for name, obj in main.object_patches.items() if objects.get(name) is not obj}
+    replaced = later_objects(main, objects)
     if not weights and not replaced:
         return expert
     parts = [name for name in replaced if name.startswith("diffusion_model.")]
@@ -194,8 +199,7 @@ def check_runs_in_blocks(patcher: ModelPatcher, label: str, objects: dict[str, A
             "several: remove that node."
         )
     compiled = compiled_parts(patcher)
-    replaced = [n for n, obj in patcher.object_patches.items() if objects.get(n) is not obj]
-    if "diffusion_model" in (*compiled, *replaced):
+    if "diffusion_model" in (*compiled, *later_objects(patcher, objects)):
         raise ExpertError(
             f"{label} is compiled as a whole, and an ensemble runs its experts block by block: remove the "
             "TorchCompileModel node."

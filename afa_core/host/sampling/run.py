@@ -26,6 +26,7 @@ from ..experts.experts import (
     check_adds,
     check_runs_in_blocks,
     compute_dtype,
+    later_objects,
     later_patches,
     later_weights,
 )
@@ -131,7 +132,7 @@ def check_later_nodes(main: ModelPatcher, ensemble: Ensemble) -> None:
             "A node behind the ensemble replaced layers of the first expert, as LoRA loaders in bypass mode do, which the others "
             "cannot use: use an ordinary Load LoRA, or put that node on each checkpoint, before AFA Ensemble Model."
         )
-    if main.object_patches.get(MODEL_SAMPLING) is not ensemble.objects.get(MODEL_SAMPLING):
+    if MODEL_SAMPLING in later_objects(main, ensemble.objects):
         kinds = {expert.prediction: expert.label for expert in ensemble.experts}
         if len(kinds) > 1:
             raise ExpertError(
