@@ -18,7 +18,7 @@ from torch import Tensor  # noqa: E402
 
 from afa_core.fusion.points import FusionPoint  # noqa: E402
 from afa_core.training.draw import held_out_draw  # noqa: E402
-from afa_core.training.objective import Predictions, problem, sample_loss  # noqa: E402
+from afa_core.training.objective import sample_loss  # noqa: E402
 
 from . import aggregators, datasets, rows, world  # noqa: E402
 
@@ -33,10 +33,7 @@ def measured(of: world.World, scenes: datasets.Scenes, variant: str) -> tuple[Te
     for look in range(rows.LOOKS):
         for batch in scenes.batches(world.BATCH):
             draw, domains = held_out_draw(batch, look), [scenes.domains[item] for item in batch.items]
-            sigma, noisy, _ = problem(of.experts, batch, draw)
-            alone = Predictions()
-            of.experts.predict(alone, noisy, sigma, batch.texts)
-            variance = torch.stack(alone.predictions).var(0).mean(1)
+            variance = rows.own_predictions(of, batch, draw)[0].var(1).mean(1)
             apart.append(variance.flatten())
 
             def observe(point: FusionPoint, shares: Tensor, size=variance.shape[1:], domains=domains) -> None:

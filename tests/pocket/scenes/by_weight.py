@@ -15,7 +15,6 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from afa_core.training.draw import held_out_draw  # noqa: E402
-from afa_core.training.objective import Predictions, problem  # noqa: E402
 
 from . import datasets, rows, world  # noqa: E402
 
@@ -28,12 +27,9 @@ def losses(of: world.World, scenes: datasets.Scenes) -> Tensor:
     found = []
     for look in range(rows.LOOKS):
         for batch in scenes.batches(world.BATCH):
-            sigma, noisy, target = problem(of.experts, batch, held_out_draw(batch, look))
-            alone = Predictions()
-            of.experts.predict(alone, noisy, sigma, batch.texts)
-            domains = [scenes.domains[item] for item in batch.items]
-            right = rows.of_right_expert(torch.stack(alone.predictions, dim=1), domains)
-            others = (sum(alone.predictions) - right) / (datasets.EXPERTS - 1)
+            own, target = rows.own_predictions(of, batch, held_out_draw(batch, look))
+            right = rows.of_right_expert(own, [scenes.domains[item] for item in batch.items])
+            others = (own.sum(1) - right) / (datasets.EXPERTS - 1)
             found.append(torch.stack([(others.lerp(right, w) - target).square().mean((1, 2, 3)) for w in WEIGHTS], dim=1))
     return torch.cat(found).mean(0)
 

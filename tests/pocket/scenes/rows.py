@@ -21,8 +21,9 @@ from afa_core.fusion.fusion import Feature, Fusion, FusionState
 from afa_core.fusion.points import FusionPoint
 from afa_core.fusion.sabw_fusion import SABWFusion
 from afa_core.fusion.variance import MaxFusion
-from afa_core.training.draw import held_out_draw
-from afa_core.training.objective import baseline_losses, sample_loss
+from afa_core.training.data.dataset import Batch
+from afa_core.training.draw import Draw, held_out_draw
+from afa_core.training.objective import Predictions, baseline_losses, problem, sample_loss
 
 from .. import common
 from . import gate
@@ -79,6 +80,14 @@ def measure(world: World, scenes: Scenes, trained: dict[str, list[Path]]) -> Row
 def over_looks(batches: list[Tensor]) -> Tensor:
     """Of one value a pair and look, in their batches: one a pair."""
     return torch.cat(batches).view(LOOKS, -1).mean(0)
+
+
+def own_predictions(world: World, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+    """Every expert's own prediction [B, N, C, H, W], and what they should predict [B, C, H, W]."""
+    sigma, noisy, target = problem(world.experts, batch, draw)
+    alone = Predictions()
+    world.experts.predict(alone, noisy, sigma, batch.texts)
+    return torch.stack(alone.predictions, dim=1), target
 
 
 def right_weight(shares: Tensor, domains: list[tuple[str, ...]]) -> Tensor:
