@@ -41,7 +41,7 @@ UNBALANCED = {"identity bias, without load balance"}
 """Nothing keeps their experts' mean weights together."""
 TASKS = {"gate": gate.GateTask}
 SEEDS = (1, 2, 3)
-STEPS = {"near": 4000, "far": 1000, "lora": 400, "dit": 1000}
+STEPS = {"near": 4000, "far": 2000, "lora": 400, "dit": 1000}
 """Of a training, by the kind of its experts."""
 EVALUATE_EVERY = 1000
 """Steps between two losses of the watched pairs; nothing is chosen by them."""

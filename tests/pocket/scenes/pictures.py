@@ -17,8 +17,7 @@ PLACES = ("left", "right")
 SEPARATOR = "; "
 OTHERS = {"near": 0.3, "far": 0.0}
 """Of an expert's subjects: the share that its base knows of the other domains. Community fine-tunes keep what they knew."""
-PAIRS = {"base": 2000, "near": 2000, "far": 900}
-SINGLES = {"base": 400, "near": 400, "far": 300}
+PAIRS, SINGLES = 2000, 400
 """Pictures in a stage's pool."""
 SHIFT = 2
 """Pixels by which an expert's subjects are moved at most."""
@@ -72,13 +71,13 @@ def pools(stage: str) -> tuple[Pool, Pool]:
     cache = common.WORK / f"scenes_pool_{stage}.pt"
     if not cache.exists():
         draw = random.Random(f"{common.SEED} {stage}")
-        kind, listed, found = stage.partition("_")[0], pairs.listed(), []
-        while len(found) < PAIRS[kind]:
+        listed, found = pairs.listed(), []
+        while len(found) < PAIRS:
             both = _draw(stage, draw), _draw(stage, draw)
             codes = frozenset(each.subject.code for each in both)
             if len(codes) == 2 and codes not in listed:
                 found.append(both)
-        made = [found, [(_draw(stage, draw),) for _ in range(SINGLES[kind])]]
+        made = [found, [(_draw(stage, draw),) for _ in range(SINGLES)]]
         common.save_atomic([(encoded(rows), [tuple(d.caption for d in row) for row in rows]) for rows in made], cache)
     both, alone = torch.load(cache, weights_only=True)
     return Pool(*both), Pool(*alone)

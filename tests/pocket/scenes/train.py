@@ -17,7 +17,7 @@ from .. import common, diffusion, packing, stages, unet  # noqa: E402
 from . import low_rank, models, pictures  # noqa: E402
 
 STAGES = ("base", *(f"{kind}_{domain}" for kind in models.KINDS for domain in common.DOMAINS))
-MINUTES = {"base": 42.0, "near": 28.0, "far": 5.0, "lora": 5.0}
+MINUTES = {"base": 42.0, "near": 28.0, "far": 20.0, "lora": 5.0}
 BATCH = {"pairs": 32, "singles": 64}
 SINGLES_EVERY = 4
 """Every so manieth step shows single pictures."""
