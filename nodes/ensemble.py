@@ -57,8 +57,8 @@ class LoadAFAAggregator(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, aggregator_name: str, **choice) -> str:
-        return stamp(aggregator_path(aggregator_name))
+    def fingerprint_inputs(cls, aggregator_name: str | None, **choice) -> list[str]:
+        return _stamps(aggregator_name)
 
     @classmethod
     def execute(cls, aggregator_name: str, top_k: int = 0) -> io.NodeOutput:
@@ -149,8 +149,8 @@ class LoadAFAEnsemble(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, aggregator_name: str, **economies) -> str:
-        return stamp(aggregator_path(aggregator_name))
+    def fingerprint_inputs(cls, aggregator_name: str | None, **choice) -> list[str]:
+        return _stamps(aggregator_name)
 
     @classmethod
     def execute(
@@ -166,6 +166,11 @@ class LoadAFAEnsemble(io.ComfyNode):
         some_clip = next((expert.clip for expert in loaded if expert.clip is not None), None)
         clip = ensemble_clip([expert.clip or some_clip for expert in loaded], names) if some_clip else None
         return io.NodeOutput(model, clip, vae, aggregator, live_record(cls, model))
+
+
+def _stamps(name: str | None) -> list[str]:
+    """Of the file that a node loads; of all, where another node names it: the host hands None for it."""
+    return [stamp(aggregator_path(one)) for one in (aggregator_names() if name is None else [name])]
 
 
 def live_record(cls: type[io.ComfyNode], ensemble) -> RoutingRecord:

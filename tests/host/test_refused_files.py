@@ -113,6 +113,16 @@ def test_a_file_that_is_gone(comfy_host):
         comfy_host.call("LoadAFAAggregator", aggregator_name="never_there.safetensors")
 
 
+@pytest.mark.parametrize("node", ["LoadAFAAggregator", "LoadAFAEnsemble"])
+def test_a_file_that_another_node_names_is_loaded_again_only_if_one_was_written(comfy_host, installed, node):
+    """The host hands None for its name."""
+    stamp = comfy_host.nodes.NODE_CLASS_MAPPINGS[node].fingerprint_inputs
+    before = stamp(aggregator_name=None)
+    assert stamp(aggregator_name=None) == before
+    save_aggregator(random_aggregator(small_config()), installed("new.safetensors"))
+    assert stamp(aggregator_name=None) != before
+
+
 @pytest.mark.parametrize("name", ["../checkpoints/tiny_sd15_a.safetensors", "/etc/passwd", "..", ""])
 def test_names_lead_nowhere_else(comfy_host, name):
     with pytest.raises(FileNotFoundError, match="is not in models/afa"):
