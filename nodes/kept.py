@@ -18,6 +18,8 @@ COMPARISON, CHOICES = "afa.comparison", "afa.choices"
 MOST = 32
 """Results of a kind that are kept, the newest; one of a routing viewer has half a megabyte."""
 
+MOST_CHOICES = 10_000
+
 
 def workflow_id(extra_pnginfo: dict | None) -> str:
     """The id of the workflow that was queued; empty where a graph came without one."""
@@ -58,16 +60,24 @@ def kept_comparison(workflow: str, node_id: str) -> dict[str, Any] | None:
     shown = kept(COMPARISON, workflow, node_id)
     if shown is None or not _is_there(shown["grid"]):
         return None
-    last = kept(CHOICES, workflow, node_id)
-    return {"shown": shown, "choices": last["choices"] if last and last["subject"] == shown["subject"] else []}
+    return {"shown": shown, "choices": _choices(workflow, node_id, shown["subject"])}
 
 
 def keep_choices(workflow: str, node_id: str, subject: list, choices: list) -> bool:
-    """Replaces the choices of a node's last comparison; False where it has none, or one of other checkpoints."""
+    """Adds to the choices of a node's last comparison; False where it has none, or one of other checkpoints.
+
+    A page sends all of its own each time: another page may have made others since.
+    """
     shown = kept(COMPARISON, workflow, node_id)
     if shown is None or shown["subject"] != subject:
         return False
-    return keep(CHOICES, workflow, node_id, {"subject": subject, "choices": choices})
+    made = {json.dumps(choice): choice for choice in [*_choices(workflow, node_id, subject), *choices]}
+    return keep(CHOICES, workflow, node_id, {"subject": subject, "choices": list(made.values())[:MOST_CHOICES]})
+
+
+def _choices(workflow: str, node_id: str, subject: list) -> list:
+    last = kept(CHOICES, workflow, node_id)
+    return last["choices"] if last and last["subject"] == subject else []
 
 
 def _is_there(picture: dict[str, str]) -> bool:

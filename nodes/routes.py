@@ -9,8 +9,6 @@ from ..afa_core.host.files import aggregator_names, aggregator_path
 from .kept import keep_choices, kept, kept_comparison
 from .live import ROUTING, last_training, running_server, stop_training
 
-MOST_CHOICES = 10_000
-
 
 def register_routes() -> None:
     server = running_server()
@@ -66,11 +64,11 @@ async def comparison(request: web.Request) -> web.Response:
 
 
 async def choices(request: web.Request) -> web.Response:
-    """Keeps the blind choices of a node's view, all of them at once."""
+    """Keeps the blind choices of a node's view, beside those of other pages."""
     try:
         data = await request.json()
         workflow, node = str(data["workflow"]), str(data["node"])
         subject, made = list(data["subject"]), list(data["choices"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return web.json_response({"error": "expected {workflow: id, node: id, subject: [...], choices: [...]}"}, status=400)
-    return web.json_response({"kept": keep_choices(workflow, node, subject, made[:MOST_CHOICES])})
+    return web.json_response({"kept": keep_choices(workflow, node, subject, made)})

@@ -109,3 +109,16 @@ def test_a_comparison_whose_pictures_are_gone_is_not_shown(pack, comfy_host):
     grid.touch()
     assert kept.kept_comparison(*place)["choices"] == [1]
     grid.unlink()
+
+
+def test_choices_of_two_pages_are_kept_together(pack, comfy_host):
+    """Each page sends all that it has made since it was loaded, again after each choice."""
+    from importlib import import_module
+
+    kept = import_module(pack.__name__ + ".nodes.kept")
+    place, subject = ("two pages", "5"), ["a", "b"]
+    kept.keep(kept.COMPARISON, *place, {"subject": subject})
+    first, second, third = ({"seed": seed, "methods": ["a", "b"], "winner": "a"} for seed in range(3))
+    for made in ([first], [second], [first, third]):
+        assert kept.keep_choices(*place, subject, made)
+    assert kept.kept(kept.CHOICES, *place)["choices"] == [first, second, third]
