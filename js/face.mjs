@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { element, withStyle } from "./dom.mjs";
 import { faceRemark, faceRows, faceTitle } from "./face_rows.mjs";
-import { originOf, sourceFile, widgetValue } from "./graph.mjs";
+import { originOf, originsOf, sourceFile, widgetValue } from "./graph.mjs";
 import { colourOf } from "./colours.mjs";
 import { numberOf } from "./sockets.mjs";
 
@@ -58,7 +58,7 @@ export function addFace(node) {
       .filter((input) => numberOf(input.name, "model"))
       .sort((a, b) => numberOf(a.name, "model") - numberOf(b.name, "model"))
       .map(({ name }) => ({
-        connected: node.isInputConnected(node.inputs.findIndex((input) => input.name === name)),
+        connected: originsOf(app.rootGraph, node, name).length > 0,
         file: sourceFile(app.rootGraph, node, name),
       }));
   }

@@ -1,7 +1,7 @@
 // Following wires: through reroutes, bypassed nodes and the borders of subgraphs, to where something comes from.
 
 const SUBGRAPH_INPUT = "-10"; // LiteGraph's id for the edge of a subgraph: a number once, a text in newer front ends
-const BYPASSED = 4;
+const [MUTED, BYPASSED] = [2, 4];
 const LOADER_WIDGETS = ["ckpt_name", "unet_name", "model_name"];
 const LONGEST = 100; // wires: a graph may hold a loop for a moment while it is edited
 
@@ -10,39 +10,50 @@ export function comesFromOutside(link) {
   return String(link.origin_id) === SUBGRAPH_INPUT;
 }
 
-/** {node, slot} that feeds a node's input, or null. `root` is the graph of the whole workflow. */
+/**
+ * {node, slot} that feeds a node's input, or null; null as well where it is another for each instance of the subgraph that
+ * the node lies in. `root` is the graph of the whole workflow.
+ */
 export function originOf(root, node, name) {
+  const [first = null, ...others] = originsOf(root, node, name);
+  return others.every(({ node, slot }) => node === first.node && slot === first.slot) ? first : null;
+}
+
+/** Whether an input gets what this node makes, in any instance of its subgraph, perhaps through nodes with such an input. */
+export function comesFrom(root, node, name, wanted, left = LONGEST) {
+  if (left === 0) return false;
+  return originsOf(root, node, name).some((origin) => origin.node === wanted || comesFrom(root, origin.node, name, wanted, left - 1));
+}
+
+/** What feeds a node's input in each instance of the subgraph that it lies in; nothing where that is muted. */
+export function originsOf(root, node, name) {
   const index = node.inputs?.findIndex((input) => input.name === name) ?? -1;
-  return index < 0 || !node.graph ? null : follow(root, node.graph, node.getInputLink(index), LONGEST);
+  return index < 0 || !node.graph ? [] : follow(root, node.graph, node.getInputLink(index), LONGEST);
 }
 
 function follow(root, graph, link, left) {
-  if (!link || left === 0) return null;
-  if (comesFromOutside(link)) {
-    const host = hostOf(root, graph);
-    return host ? follow(root, host.graph, linkInto(host, link.origin_slot), left - 1) : null;
-  }
+  if (!link || left === 0) return [];
+  if (comesFromOutside(link)) return hostsOf(root, graph).flatMap((host) => follow(root, host.graph, linkInto(host, link.origin_slot), left - 1));
   const node = graph.getNodeById(link.origin_id);
-  if (!node) return null;
+  if (!node || node.mode === MUTED) return [];
+  if (node.mode === BYPASSED) {
+    const { type } = node.outputs[link.origin_slot];
+    return follow(root, graph, linkInto(node, node.inputs.findIndex((input) => input.type === type)), left - 1);
+  }
   if (node.subgraph) {
     const inner = node.subgraph.outputNode?.slots[link.origin_slot]?.linkIds?.[0];
     return follow(root, node.subgraph, linkOf(node.subgraph, inner), left - 1);
   }
   if (node.type === "Reroute") return follow(root, graph, node.getInputLink(0), left - 1);
-  if (node.mode === BYPASSED) {
-    const type = node.outputs[link.origin_slot].type;
-    const index = node.inputs.findIndex((input) => input.type === type);
-    return index < 0 ? null : follow(root, graph, node.getInputLink(index), left - 1);
-  }
-  return { node, slot: link.origin_slot };
+  return [{ node, slot: link.origin_slot }];
 }
 
-/** The node that stands for a subgraph, or undefined. */
-function hostOf(root, graph) {
-  return allNodes(root).find((node) => node.subgraph === graph);
+/** The nodes that stand for a subgraph, one an instance. */
+function hostsOf(root, graph) {
+  return allNodes(root).filter((node) => node.subgraph === graph);
 }
 
-/** The wire into an input of a subgraph's node, or undefined: that node's own getInputLink answers for an output. */
+/** The wire into an input, or undefined; also of a subgraph's node, whose own getInputLink answers for an output. */
 function linkInto(host, slot) {
   return [...host.graph.links.values()].find((link) => link.target_id === host.id && link.target_slot === slot);
 }
@@ -57,16 +68,19 @@ export function widgetValue(root, node, name) {
   const slot = node.inputs?.findIndex((input) => input.widget?.name === name) ?? -1;
   const link = slot < 0 ? null : node.getInputLink(slot);
   if (link && comesFromOutside(link)) return valueFromOutside(root, node.graph, link.origin_slot);
+  // The front end's own node for a value keeps the widget up to date; what another one gives is known when it has run.
+  if (link && node.graph.getNodeById(link.origin_id)?.type !== "PrimitiveNode") return null;
   return node.widgets?.find((widget) => widget.name === name)?.value;
 }
 
-/** The value that a subgraph's node gives to an input of its subgraph; null where a wire brings it. */
+/** The value that the nodes of a subgraph give to an input of it; null where a wire brings it, or they differ. */
 function valueFromOutside(root, graph, slot) {
-  const host = hostOf(root, graph);
-  if (!host) return null;
-  const link = linkInto(host, slot);
-  if (!link) return host.getWidgetFromSlot(host.inputs[slot])?.value ?? null;
-  return comesFromOutside(link) ? valueFromOutside(root, host.graph, link.origin_slot) : null;
+  const values = hostsOf(root, graph).map((host) => {
+    const link = linkInto(host, slot);
+    if (!link) return host.getWidgetFromSlot(host.inputs[slot])?.value ?? null;
+    return comesFromOutside(link) ? valueFromOutside(root, host.graph, link.origin_slot) : null;
+  });
+  return new Set(values).size === 1 ? values[0] : null;
 }
 
 /** The checkpoint file at the far end of a socket's wire, through LoRAs and patches on the way; null if unknown. */
@@ -85,9 +99,9 @@ export function sourceFile(root, node, name) {
   return null;
 }
 
-/** Every node of a workflow, those inside subgraphs included. */
+/** Every node of a workflow once, those inside subgraphs included. */
 export function allNodes(graph) {
-  return graph.nodes.flatMap((node) => (node.subgraph ? [node, ...allNodes(node.subgraph)] : [node]));
+  return [...new Set(graph.nodes.flatMap((node) => (node.subgraph ? [node, ...allNodes(node.subgraph)] : [node])))];
 }
 
 /**

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { element } from "../dom.mjs";
-import { entriesOf, isOfWorkflow, nodeOfExecution, originOf } from "../graph.mjs";
+import { comesFrom, entriesOf, isOfWorkflow, nodeOfExecution } from "../graph.mjs";
 import { kept, onRestore } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { addStep, decodeRun } from "./wire.mjs";
@@ -51,7 +51,7 @@ function onStep({ detail }) {
   const source = nodeOfExecution(app.rootGraph, detail.source);
   if (!source) return;
   for (const [node, state] of entriesOf(app.rootGraph, viewers)) {
-    if (originOf(app.rootGraph, node, "routing")?.node !== source) continue;
+    if (!comesFrom(app.rootGraph, node, "routing", source)) continue;
     state.request = {}; // an older result that is still loading comes too late
     const run = addStep(state.run, detail);
     state.view.show(run, run === state.run ? state.view.picture : null, true);
@@ -64,7 +64,7 @@ function onPreview({ detail }) {
   if (!detail?.blob) return;
   const sampler = nodeOfExecution(app.rootGraph, detail.displayNodeId);
   for (const [node, state] of entriesOf(app.rootGraph, viewers)) {
-    if (state.view.live && originOf(app.rootGraph, node, "samples")?.node === sampler) showPreview(state, detail.blob);
+    if (state.view.live && comesFrom(app.rootGraph, node, "samples", sampler)) showPreview(state, detail.blob);
   }
 }
 

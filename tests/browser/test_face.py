@@ -73,6 +73,22 @@ def test_the_face_follows_the_graph(wire, canvas):
 
 
 @either
+def test_a_muted_checkpoint_is_not_connected(wire, canvas):
+    """As in the prompt, which leaves it out."""
+    wire("faces.safetensors", A, B)
+    inputs = canvas.run(
+        """
+        app.graph.nodes.findLast((n) => n.comfyClass === "CheckpointLoaderSimple").mode = LiteGraph.NEVER;
+        app.api.dispatchCustomEvent("graphChanged", app.graph.serialize());
+        const { output } = await app.graphToPrompt();
+        return Object.keys(Object.values(output).find((n) => n.class_type === "AFAEnsembleModel").inputs);
+        """
+    )
+    assert "model_1" in inputs and "model_2" not in inputs
+    canvas.until("document.querySelectorAll('.afa-row')[1]?.classList.contains('afa-empty')")
+
+
+@either
 def test_a_widget_that_a_subgraph_exposes_counts(wire, canvas):
     wire("faces.safetensors", A, B)
     prompt = canvas.run(

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { comesFromOutside, entriesOf, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile, widgetValue } from "../../js/graph.mjs";
+import { comesFrom, comesFromOutside, entriesOf, executionOf, isOfWorkflow, nodeOfExecution, originOf, sourceFile, widgetValue } from "../../js/graph.mjs";
 
 /** A graph of the few methods that following a wire needs; wires are [from, slot, to, name of the input]. */
 function graphOf(nodes, wires = []) {
@@ -72,6 +72,58 @@ test("a widget that a subgraph exposes has the value of the subgraph's node, unl
   assert.equal(value(graphOf([loader(1, ""), exposing(2, middle, { ...slot })], [[1, 0, 2, "file"]])), null);
   assert.equal(value(graphOf([exposing(2, middle, { name: "file" })])), null);
   assert.equal(value(graphOf([])), null);
+});
+
+test("a widget that another node feeds has a value that is not known, unless it is the front end's own node for one", () => {
+  const fed = (type) => {
+    const file = { ...loader(2, "stale.safetensors"), inputs: [{ name: "ckpt_name", widget: { name: "ckpt_name" } }] };
+    return graphOf([{ id: 1, type, outputs: [{ type: "COMBO" }] }, file, takes(3, "AFAEnsembleModel", "model_1")], [[1, 0, 2, "ckpt_name"], [2, 0, 3, "model_1"]]);
+  };
+  for (const [type, file] of [["a picker of files", null], ["PrimitiveNode", "stale.safetensors"]]) {
+    const graph = fed(type);
+    assert.equal(widgetValue(graph, graph.getNodeById(2), "ckpt_name"), file);
+    assert.equal(sourceFile(graph, graph.getNodeById(3), "model_1"), file);
+  }
+});
+
+test("a bypassed subgraph is passed by, and a muted node gives nothing", () => {
+  const inner = graphOf([loader(8, "inside.safetensors")]);
+  inner.links.set(9, { origin_id: 8, origin_slot: 0 });
+  inner.outputNode = { slots: [{ linkIds: [9] }] };
+  const behind = (host) => {
+    const root = graphOf([loader(1, "outside.safetensors"), { ...takes(2, "a node", "model"), ...host }, takes(3, "AFAEnsembleModel", "model_1")], [[1, 0, 2, "model"], [2, 0, 3, "model_1"]]);
+    return sourceFile(root, root.getNodeById(3), "model_1");
+  };
+  assert.equal(behind({ subgraph: inner }), "inside.safetensors");
+  assert.equal(behind({ subgraph: inner, mode: 4 }), "outside.safetensors");
+  assert.equal(behind({ mode: 2 }), null);
+});
+
+test("what differs between the instances of a subgraph is not known, and what comes from any of them is found", () => {
+  const exposed = { ...loader(8, "stale.safetensors"), inputs: [{ name: "ckpt_name", widget: { name: "ckpt_name" } }] };
+  const inner = graphOf([takes(7, "AFAEnsembleModel", "model_1"), exposed], [[-10, 0, 7, "model_1"], [-10, 1, 8, "ckpt_name"]]);
+  const root = (...files) => {
+    const hosts = files.map(([, file], i) => ({
+      id: 20 + i, subgraph: inner, inputs: [{ name: "model" }, { name: "file", widget: {} }], getWidgetFromSlot: () => ({ value: file }),
+    }));
+    return graphOf([...hosts, loader(1, "a"), loader(2, "b")], files.map(([from], i) => [from, 0, 20 + i, "model"]));
+  };
+  const seen = (graph) => [sourceFile(graph, inner.getNodeById(7), "model_1"), widgetValue(graph, exposed, "ckpt_name")];
+  assert.deepEqual(seen(root([1, "x"], [1, "x"])), ["a", "x"]);
+  const differing = root([1, "x"], [2, "y"]);
+  assert.deepEqual(seen(differing), [null, null]);
+  for (const id of [1, 2]) assert.ok(comesFrom(differing, inner.getNodeById(7), "model_1", differing.getNodeById(id)));
+});
+
+test("samples come from a sampler also through a node that hands them on", () => {
+  const graph = graphOf(
+    [takes(1, "KSampler"), takes(2, "LatentUpscale", "samples"), takes(3, "AFARoutingMaps", "samples"), takes(4, "KSampler")],
+    [[1, 0, 2, "samples"], [2, 0, 3, "samples"]],
+  );
+  const [sampler, , viewer, other] = graph.nodes;
+  assert.ok(comesFrom(graph, viewer, "samples", sampler));
+  assert.ok(!comesFrom(graph, viewer, "samples", other));
+  assert.ok(!comesFrom(graph, viewer, "samples", null));
 });
 
 test("what is kept of nodes is found for those in the workflow alone, and again when their subgraph is back", () => {
