@@ -10,23 +10,27 @@ export const MAP = 32; // side at which maps of different sizes are averaged
  */
 export function meanMaps(run, side, step, point) {
   const steps = step === null ? run.steps : [run.steps[step]];
-  const sum = run.experts.map(() => new Float32Array(MAP * MAP));
+  const sums = new Map(); // of the maps of one size, which are resized together
   let count = 0;
   for (const each of steps) {
     const found = each?.[side];
     found?.points.forEach((index, row) => {
       if (point !== null && index !== point) return;
       count += 1;
-      const map = found.maps.get(index);
-      sum.forEach((total, expert) => {
-        if (map) addResized(total, map.shares[expert], map.h, map.w);
-        else for (let i = 0; i < total.length; i++) total[i] += found.shares[row][expert];
-      });
+      // A share that does not vary is a map of one place.
+      const { h, w, shares } = found.maps.get(index) ?? { h: 1, w: 1, shares: found.shares[row].map((share) => [share]) };
+      const size = `${h} x ${w}`;
+      if (!sums.has(size)) sums.set(size, { h, w, totals: shares.map(() => new Float32Array(h * w)) });
+      const { totals } = sums.get(size);
+      totals.forEach((total, expert) => shares[expert].forEach((share, i) => (total[i] += share)));
     });
   }
   if (!count) return null;
-  for (const total of sum) for (let i = 0; i < total.length; i++) total[i] /= count;
-  return sum;
+  return run.experts.map((_, expert) => {
+    const mean = new Float32Array(MAP * MAP);
+    for (const { h, w, totals } of sums.values()) addResized(mean, totals[expert].map((total) => total / count), h, w);
+    return mean;
+  });
 }
 
 /** Adds a map of h x w, resized bilinearly to MAP x MAP, to `total`. */
