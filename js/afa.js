@@ -7,6 +7,7 @@ import { addFace } from "./face.mjs";
 import { entriesOf } from "./graph.mjs";
 import { growSockets } from "./growing.mjs";
 import { addRoutingViewer, listenToRouting } from "./routing/node.mjs";
+import { listenToReconnection } from "./server.mjs";
 import { addTrainingView, listenToTraining } from "./training/node.mjs";
 
 const GROWING = {
@@ -49,6 +50,7 @@ app.registerExtension({
   setup() {
     listenToRouting();
     listenToTraining();
+    listenToReconnection();
     api.addEventListener("graphChanged", refreshFaces);
   },
 

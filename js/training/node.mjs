@@ -45,7 +45,7 @@ function showSmallNumbers(node) {
 /** The training that a node of a workflow runs, or ran last. */
 async function restore(state, place) {
   const snapshot = await kept("/afa/training", { ...place, client: await clientId() });
-  if (!snapshot || state.progress) return;
+  if (!snapshot) return;
   state.progress = restored(snapshot);
   state.view.show(state.progress);
 }

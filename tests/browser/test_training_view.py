@@ -77,6 +77,30 @@ def test_stop_asks_the_server_once_and_says_so(canvas):
 
 
 @either
+def test_the_whole_curve_is_there_after_a_reload_or_a_lost_connection_though_messages_come_first(canvas):
+    canvas.run(CURVE)
+    for number, event in enumerate(["node.configure(node.serialize())", "app.api.dispatchEvent(new CustomEvent('reconnected'))"], start=1):
+        canvas.run(
+            f"""
+            const [node] = app.graph.nodes;
+            const {{ fetchApi }} = app.api;
+            const snapshot = {{ run: "one", state: "training", step: 130, steps: 200, experts: [], history: [[130, 0.1, argument]], samples: [] }};
+            app.api.fetchApi = async function (route, ...rest) {{
+              return route.startsWith("/afa/training?") ? new Response(JSON.stringify(snapshot)) : fetchApi.call(this, route, ...rest);
+            }};
+            try {{
+              {event};
+              await new Promise((done) => setTimeout(done, 300));
+            }} finally {{
+              app.api.fetchApi = fetchApi;
+            }}
+            """,
+            number / 100,
+        )
+        assert canvas.texts(".afa-entry")[1] == f"held out {number / 100:.4f}"
+
+
+@either
 def test_strangers_texts_stay_texts(canvas):
     """What a file or a folder says must never become part of the page."""
     canvas.run(CURVE)

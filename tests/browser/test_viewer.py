@@ -294,3 +294,26 @@ def test_a_result_that_loads_late_does_not_cover_the_next_run(by_hand):
     by_hand.until(EMPTY, 0)
     by_hand.settle(300)
     assert by_hand.texts(".afa-status") == ["\u25cf step 1"]
+
+
+@either
+def test_what_was_missed_while_the_connection_was_lost_is_shown(by_hand):
+    by_hand.run(
+        """
+        const { connect, kept, step } = window.by_hand;
+        const { fetchApi } = app.api;
+        app.api.fetchApi = async function (route, ...rest) {
+          return route.startsWith("/afa/routing?") ? new Response(JSON.stringify({ ...kept, picture: null })) : fetchApi.call(this, route, ...rest);
+        };
+        try {
+          connect();
+          step("one");
+          app.api.dispatchEvent(new CustomEvent("reconnected"));
+          await new Promise((done) => setTimeout(done, 300));
+        } finally {
+          app.api.fetchApi = fetchApi;
+        }
+        """
+    )
+    assert by_hand.texts(".afa-status") == [""]
+    assert by_hand.texts(".afa-reading")[0] == "all 2"
