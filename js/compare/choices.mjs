@@ -42,6 +42,11 @@ export function resultOf(key, choices) {
   return { shown, rate, low: Math.max(0, middle - half), high: Math.min(1, middle + half) };
 }
 
+/** The choices of two lists, each once. */
+export function together(kept, own) {
+  return [...new Map([...kept, ...own].map((choice) => [JSON.stringify(choice), choice])).values()];
+}
+
 /** Hands everything on to `send` in order, each once the one before has been answered: sent at once, an older one may come last. */
 export function inOrder(send) {
   let last = Promise.resolve();

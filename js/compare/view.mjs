@@ -1,7 +1,7 @@
 // The view on Compare AFA Methods: the grid, the table, and a blind choice between two pictures of one seed.
 
 import { download, element } from "../dom.mjs";
-import { nextPair, progress, reportText, withResults } from "./choices.mjs";
+import { nextPair, progress, reportText, together, withResults } from "./choices.mjs";
 
 const PAGES = { grid: "Grid", table: "Table", choice: "Which is better?" };
 const KEYS = { ArrowLeft: 0, ArrowRight: 1, ArrowDown: null };
@@ -38,10 +38,11 @@ export class ComparisonView {
     this.turnTo("grid");
   }
 
-  /** Shows a result of the node, with the choices made on it before. */
+  /** Shows a result of the node, with the choices kept for it, and those made here that could not be saved. */
   show(shown, choices) {
+    const same = JSON.stringify(this.shown?.subject) === JSON.stringify(shown.subject);
+    this.choices = same ? together(choices, this.choices) : choices;
     this.shown = shown;
-    this.choices = choices;
     this.pair = null;
     this.warn("");
     this.root.classList.remove("afa-empty");
@@ -114,7 +115,7 @@ export class ComparisonView {
     if (this.page !== "choice" || !this.pair || !(event.key in KEYS)) return;
     event.preventDefault();
     event.stopPropagation();
-    this.choose(KEYS[event.key]);
+    if (!event.repeat) this.choose(KEYS[event.key]);
   }
 
   picture(place) {

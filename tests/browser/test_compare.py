@@ -98,6 +98,13 @@ def test_choices_that_cannot_be_saved_are_told_until_they_are(run):
         with run.page.expect_response(route):
             run.page.keyboard.press("ArrowLeft")
         run.until(f"{said} === ''")
+    run.page.route(route, lambda request: request.fulfill(json={"kept": False}))
+    run.page.keyboard.press("ArrowLeft")
+    with run.page.expect_response("**/afa/comparison?*"):  # of the same result, from the host's cache
+        run.run("await app.queuePrompt(0, 1);")
+    run.settle(300)
+    run.page.unroute(route)
+    assert run.run(f"return document.querySelector('{VIEW} .afa-count').textContent;") == "5 of 12"
     run.complaints.clear()  # of the answer 500
 
 
@@ -108,3 +115,12 @@ def test_keys_choose_only_there(run):
     run.page.keyboard.press("ArrowLeft")
     turn_to(run, 2)
     assert run.run(f"return document.querySelector('{VIEW} .afa-count').textContent;").startswith("0 of")
+
+
+@either
+def test_a_key_that_is_held_chooses_once(run):
+    turn_to(run, 2)
+    for _ in range(3):
+        run.page.keyboard.down("ArrowLeft")
+    run.page.keyboard.up("ArrowLeft")
+    assert run.run(f"return document.querySelector('{VIEW} .afa-count').textContent;").startswith("1 of")

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { inOrder, nextPair, progress, reportText, resultOf, spokenResult, withResults } from "../../js/compare/choices.mjs";
+import { inOrder, nextPair, progress, reportText, resultOf, spokenResult, together, withResults } from "../../js/compare/choices.mjs";
 
 const comparison = {
   methods: ["a", "b", "c"].map((key) => ({ key, name: key.toUpperCase() })),
@@ -37,6 +37,11 @@ test("results with Wilson's interval", () => {
   assert.equal(spokenResult(resultOf("b", choices)), "20 % (6 to 51) of 10");
   assert.equal(resultOf("a", [choice(null)]).rate, 0.5);
   assert.equal(spokenResult(resultOf("c", choices)), "-");
+});
+
+test("choices that are kept and those made here count once each", () => {
+  const choice = (seed) => ({ prompt: "a cat", seed, methods: ["a", "b"], winner: "a" });
+  assert.deepEqual(together([choice(1), choice(2)], [choice(2), choice(3)]), [choice(1), choice(2), choice(3)]);
 });
 
 test("choices are saved one after another", async () => {
