@@ -74,7 +74,11 @@ class AFADistill(io.ComfyNode):
         path = Path(folder_paths.get_folder_paths("loras")[0], f"{file_name(widgets['save_as'])}.safetensors")
         check_writable(path.parent)
         settings, lora = of_widgets(TrainingSettings, widgets), of_widgets(LoraSettings, widgets)
-        keeping = Keeping(path, widgets["resume"], widgets["save_every"])
+        data_settings = of_widgets(DatasetSettings, widgets)
+        known = sources.known(data_settings)
+        if not lora.online:
+            known["labels_per_item"] = widgets["labels_per_item"]
+        keeping = Keeping(path, widgets["resume"], widgets["save_every"], known)
         beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
         check_continues(keeping, {**settings.to_json(), **distillation.identity(lora)})
         if widgets.get("control"):
@@ -83,7 +87,7 @@ class AFADistill(io.ComfyNode):
         feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow)
         progress = preparation(feed)
         try:
-            data = distillation.dataset(clip, vae, sources, of_widgets(DatasetSettings, widgets), progress)
+            data = distillation.dataset(clip, vae, sources, data_settings, progress)
             if not lora.online:
                 data = replace(data, plan=replace(data.plan, variants=widgets["labels_per_item"]))
             check_held_out(data)

@@ -67,13 +67,15 @@ class AFATrainer(io.ComfyNode):
         check_writable(path.parent)
         settings, loss = of_widgets(TrainingSettings, widgets), of_widgets(AggregatorSettings, widgets)
         sources = [_source_of(cls, model) for model in models]
-        keeping = Keeping(path, widgets["resume"], widgets["save_every"])
-        check_continues(keeping, {**settings.to_json(), **identity_of(config, loss, sources)})
         labels, workflow = [model.label for model in models], workflow_id(cls.hidden.extra_pnginfo)
         feed = TrainingFeed(cls.hidden.unique_id, labels, settings.steps, workflow)
         try:
             source = _source(widgets, latents, conditioning)
-            dataset = _dataset(models, widgets, source, feed)
+            data = of_widgets(DatasetSettings, widgets)
+            keeping = Keeping(path, widgets["resume"], widgets["save_every"], data.of_source(source))
+            check_continues(keeping, {**settings.to_json(), **identity_of(config, loss, sources)})
+            dataset = prepare_dataset(models, widgets["clip"], widgets["vae"], source, data, preparation(feed))
+            check_held_out(dataset)
             channels, height, width = dataset.train_batch(0).latents.shape[1:]
             size = (channels, height, width)
             preview = _preview(models, widgets, size)
@@ -120,13 +122,6 @@ def _source(widgets: dict, latents: list | None, conditioning: list | None):
     folder = read_named_folder(widgets["prompt_folder"])
     check_enough(folder)
     return folder
-
-
-def _dataset(models: list[Expert], widgets: dict, source, feed: TrainingFeed):
-    settings = of_widgets(DatasetSettings, widgets)
-    dataset = prepare_dataset(models, widgets["clip"], widgets["vae"], source, settings, preparation(feed))
-    check_held_out(dataset)
-    return dataset
 
 
 def _source_of(cls: type[io.ComfyNode], model: Expert) -> dict[str, Any]:

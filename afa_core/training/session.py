@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,16 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where a training is kept, and how often. path: what it exports; its state lies beside it."""
+    """Where a training is kept, and how often.
+
+    path: what it exports; its state lies beside it
+    data: what is known of its data before they are prepared, by name
+    """
 
     path: Path
     resume: str = RESUME[0]
     save_every: int = 100
+    data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def state_path(self) -> Path:
@@ -96,14 +101,14 @@ def check_continues(keeping: Keeping, known: dict[str, Any]) -> None:
     """
     if keeping.resume == START_ANEW:
         return
-    saved = saved_fingerprint(keeping.state_path)
+    saved = _saved(keeping)
     if saved is None and keeping.path.exists():
         raise TrainingError(
             f"{keeping.path.name} is there already, without {keeping.state_path.name}, by which its training could go on: choose "
             f'another name, or set resume to "{START_ANEW}" to replace it.'
         )
     if saved is not None and keeping.resume == RESUME[0]:
-        wanted = _fingerprint(known)
+        wanted = _fingerprint({**known, **keeping.data})
         _refuse(keeping, differences({name: saved.get(name) for name in wanted}, wanted))
 
 
@@ -111,9 +116,9 @@ def begin(task: Task, dataset: Data, settings: TrainingSettings, keeping: Keepin
     """A new training, or the earlier one of this name. Raises TrainingError."""
     if keeping.resume not in RESUME:
         raise TrainingError(f"resume should be one of {', '.join(RESUME)}, found {keeping.resume!r:.40}.")
-    wanted = _fingerprint({**settings.to_json(), **task.identity(), "data": dataset.digest})
+    wanted = _fingerprint({**settings.to_json(), **task.identity(), **keeping.data, "data": dataset.digest})
     training = Training(task, dataset, settings, TrainingState(wanted))
-    saved = None if keeping.resume == START_ANEW else saved_fingerprint(keeping.state_path)
+    saved = None if keeping.resume == START_ANEW else _saved(keeping)
     if saved is None:
         return training
     if keeping.resume == RESUME[0]:
@@ -123,6 +128,12 @@ def begin(task: Task, dataset: Data, settings: TrainingSettings, keeping: Keepin
         # Losses on other data or of other experts do not compare with those that follow.
         training.state = replace(training.state, evaluations=[], baselines={}, best={}, finished="")
     return training
+
+
+def _saved(keeping: Keeping) -> dict[str, Any] | None:
+    """The fingerprint of the earlier training; one of an earlier version says of its data no more than their digest."""
+    saved = saved_fingerprint(keeping.state_path)
+    return saved and {**_fingerprint(keeping.data), **saved}
 
 
 def _fingerprint(parts: dict[str, Any]) -> dict[str, str]:

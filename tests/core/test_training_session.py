@@ -133,6 +133,15 @@ def test_a_changed_setting_is_named_and_refused(tmp_path):
     assert len(state.losses) == 8
 
 
+def test_a_training_of_an_earlier_version_that_names_nothing_of_its_data_goes_on(tmp_path):
+    """Their digest says enough."""
+    run(tmp_path, 4)
+    check_continues(Keeping(tmp_path / "toy.safetensors", data={"resolution": 64}), {})
+    run(tmp_path, 5, data={"resolution": 64})
+    with pytest.raises(TrainingError, match=r"\(resolution was 64 and is 128\)"):
+        check_continues(Keeping(tmp_path / "toy.safetensors", data={"resolution": 128}), {})
+
+
 def test_a_way_to_resume_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="resume should be one of continue, continue with changes, start anew, found 'go on'"):
         run(tmp_path, 4, resume="go on")

@@ -50,6 +50,57 @@ def test_another_teacher_or_rank_than_the_saved_student_had(comfy_host, pack, ch
         comfy_host.call("AFADistill", **{**widgets, "rank": 16, "prompt_folder": str(twelve_pictures(tmp_path))})
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"resolution": 128}, "resolution was 64 and is 128"),
+        ({"caption_dropout": 0.2}, "caption_dropout was 0.1 and is 0.2"),
+        ({"flip": True}, "flip was False and is True"),
+        ({}, "contents of prompt_folder was "),
+    ],
+)
+def test_other_data_than_the_saved_training_had(comfy_host, pack, tmp_path, monkeypatch, changes, said):
+    trainer = Trainer(comfy_host, twelve_pictures(tmp_path))
+    trainer.run("other_data", steps=1, resume="start anew")
+    monkeypatch.setattr(f"{pack.__name__}.nodes.trainer.prepare_dataset", lambda *_: pytest.fail("data were prepared"))
+    if not changes:
+        (tmp_path / "0.txt").write_text("another caption")
+    text = trainer.error_of(ValueError, "other_data", **changes)
+    assert text.startswith("other_data was begun with other settings (") and said in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels_per_item": 3}, "labels_per_item was 2 and is 3"),
+        ({"resolution": 128}, "resolution was 64 and is 128"),
+        ({"paint_steps": 3}, "paint_steps was 2 and is 3"),
+        ({"prompt_share": 0.5}, "prompt_share was 0.25 and is 0.5"),
+        ({}, "prompts was "),
+    ],
+)
+def test_other_data_than_the_saved_student_had(comfy_host, pack, checkpoint, tmp_path, monkeypatch, changes, said):
+    (a, clip, vae), (b, *_) = (checkpoint(name) for name in ("tiny_sd15_a", "tiny_sd15_b"))
+    (fusion,) = comfy_host.call("AFATrainingFreeFusion", method="noise average")
+    ensemble, _ = comfy_host.call("AFAEnsembleModel", aggregator=fusion, model_1=a, model_2=b)
+    (tmp_path / "pictures").mkdir()
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a dog\na cat\n")
+    widgets = {
+        **defaults("AFADistill"), "ensemble": ensemble, "clip": clip, "vae": vae, "save_as": "other_data", "resolution": 64,
+        "prompt_folder": str(twelve_pictures(tmp_path / "pictures")), "prompts": str(prompts), "steps": 1, "batch_size": 2,
+        "labels_per_item": 2, "paint_steps": 2,
+    }  # fmt: skip
+    comfy_host.call("AFADistill", **{**widgets, "resume": "start anew"})
+    monkeypatch.setattr(
+        "afa_core.host.training.distilling.Distillation.dataset", lambda *_: pytest.fail("data were prepared")
+    )
+    if not changes:
+        prompts.write_text("a dog\na cow\n")
+    with pytest.raises(ValueError, match=said):
+        comfy_host.call("AFADistill", **{**widgets, **changes})
+
+
 def test_too_few_pictures(trainer, tmp_path):
     for picture in sorted(tmp_path.glob("*.png"))[3:]:
         picture.unlink()

@@ -17,12 +17,12 @@ def task(seed: int, **changes) -> AggregatorTask:
     return AggregatorTask(ToyExperts(), CONFIG, SOURCES, AggregatorSettings(**changes), seed)
 
 
-def run(folder: Path, steps: int, listen=lambda report: None, resume: str = "continue", **changes):
+def run(folder: Path, steps: int, listen=lambda report: None, resume: str = "continue", data=None, **changes):
     ours = {name: changes.pop(name) for name in AggregatorSettings.__dataclass_fields__ if name in changes}
     settings = TrainingSettings(
         **{"steps": steps, "batch_size": 2, "learning_rate": 3e-3, "warmup_steps": 2, "evaluate_every": 5, **changes}
     )
-    keeping = Keeping(folder / "toy.safetensors", resume, 3)
+    keeping = Keeping(folder / "toy.safetensors", resume, 3, data or {})
     return fit(task(settings.seed, **ours), toy_dataset(), settings, keeping, listen)
 
 

@@ -10,6 +10,7 @@ import comfy.model_management
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
+from ...digests import json_digest
 from ...training.data.dataset import LatentDataset
 from ...training.data.joined import joined
 from ...training.data.prompt_folder import PromptFolder
@@ -64,6 +65,17 @@ class Sources:
                 held_out=folder.held_out | prompts.held_out,
             )
         return cls(None, folder, prompt_share)
+
+    def known(self, settings: DatasetSettings) -> dict[str, Any]:
+        """As DatasetSettings.of_source, of both."""
+        known: dict[str, Any] = settings.of_source(self.pictures) if self.pictures else {}
+        if self.prompts:
+            known |= {name: getattr(settings, name) for name in ("resolution", "caption_dropout", "paint_aspect")}
+            known |= {f"paint_{name}": value for name, value in asdict(settings.painting).items()}
+            known["prompts"] = json_digest([item.caption for item in self.prompts.items])[:8]
+        if self.pictures and self.prompts:
+            known["prompt_share"] = self.prompt_share
+        return known
 
 
 class Distillation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -53,6 +54,17 @@ class DatasetSettings:
     paint_scheduler: str = "normal"
     paint_aspect: float = 1.0
     limit: int | None = None
+
+    def of_source(self, source: PromptFolder | HostDataset) -> dict[str, Any]:
+        """What a dataset of this source follows from, by name, as far as nothing need be encoded to know it."""
+        if isinstance(source, HostDataset):
+            return {"caption_dropout": self.caption_dropout}
+        return {
+            "contents of prompt_folder": source.digest[:8],
+            "resolution": self.resolution,
+            "caption_dropout": self.caption_dropout,
+            **asdict(self.augmentation),
+        }
 
     @property
     def plan(self) -> BatchPlan:
