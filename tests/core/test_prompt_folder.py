@@ -334,6 +334,15 @@ def test_a_turned_photograph_is_upright(tmp_path):
     assert upright[2, 4, 8] > 0.8 and upright[0, 28, 8] > 0.8
 
 
+@pytest.mark.parametrize(("kind", "count", "value"), [(3, 1, b"\0\0\0\0"), (3, 1, b"\x09\0\0\0"), (2, 2, b"6\0\0\0")])
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path, kind, count, value):
+    """Programs write any number, and any kind of value."""
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, kind, count) + value + bytes(4)
+    Image.new("RGB", (32, 16), "red").save(tmp_path / "a.jpg", exif=exif)
+    assert picture_size(tmp_path / "a.jpg") == (32, 16)
+    assert read_picture(tmp_path / "a.jpg").shape == (3, 16, 32)
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 def test_a_truncated_picture_is_broken_not_fatal(tmp_path, ending):
     noise = numpy.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=numpy.uint8)

@@ -30,7 +30,7 @@ def picture_size(path: Path) -> tuple[int, int]:
             exif = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
         except Exception as error:
             raise PictureError("is broken") from error
-        turned = exif.get(0x0112, 1) >= 5
+        turned = exif.get(0x0112) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 
 
