@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -120,8 +121,10 @@ def folder_stamp(path: Path, tick: Callable[[], None]) -> str:
     """Changes whenever a file of a prompt folder is written again. Raises PromptFolderError or OSError."""
     digest = hashlib.sha256()
     for file in _walk(path, tick) if path.is_dir() else [path]:
-        stat = file.stat()
-        digest.update(f"{file}:{stat.st_mtime_ns}:{stat.st_size}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{file}\n".encode("utf-8", "surrogateescape"))
+        with suppress(FileNotFoundError):  # a link to nothing
+            stat = file.stat()
+            digest.update(f"{stat.st_mtime_ns}:{stat.st_size}\n".encode())
     return digest.hexdigest()
 
 
