@@ -220,6 +220,13 @@ def test_a_folder_whose_name_is_in_another_encoding(tmp_path):
     assert kept_apart([item.content], [item.domain], [False], 0.0, 1) == set()
 
 
+def test_a_name_that_no_file_can_have_is_reported(tmp_path):
+    paint(tmp_path / "good.png")
+    write(tmp_path / "metadata.jsonl", json.dumps({"file_name": "x" * 300, "text": "a caption in the wrong place"}))
+    write(tmp_path / "good.txt", "good")
+    assert reasons(read_prompt_folder(tmp_path)) == {"metadata.jsonl:1": f"names {'x' * 80}, which does not exist"}
+
+
 @given(st.lists(st.one_of(st.text(max_size=40), st.binary(max_size=40).map(repr)), max_size=8))
 def test_no_metadata_is_fatal(tmp_path_factory, lines):
     root = tmp_path_factory.mktemp("folder")

@@ -166,10 +166,10 @@ def _read_pictures(
     for file in files:
         if file.suffix.lower() in CAPTIONS:
             texts.setdefault(file.with_suffix(""), {})[file.suffix.lower()] = file
-    listed: dict[Path, str] = {}
+    known, listed = set(files), dict[Path, str]()
     for file in files:
         if file.name == METADATA:
-            listed.update(_metadata(folder, file))
+            listed.update(_metadata(folder, file, known))
     for file in files:
         if file.suffix.lower() in OTHER_PICTURES:
             folder.skipped.append((_name(folder, file), "is of a kind that is not read (save it as PNG)"))
@@ -209,7 +209,7 @@ def _read_prompts(folder: PromptFolder, files: list[Path]) -> None:
             folder.items.append(PromptItem(None, line, repeats, name, domain=_domain(folder, file)))
 
 
-def _metadata(folder: PromptFolder, file: Path) -> Iterator[tuple[Path, str]]:
+def _metadata(folder: PromptFolder, file: Path, known: set[Path]) -> Iterator[tuple[Path, str]]:
     """(picture, caption) of every sound line; a path must stay below the folder of metadata.jsonl."""
     for number, line in enumerate(_lines(folder, file), start=1):
         where = f"{_name(folder, file)}:{number}"
@@ -227,7 +227,7 @@ def _metadata(folder: PromptFolder, file: Path) -> Iterator[tuple[Path, str]]:
             folder.skipped.append((where, "names a file outside its folder"))
             continue
         picture = file.parent / parts
-        if not picture.is_file():
+        if picture not in known:
             folder.skipped.append((where, f"names {name:.80}, which does not exist"))
             continue
         yield picture, _clean(text)
