@@ -76,8 +76,7 @@ class AFATrainer(io.ComfyNode):
             check_continues(keeping, {**settings.to_json(), **identity_of(config, loss, sources)})
             dataset = prepare_dataset(models, widgets["clip"], widgets["vae"], source, data, preparation(feed))
             check_held_out(dataset)
-            channels, height, width = dataset.train_batch(0).latents.shape[1:]
-            size = (channels, height, width)
+            size = dataset.largest_latent
             preview = _preview(models, widgets, size)
             with outside_inference(), naming_what_ran("Training", TRAINING):
                 frozen = HostExperts(models, widgets["gradient_checkpointing"])

@@ -118,8 +118,7 @@ def _alone_in_memory(members: list[Expert], draws: int, dataset: LatentDataset) 
     patcher = members[0].patcher
     with torch.inference_mode():
         comfy.model_management.unload_all_models()
-        height, width = max((item.size for item in dataset.items), key=lambda size: size[0] * size[1])
-        needed = patcher.memory_required([draws, patcher.model.latent_format.latent_channels, height, width])
+        needed = patcher.memory_required([draws, *dataset.largest_latent])
         loaded = [patcher, *(expert.beside for expert in members if expert.beside)]
         comfy.model_management.load_models_gpu(loaded, memory_required=needed)
         yield

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.support.ensembles import ensemble, random_aggregator
+from tests.support.node_trainer import Trainer, twelve_pictures
 
 SHAPE = [2, 4, 16, 16]
 
@@ -71,6 +73,19 @@ def test_what_is_asked_for_grows_with_experts_and_with_what_is_trained(experts, 
     few, many = (aggregator_memory(frozen, config_for(frozen, layers), SHAPE) for layers in (1, 2))
     weights = [sum(math.prod(s) for _, s in config_for(frozen, layers).shapes()) for layers in (1, 2)]
     assert many - few > 16 * (weights[1] - weights[0])
+
+
+def test_a_training_asks_for_what_its_largest_pictures_need(comfy_host, pack, tmp_path, monkeypatch):
+    """Whatever shape the first batch has."""
+    from afa_core.host.training.frozen_experts import HostExperts
+
+    asked = []
+    load = HostExperts.load
+    monkeypatch.setattr(HostExperts, "load", lambda self, shape, *rest: asked.append(shape) or load(self, shape, *rest))
+    for picture in sorted(twelve_pictures(tmp_path).glob("*.png"))[2:]:
+        Image.new("RGB", (48, 80), (20 * int(picture.stem), 0, 0)).save(picture)
+    Trainer(comfy_host, tmp_path).run("largest", steps=1, resume="start anew")
+    assert asked == [[2, 4, 8, 8]]
 
 
 def test_a_teachers_aggregator_is_loaded_with_its_experts(comfy_host, experts, monkeypatch):

@@ -117,8 +117,7 @@ class Distillation:
         ensemble leaves memory."""
         labels = CachedLabels(data, self.digest, Cache(), held_out)
         if labels.missing():
-            size = largest_latent(data)
-            self.teacher.load([data.plan.batch_size, *size])
+            self.teacher.load([data.plan.batch_size, *data.largest_latent])
             labels.make(self.teacher, data.plan.batch_size, progress)
         comfy.model_management.unload_all_models()
         return labels
@@ -138,7 +137,7 @@ class Distillation:
         weights = adapted_weights(patcher, lora.targets)
         module = put_adapters(patcher, weights, lora.rank, lora.alpha, data.plan.seed)
         count = sum(weight.numel() for weight in module.parameters())
-        shape = [data.plan.batch_size, *largest_latent(data)]
+        shape = [data.plan.batch_size, *data.largest_latent]
         teacher = self.teacher if lora.online and not control else None
         if teacher:
             teacher.load(shape)
@@ -158,9 +157,3 @@ def equal_merge(experts: list[Expert]) -> ModelPatcher:
         )
     check_mergeable(experts, "connect the one to be taught as the student")
     return merge_models(experts, recipe_for(experts, "", "none", ""))
-
-
-def largest_latent(data: LatentDataset) -> tuple[int, int, int]:
-    """(C, h, w)."""
-    item = max(range(len(data.items)), key=lambda i: data.items[i].size[0] * data.items[i].size[1])
-    return (data.store.latent(item, 0).shape[0], *data.items[item].size)

@@ -110,6 +110,12 @@ class LatentDataset:
         return sum(item.held_out for item in self.items)
 
     @property
+    def largest_latent(self) -> tuple[int, int, int]:
+        """(C, h, w): what memory has to suffice for."""
+        item = max(range(len(self.items)), key=lambda i: math.prod(self.items[i].size))
+        return (self.store.latent(item, 0).shape[0], *self.items[item].size)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of everything that decides about a batch."""
         parts = [self.source, asdict(self.plan), [asdict(item) for item in self.items]]
