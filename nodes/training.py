@@ -44,9 +44,15 @@ def file_name(name: str) -> str:
 
 
 def check_enough(*folders: PromptFolder) -> None:
-    """Raises TrainingError where nothing of these can be held out, before anything is encoded or painted. Each is of one kind."""
-    if not any(is_listed(item.name, item.caption, folder.held_out) for folder in folders for item in folder.items):
-        usable = max(len({(item.content, item.caption) for item in folder.items}) for folder in folders)
+    """Raises TrainingError where nothing of these can be held out, or nothing trained on, before anything is encoded or painted.
+
+    Each is of one kind.
+    """
+    listed = [[is_listed(item.name, item.caption, folder.held_out) for item in folder.items] for folder in folders]
+    if any(map(all, listed)):
+        raise TrainingError("held_out.txt names all pictures or prompts: take some out of it, so that there is something to train on.")
+    if not any(map(any, listed)):
+        usable = max(len({item.content or item.caption for item in folder.items}) for folder in folders)
         if usable < FEWEST:
             raise _too_few(usable)
 

@@ -109,6 +109,17 @@ def test_too_few_pictures(trainer, tmp_path):
     trainer.error_of(AssertionError, "few")
 
 
+def test_one_picture_under_many_names(trainer, tmp_path):
+    for picture in tmp_path.glob("*.png"):
+        picture.write_bytes((tmp_path / "0.png").read_bytes())
+    assert trainer.error_of(ValueError, "same").startswith("There are 1 usable pictures and prompts")
+
+
+def test_everything_is_held_out(trainer, tmp_path):
+    (tmp_path / "held_out.txt").write_text("".join(f"picture {i}\n" for i in range(12)))
+    assert trainer.error_of(ValueError, "held").startswith("held_out.txt names all pictures or prompts: take some out")
+
+
 def test_too_few_are_left_of_two_kinds(pack):
     """Six pictures that can be read and six prompts are enough together, and of neither kind."""
     training = import_module(f"{pack.__name__}.nodes.training")
