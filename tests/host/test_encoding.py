@@ -397,6 +397,9 @@ def test_parts_that_do_not_fit_are_named(encoding, checkpoint, pictures, comfy_h
         encoding.prepare_dataset(experts, None, None, encoding.HostDataset([sound], [text]), dropping)
     with pytest.raises(ExpertError, match=r"The latents have the shape \[1, 16, 8, 8\], and tiny_sd15_a takes 4 channels"):
         encoding.prepare_dataset(experts, clip, None, encoding.HostDataset([flux], [text]), small(encoding))
+    broken = {"samples": torch.full((1, 4, 8, 8), torch.nan)}
+    with pytest.raises(ExpertError, match="Latent 2 holds NaN or infinite values: start ComfyUI with --fp32-vae"):
+        encoding.prepare_dataset(experts, clip, None, encoding.HostDataset([sound, broken], [text, text]), small(encoding))
 
 
 def test_a_folder_of_broken_pictures_says_so(encoding, checkpoint, tmp_path, pictures):

@@ -60,6 +60,11 @@ def host_dataset(
         pictures = _latents(experts[0], latent)
         latents += pictures
         texts += [_texts(experts, one) for one in _one_each(conditioning, len(pictures))]
+    for number, latent in enumerate(latents, start=1):
+        if not latent.isfinite().all():
+            raise ExpertError(
+                f"Latent {number} holds NaN or infinite values: start ComfyUI with --fp32-vae, or make it with another VAE."
+            )
     _adapt(experts, [*texts, empty] if empty else texts)
     keys = [hashlib.sha256(latent.numpy().tobytes()).hexdigest() for latent in latents]
     kept = held_out(keys, [""] * len(keys), fraction, most)
