@@ -371,6 +371,26 @@ def test_the_hosts_own_training_dataset_takes_the_place_of_a_folder(encoding, ch
         encoding.prepare_dataset(experts, clip, None, short, small(encoding))
 
 
+def test_sizes_on_the_hosts_conditionings_are_trained_on(encoding, checkpoint, comfy_host):
+    """As CLIPTextEncodeSDXL puts them there; also beside an empty caption."""
+    experts, clip, _ = loaded(checkpoint, "tiny_sdxl_a", "tiny_sdxl_b")
+    sizes = {"width": 1024, "height": 512, "crop_w": 8, "crop_h": 16, "target_width": 640, "target_height": 320}
+    (text,) = comfy_host.call("CLIPTextEncodeSDXL", clip=clip, text_g="a cat", text_l="a hat", **sizes)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    source = encoding.HostDataset([latent], [text])
+    dataset = encoding.prepare_dataset(experts, clip, None, source, small(encoding, caption_dropout=1.0))
+    noise = latent["samples"]
+    for batch, pooled in ((dataset.batch_of([0]), text[0][1]["pooled_output"]), (dataset.train_batch(0), None)):
+        with torch.inference_mode():
+            if pooled is None:
+                pooled = clip.encode_from_tokens_scheduled(clip.tokenize(""))[0][1]["pooled_output"]
+            expected = experts[0].patcher.model.extra_conds(pooled_output=pooled, device="cpu", noise=noise, **sizes)["y"].cond
+        torch.testing.assert_close(batch.texts[0]["y"][:1], expected.clone(), rtol=1e-5, atol=1e-5)
+    plain = [[text[0][0], {"pooled_output": text[0][1]["pooled_output"]}]]
+    other = encoding.prepare_dataset(experts, clip, None, encoding.HostDataset([latent], [plain]), small(encoding))
+    assert other.source != dataset.source
+
+
 # ---- what does not fit ----
 
 

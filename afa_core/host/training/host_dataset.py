@@ -16,7 +16,7 @@ from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.split import held_out
 from ..architectures.frames import latent_in, without_frames
 from ..experts.experts import Expert, ExpertError
-from ..text.carried_texts import CONDS_KEY, others_texts
+from ..text.carried_texts import CONDS_KEY, of_encoder, others_texts
 from ..text.conditioning import check_lengths, check_width
 from .cache import Cache
 from .captions import TextEncoder, for_network, network_text
@@ -40,7 +40,11 @@ class MemoryStore:
         return self.latents[item]
 
     def text(self, expert: int, item: int, empty: bool) -> dict[str, Tensor]:
-        cond, extras = (self.empty if empty else self.texts[item])[expert]
+        cond, extras = self.texts[item][expert]
+        if empty:
+            numbers = {key: value for key, value in extras.items() if not isinstance(value, Tensor)}
+            cond, own = self.empty[expert]
+            extras = {**numbers, **own}
         height, width = self.latents[item].shape[-2:]
         return network_text(self.experts[expert], cond, extras, (height, width))
 
@@ -102,7 +106,10 @@ def _digest(keys: list[str], texts: list[list[Any]]) -> str:
     digest = hashlib.sha256(json.dumps(keys).encode())
     for text in texts:
         for cond, extras in text:
-            digest.update(cond.numpy().tobytes() + b"".join(extras[key].numpy().tobytes() for key in sorted(extras)))
+            digest.update(cond.numpy().tobytes())
+            for key in sorted(extras):
+                value = extras[key]
+                digest.update(value.numpy().tobytes() if isinstance(value, Tensor) else f"{key}={value}".encode())
     return digest.hexdigest()
 
 
@@ -129,8 +136,11 @@ def _one_each(conditioning: list, count: int) -> list[list[list[Any]]]:
     return [conditioning] * count
 
 
-def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[Tensor, dict[str, Tensor]]]:
-    """One (cond, tensors beside it) an expert; where a conditioning carries one text only, all read it."""
+def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[Tensor, dict[str, Any]]]:
+    """One (cond, what is beside it) an expert; where a conditioning carries one text only, all read it.
+
+    Numbers, such as SDXL's sizes or Flux' guidance, are the first one's for all, as in sampling.
+    """
     cond, extras = conditioning[0]
     carries = CONDS_KEY in extras
     others = others_texts({"cross_attn": cond, **extras}) if carries else [[cond, extras]] * (len(experts) - 1)
@@ -143,7 +153,8 @@ def _texts(experts: list[Expert], conditioning: list[list[Any]]) -> list[tuple[T
     for expert, (text, _) in zip(experts, texts, strict=True):
         check_width(expert, text, "The caption")
     check_lengths([text.shape[1] for text, _ in texts], "a caption")
-    return [(normal(t), {k: normal(v) for k, v in e.items() if _is_host_tensor(k, v)}) for t, e in texts]
+    numbers = {key: value for key, value in extras.items() if isinstance(value, (int, float))}
+    return [(normal(text), {**numbers, **_tensors(beside)}) for text, beside in texts]
 
 
 def _adapt(experts: list[Expert], texts: list[list]) -> None:
@@ -154,8 +165,8 @@ def _adapt(experts: list[Expert], texts: list[list]) -> None:
             text[index] = for_network(expert, *text[index])
 
 
-def _is_host_tensor(key: str, value: Any) -> bool:
-    return isinstance(value, Tensor) and not key.startswith("afa_")
+def _tensors(extras: dict[str, Any]) -> dict[str, Tensor]:
+    return {key: normal(value) for key, value in of_encoder(extras).items() if not key.startswith("afa_")}
 
 
 def normal(tensor: Tensor) -> Tensor:
