@@ -6,6 +6,7 @@ state to keep: everything random is a function of seed and step.
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,11 +87,24 @@ def saved_fingerprint(path: Path) -> dict[str, Any] | None:
 def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What changed between two fingerprints, in words."""
     names = sorted(set(saved) | set(wanted))
-    return [
-        f"{name} was {_brief(saved.get(name))} and is {_brief(wanted.get(name))}"
-        for name in names
-        if saved.get(name) != wanted.get(name)
-    ]
+    return [line for name in names for line in _changes(name, _value(saved.get(name)), _value(wanted.get(name)))]
+
+
+def _value(text: str | None) -> Any:
+    return None if text is None else ast.literal_eval(text)
+
+
+def _changes(name: str, was: Any, now: Any) -> list[str]:
+    """Of lists of one length, and of mappings, the parts that have changed: of an expert its file, for one."""
+    if was == now:
+        return []
+    if isinstance(was, dict) and isinstance(now, dict):
+        parts = [(f"{key} of {name}", was.get(key), now.get(key)) for key in {**was, **now}]
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        parts = [(f"{name.removesuffix('s')} {i}", *both) for i, both in enumerate(zip(was, now, strict=True), start=1)]
+    else:
+        return [f"{name} was {_brief(was)} and is {_brief(now)}"]
+    return [line for part in parts for line in _changes(*part)]
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -123,4 +137,4 @@ def _restore(training: Training, tensors: dict[str, Tensor]) -> None:
 
 
 def _brief(value: Any) -> str:
-    return "absent" if value is None else f"{value!s:.40}"
+    return "absent" if value is None else f"{value!r:.40}"

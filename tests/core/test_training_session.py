@@ -142,6 +142,20 @@ def test_a_training_of_an_earlier_version_that_names_nothing_of_its_data_goes_on
         check_continues(Keeping(tmp_path / "toy.safetensors", data={"resolution": 128}), {})
 
 
+def test_an_expert_that_has_changed_is_named(tmp_path, monkeypatch):
+    def with_second(name):
+        experts = [{"file": f"{file}.safetensors", "sha256": file[0] * 64} for file in ("a_long_name_of_a_checkpoint", name)]
+        monkeypatch.setattr(toy_training, "SOURCES", experts)
+
+    with_second("before")
+    run(tmp_path, 4)
+    with_second("after")
+    with pytest.raises(TrainingError) as failure:
+        run(tmp_path, 8)
+    said = "(file of expert 2 was 'before.safetensors' and is 'after.safetensors'; sha256 of expert 2 was 'bbbb"
+    assert said in str(failure.value)
+
+
 def test_a_way_to_resume_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="resume should be one of continue, continue with changes, start anew, found 'go on'"):
         run(tmp_path, 4, resume="go on")
