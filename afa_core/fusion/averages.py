@@ -39,7 +39,7 @@ class StaticFusion:
         if len(weights) != experts:
             raise FusionError(
                 f"The {self.method} has {len(weights)} weights, but {experts} models are connected: "
-                "give one weight a model, or leave the weights empty for an equal share."
+                "give one weight a model, decimals with a point as in 0.5, or leave the weights empty for an equal share."
             )
         return [weight / sum(weights) for weight in weights]
 

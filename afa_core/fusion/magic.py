@@ -61,7 +61,7 @@ class MagicFusion:
         if len(temperatures) != experts:
             raise FusionError(
                 f"The magic fusion has {len(temperatures)} temperatures, but {experts} models are connected: "
-                "give one temperature a model, or leave them empty."
+                "give one temperature a model, decimals with a point as in 1.5, or leave them empty."
             )
         return replace(self, temperatures=temperatures)
 

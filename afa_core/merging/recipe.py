@@ -78,7 +78,7 @@ def stick_shares(ratios: Sequence[float]) -> tuple[float, ...]:
 def normalised(weights: Sequence[float], models: int, where: str) -> tuple[float, ...]:
     """Weights scaled to a sum of 1. Raises MergeError unless there is one a model, none negative, not all 0."""
     if len(weights) != models:
-        raise MergeError(f"{where}: {len(weights)} weights were found, but {models} models are connected: give one a model.")
+        raise MergeError(f"{where}: {len(weights)} weights were found, but {models} models are connected: give one a model, decimals with a point as in 0.5.")
     if not all(math.isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
         raise MergeError(f"{where}: weights should be 0 or more and not all 0, found {', '.join(map(str, weights))}: correct them.")
     total = sum(weights)
@@ -143,7 +143,7 @@ def _classic(line: str, models: int, blocks: Blocks) -> dict[str, tuple[float, .
     if models != 2 or len(alphas) not in (len(blocks), len(blocks) + 1):
         raise MergeError(
             f'block_weights has the line "{line:.60}" without a name: expected lines such as "IN04 0.5, 0.5", or, for '
-            f"two models, one line of {len(blocks)} numbers."
+            f"two models, one line of {len(blocks)} numbers, decimals with a point."
         )
     if not all(0 <= alpha <= 1 for alpha in alphas):
         raise MergeError(f'block_weights expects numbers from 0 to 1, and its line "{line:.60}" has others: correct them.')

@@ -132,6 +132,9 @@ def test_preset_values():
         ({"table": "IN00-OUT12 1, 1"}, "names OUT12"),
         ({"table": "IN04 1"}, "1 weights were found, but 2 models"),
         ({"table": "0.1, 0.2"}, "without a name"),
+        ({"weights": "0,5; 0,5"}, "4 weights were found, .* decimals with a point"),
+        ({"table": "IN04 0,5 0,5"}, "4 weights were found, .* decimals with a point"),
+        ({"table": ", ".join(["0,5"] * 25)}, "decimals with a point"),
         ({"table": ", ".join(["2"] * 25)}, "from 0 to 1"),
     ],
 )

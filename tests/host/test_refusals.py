@@ -77,10 +77,12 @@ def test_a_network_that_is_no_unet(comfy_host, models, expert_error):
     assert "model_2 is a Linear, and this pack ensembles U-Nets (SD1.x, SD2.x, SDXL)" in text
 
 
-def test_weights_for_another_number_of_models(comfy_host, models):
-    fusion = training_free(comfy_host, "block average", "2, 1, 1")
+@pytest.mark.parametrize(("weights", "count"), [("2, 1, 1", 3), ("0,5; 0,5", 4)])
+def test_weights_for_another_number_of_models(comfy_host, models, weights, count):
+    fusion = training_free(comfy_host, "block average", weights)
     text = refused(FusionError, lambda: ensemble(comfy_host, fusion, *models("tiny_sd15_a", "tiny_sd15_b")))
-    assert "block average has 3 weights, but 2 models are connected" in text
+    assert f"block average has {count} weights, but 2 models are connected" in text
+    assert "decimals with a point" in text
 
 
 @pytest.mark.parametrize(
