@@ -114,7 +114,8 @@ def unet_stream(
         else:
             for patch in patches.get("output_block_patch", ()):
                 h, skip = patch(h, skip, options)
-            h = torch.cat([h, skip], dim=1)
+            if skip is not None:  # a patch has joined the two itself
+                h = torch.cat([h, skip], dim=1)
             del skip
             h = run_block(block, h, emb, context, options, skips[-1].shape if skips else None)
         if skips:
