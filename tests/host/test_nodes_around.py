@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, training_free
+from tests.support.ensembles import certain_aggregator, ensemble, random_aggregator, text_for, training_free
 from tests.support.graphs import sample
 from tests.support.refusing import refused
 from tests.support.shop import Shop
@@ -154,7 +154,7 @@ def test_shares_are_json_where_a_prompt_is_for_some_steps_alone(shop):
 # ---- the host's guider with two models ----
 
 
-def guided(shop, model, negative_model):
+def guided(shop, model, negative_model, positive=None, negative=None):
     if "DualModelGuider" not in shop.host.nodes.NODE_CLASS_MAPPINGS:
         pytest.skip("this ComfyUI has no such guider")
     call, wires = shop.host.call, shop.wires(model)
@@ -162,8 +162,8 @@ def guided(shop, model, negative_model):
         "DualModelGuider",
         model=model,
         model_negative=negative_model,
-        positive=shop.positive,
-        negative=shop.negative,
+        positive=positive or shop.positive,
+        negative=negative or shop.negative,
         cfg=4.0,
     )[0]
     sigmas = call("BasicScheduler", model=shop.plain, scheduler="normal", steps=2, denoise=1.0)[0]
@@ -178,12 +178,44 @@ def test_an_ensemble_with_another_model_for_the_negative_prompt(shop):
     assert torch.equal(guided(shop, following(shop, 1), shop.copies[0]), expected)
 
 
-@pytest.mark.parametrize("wiring", ["two ensembles", "its own first expert", "behind another model"])
+@pytest.mark.parametrize("wiring", ["two ensembles", "its own first expert", "behind another model", "behind its own first expert"])
 def test_a_second_model_that_would_run_by_the_ensembles_options(shop, expert_error, wiring):
     models = {
         "two ensembles": (following(shop, 1), following(shop, 1, *shop.copies)),
         "its own first expert": (following(shop, 1), shop.plain),
         "behind another model": (shop.other, following(shop, 1, *shop.copies)),
+        "behind its own first expert": (shop.plain, following(shop, 1)),
     }[wiring]
     with pytest.raises(expert_error, match="to a guider with one model"):
         guided(shop, *models)
+
+
+def test_an_ensemble_for_both_prompts(shop):
+    expected = guided(shop, shop.other, shop.other)
+    model = following(shop, 1)
+    assert torch.equal(guided(shop, model, model), expected)
+
+
+# ---- prompts that a node keeps to itself ----
+
+
+def perp_neg(shop, model, positive, negative):
+    model = shop.host.call("PerpNeg", model=model, empty_conditioning=negative, neg_scale=1.0)[0]
+    return sample(replace(shop.wires(model), positive=positive, negative=negative))
+
+
+def on_both_sockets(shop, model, positive, negative):
+    return guided(shop, model, model, positive, negative)
+
+
+def test_a_prompt_that_a_node_keeps_to_itself_is_read_by_one_clip(shop):
+    prompts = shop.positive, shop.negative
+    assert torch.equal(perp_neg(shop, following(shop, 1), *prompts), perp_neg(shop, shop.other, *prompts))
+
+
+@pytest.mark.parametrize("paint", [perp_neg, on_both_sockets])
+def test_a_prompt_of_which_the_experts_own_texts_are_not_known(shop, expert_error, paint):
+    """Every expert would read the first one's text of it."""
+    cat, dog, blurry, dark = (shop.encode(text)[0][0] for text in ("a cat", "a dog", "blurry", "dark"))
+    with pytest.raises(expert_error, match="keeps to itself"):
+        paint(shop, following(shop, 1), text_for([cat, dog]), text_for([blurry, dark]))

@@ -113,6 +113,7 @@ def _bound(
 
 def _install(main: ModelPatcher, first: Expert) -> None:
     wrappers = {
+        WrappersMP.OUTER_SAMPLE: run.outer_sample,
         WrappersMP.PREPARE_SAMPLING: run.prepare_sampling,
         WrappersMP.SAMPLER_SAMPLE: run.sampler_sample,
         WrappersMP.PREDICT_NOISE: run.predict_noise,

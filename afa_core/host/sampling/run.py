@@ -6,6 +6,7 @@ the patcher at hand.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,7 +15,6 @@ import comfy.hooks
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...fusion.sabw_fusion import SABWFusion
@@ -41,6 +41,13 @@ TWO_MODELS = (
     "This guider samples with two models by the options of one, and an ensemble cannot share its options with a model that is an "
     "ensemble too or has the same network: connect the ensemble to a guider with one model, such as CFGGuider."
 )
+UNKNOWN_PROMPT = (
+    "A guider or node evaluates a prompt that it keeps to itself, and only model_1's text of it is known: connect the ensemble to a "
+    "guider with one model, such as CFGGuider or Perp-Neg Guider, or read all prompts by one CLIP."
+)
+
+
+_SAMPLED: ContextVar[Ensemble | None] = ContextVar("afa_sampled", default=None)
 
 
 class Run:
@@ -51,6 +58,7 @@ class Run:
     range: sigmas between which the experts are fused; None where they are in all of sampling
     at_guidance: whether this step has come to where guided predictions are fused
     prompt: identities of the conditionings that are the prompt's, not the negative prompt's
+    own_texts: whether every prompt carries a text for each expert
     """
 
     def __init__(self, main: ModelPatcher):
@@ -65,6 +73,7 @@ class Run:
         self.step = 0
         self.at_guidance = False
         self.prompt: set[UUID] = set()
+        self.own_texts = False
         self._read: tuple[int, float, float] | None = None
 
     def begin(self, main: ModelPatcher) -> Run:
@@ -175,25 +184,30 @@ def check_guider(guider) -> None:
     """Raises ExpertError where a guider's second model, as that of Dual Model CFG Guider, would run by this ensemble's options."""
     main = guider.model_patcher
     others = [value for value in vars(guider).values() if isinstance(value, ModelPatcher) and value is not main]
-    if any(ensemble_of(other) or other.is_clone(main) for other in others):
+    if any(other.is_clone(main) for other in others):
         raise ExpertError(TWO_MODELS)
 
 
-def prepare_state(main: ModelPatcher, timestep, model_options: dict | None = None) -> None:
+def prepare_state(main: ModelPatcher, *call) -> None:
     """Before every evaluation: what a changed keyframe took off the first expert goes off the others too.
 
     The host notices the change on its main model only: it forgets the weights that it kept for later steps, and may
     take the hooks off. It logs nothing then, and nothing either when what comes next runs without hooks.
-    Raises ExpertError where the options are those of a guider's other model; hosts before 0.4 do not hand them over.
     """
-    wrappers = (model_options or {}).get("transformer_options", {}).get("wrappers", {})
-    if model_options is not None and KEY not in wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
-        raise ExpertError(TWO_MODELS)
     for patcher in other_patchers(main):
         for group in patcher.cached_hook_patches.keys() - main.cached_hook_patches.keys():
             del patcher.cached_hook_patches[group]
         if main.current_hooks is None and patcher.current_hooks is not None:
             patcher.patch_hooks(None)
+
+
+def outer_sample(executor, *args, **kwargs):
+    """Notes for `pre_run` whose wrappers the host calls."""
+    token = _SAMPLED.set(ensemble_of(executor.class_obj.model_patcher))
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        _SAMPLED.reset(token)
 
 
 def prepare_sampling(executor, main: ModelPatcher, noise_shape, conds, *args, **kwargs):
@@ -222,11 +236,12 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
     """One sampling run: the experts' texts go in, the record of their routing comes out."""
     check_guider(guider)
     main = guider.model_patcher
-    encode_texts(
+    own_texts = encode_texts(
         guider, experts_of(main), noise, latent_image=latent_image, denoise_mask=denoise_mask,
         seed=extra_args.get("seed"),
     )  # fmt: skip
     current = Run(main).begin(main)
+    current.own_texts = own_texts
     current.prompt = {cond["uuid"] for cond in guider.conds.get("positive", ())}
     for name, conds in guider.conds.items():
         if name != "positive":  # for an area the host copies an entry to the other side, identity included
@@ -251,6 +266,9 @@ def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
 
 
 def pre_run(main: ModelPatcher) -> None:
+    """Raises ExpertError where the ensemble is a guider's second model, which runs by the options of the first."""
+    if _SAMPLED.get() is not ensemble_of(main):
+        raise ExpertError(TWO_MODELS)
     for expert, options in zip(experts_of(main), ensemble_of(main).own_options, strict=True):
         # As the host's loader does with the options of a model, of which these have been taken out.
         ModelPatcher.model_patches_to(_holding(options), expert.patcher.load_device)

@@ -34,7 +34,7 @@ from ..text.conditioning import take_texts, text_of
 from .parts import ensemble_of, experts_of, fusion_on
 from .patch_memory import PatchMemory, memories
 from .prediction import fuse_in_first_terms
-from .run import Run, run_of
+from .run import UNKNOWN_PROMPT, Run, run_of
 
 CALL = "afa_call"
 EXPERT = "afa_expert"
@@ -57,7 +57,10 @@ def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, t
     if ensemble_of(main) is None:
         # A guider that paints its negative prompt with another model gives that the ensemble's options.
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
-    options = {**options, CALL: Call(main, t, x, take_texts(conds), run_of(main, options))}
+    texts, current = take_texts(conds), run_of(main, options)
+    if current.own_texts and not texts:
+        raise ExpertError(UNKNOWN_PROMPT)
+    options = {**options, CALL: Call(main, t, x, texts, current)}
     return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
 

@@ -53,8 +53,8 @@ def check_lengths(lengths: list[int], what: str) -> None:
         )
 
 
-def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -> None:
-    """Adds every expert's encoded text to the guider's conds, where the host batches and crops them.
+def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -> bool:
+    """Adds every expert's encoded text to the guider's conds, where the host batches and crops them; whether there are any.
 
     Runs after the host has encoded expert 0's. Where one prompt carries texts all get them, since the
     host batches only what has the same keys. Networks that make something of a prompt before they are called read
@@ -63,7 +63,7 @@ def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -
     entries = [entry for conds in guider.conds.values() for entry in conds or ()]
     adapts = experts[0].architecture.adapts_text(experts[0].patcher.model)
     if not adapts and not any(CONDS_KEY in entry for entry in entries):
-        return
+        return False
     for name, conds in guider.conds.items():
         # For an area of the positive prompt the host copies that entry into the negative's, with a negative text
         # in place of the encoded one only: what was encoded as one text, and not the entry, says whose it is.
@@ -73,6 +73,7 @@ def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -
             if own not in known:
                 known[own] = _encoded(entry, name, experts, noise, context)
             conds[i] = {**entry, "model_conds": {**entry["model_conds"], **known[own]}}
+    return True
 
 
 def take_texts(model_conds: dict[str, Any]) -> dict[str, Any]:
