@@ -151,6 +151,17 @@ def test_shares_are_json_where_a_prompt_is_for_some_steps_alone(shop):
     assert sum(found["mean"]) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("sampled", [False, True])
+def test_an_ensemble_is_not_saved_as_its_first_expert(shop, expert_error, sampled):
+    model = following(shop, 1)
+    if sampled:
+        sample(shop.wires(model))
+    with pytest.raises(expert_error, match="is several networks, and a file would hold model_1's alone"):
+        shop.host.call("ModelSave", model=model, filename_prefix="ensemble")
+    shop.host.call("ModelSave", model=shop.plain, filename_prefix="expert")
+    assert torch.equal(sample(shop.wires(model)), sample(shop.wires(shop.other)))
+
+
 # ---- the host's guider with two models ----
 
 

@@ -12,7 +12,7 @@ import comfy.model_management
 import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 
 from ...aggregator.file import AggregatorFile
 from ...aggregator.sabw import Aggregator
@@ -22,7 +22,7 @@ from ...fusion.magic import MagicFusion
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selection, routing_table
 from ..experts.distilled import distilled_notices
-from ..experts.experts import KEY, Expert, check_config, check_experts, compute_dtype
+from ..experts.experts import KEY, Expert, ExpertError, check_config, check_experts, compute_dtype
 from ..experts.identity import check_identity
 from ..experts.networks import share_networks
 from ..experts.whole_model import whole_model_notices
@@ -72,6 +72,7 @@ def make_ensemble(
     main = experts[0].patcher.clone()
     options = [expert.patcher.model_options["transformer_options"] for expert in experts]
     main.model_options = {**main.model_options, "transformer_options": {}}
+    main.set_injections(KEY, [*main.injections.get(KEY, ()), PatcherInjection(_refuse_saving, _allow_saving)])
     ensemble = Ensemble(
         experts=experts,
         points=experts[0].points,
@@ -131,6 +132,22 @@ def _install(main: ModelPatcher, first: Expert) -> None:
         main.add_wrapper_with_key(kind, KEY, wrapper)
     for kind, callback in callbacks.items():
         main.add_callback_with_key(kind, KEY, callback)
+
+
+def _refuse_saving(main: ModelPatcher) -> None:
+    """While an ensemble is loaded, nodes that save a model find this in place of the host's method."""
+
+    def refuse(*args, **kwargs):
+        raise ExpertError(
+            "An ensemble is several networks, and a file would hold model_1's alone: save what AFA Merge Models gives, or train a "
+            "LoRA with Distil AFA Ensemble."
+        )
+
+    main.model.state_dict_for_saving = refuse
+
+
+def _allow_saving(main: ModelPatcher) -> None:
+    vars(main.model).pop("state_dict_for_saving", None)
 
 
 def aggregator_patcher(file: AggregatorFile, dtype: torch.dtype) -> ModelPatcher:
