@@ -85,6 +85,12 @@ def test_weights_for_another_number_of_models(comfy_host, models, weights, count
     assert "decimals with a point" in text
 
 
+def test_a_range_that_ends_before_it_starts(comfy_host, models):
+    experts = models("tiny_sd15_a", "tiny_sd15_b")
+    text = refused(FusionError, lambda: ensemble(comfy_host, "block average", *experts, start_percent=0.8, end_percent=0.2))
+    assert "start_percent 0.8 comes after end_percent 0.2" in text
+
+
 @pytest.mark.parametrize(
     ("weights", "complaint"),
     [

@@ -63,6 +63,10 @@ def make_ensemble(
 
     Raises what `check_fits` raises.
     """
+    if start_percent > end_percent:
+        raise FusionError(
+            f"start_percent {start_percent:g} comes after end_percent {end_percent:g}, and no step would be fused: exchange them."
+        )
     notify(check_fits(aggregator, experts))
     fusion, companions, selection = _bound(aggregator, experts, skip_below, decide_every)
     # The other experts keep their options, and with them the models that patches bring along.
