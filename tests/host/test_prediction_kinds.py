@@ -82,6 +82,22 @@ def test_a_kind_behind_an_ensemble_of_two_kinds(shop, expert_error):
     assert "(model_1 eps, model_2 v_prediction)" in text
 
 
+@pytest.mark.parametrize("place", ["before", "behind"])
+@pytest.mark.parametrize("node", ["ModelSamplingSD3", "ModelSamplingAuraFlow"])
+def test_unets_that_were_tuned_to_straight_paths(shop, node, place):
+    """As SDXL fine-tunes with rectified flow, which a node declares."""
+
+    def put(model):
+        return shop.host.call(node, model=model, shift=2.5)[0]
+
+    aggregator = certain_aggregator(shop.plain, 2, 1)
+    if place == "before":
+        model = ensemble(shop.host, aggregator, put(shop.plain), put(shop.other))
+    else:
+        model = put(ensemble(shop.host, aggregator, shop.plain, shop.other))
+    assert torch.equal(sample(shop.wires(model)), sample(shop.wires(put(shop.other))))
+
+
 def test_an_expert_with_another_noise_schedule_keeps_its_own_timesteps(shop):
     """Zero terminal SNR moves every noise level: the expert gets the timestep that this level has for it."""
     stated = zero_terminal_snr(shop.wires(shop.velocity)).model

@@ -30,15 +30,24 @@ def signal_to_noise(sampling: Any, sigma: Tensor) -> Tensor:
 class DiscreteNoise:
     """A table of sigmas by timestep: 1,000 of them for Stable Diffusion (Ho et al. 2020).
 
-    A level is a place in the table, as EDM's networks are given a logarithm in place of a timestep.
+    A level is a place in the table, as EDM's networks are given a logarithm in place of a timestep. Fine-tunes to straight
+    paths have levels as FlowNoise has them.
     """
 
     def sigma(self, sampling: Any, level: Tensor) -> Tensor:
+        if self._is_flow(sampling):
+            return FlowNoise().sigma(sampling, level)
         places = (level.float() * len(sampling.sigmas)).round(decimals=3)  # k / 1000 * 1000 is k again
         return ModelSamplingDiscrete.sigma(sampling, places - self._before(sampling)).to(level.device)
 
     def level(self, sampling: Any, sigma: Tensor) -> Tensor:
+        if self._is_flow(sampling):
+            return FlowNoise().level(sampling, sigma)
         return (ModelSamplingDiscrete.timestep(sampling, sigma) + self._before(sampling)) / len(sampling.sigmas)
+
+    @staticmethod
+    def _is_flow(sampling: Any) -> bool:
+        return not hasattr(sampling, "log_sigmas")
 
     @staticmethod
     def _before(sampling: Any) -> float:
