@@ -143,7 +143,7 @@ def test_an_expert_that_is_an_ensemble(comfy_host, models, expert_error, positio
     experts = models("tiny_sd15_a", "tiny_sd15_b")
     experts[position] = ensemble(comfy_host, "block average", *experts)
     text = refused(expert_error, lambda: ensemble(comfy_host, "block average", *experts))
-    assert f"model_{position + 1} is an ensemble itself" in text
+    assert f"model_{position + 1} is an ensemble itself: connect its checkpoints in its place" in text
 
 
 # ---- an aggregator that does not fit the models ----

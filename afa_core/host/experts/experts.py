@@ -217,7 +217,7 @@ def _check_supported(expert: Expert) -> None:
     check_runs_in_blocks(expert.patcher, expert.label, {})
     if expert.patcher.get_attachment(KEY) is not None:
         raise ExpertError(
-            f"{expert.label} is an ensemble itself: connect its checkpoints to this AFA Ensemble Model, one a socket."
+            f"{expert.label} is an ensemble itself: connect its checkpoints in its place, one a socket."
         )
 
 
