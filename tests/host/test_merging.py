@@ -137,14 +137,15 @@ def test_models_bring_their_loras(pack, comfy_host, checkpoint):
     assert_same(weights_of(plain), untouched)
 
 
-def in_scaled_fp8(host, name):
-    """A transformer as its file in fp8 is loaded: every matrix has a scale beside it."""
+def in_scaled_fp8(host, name, factor=1.0):
+    """A transformer as its file in fp8 is loaded: every matrix, of so many times its size, has a scale beside it."""
     import comfy.sd
 
     state = load_file(host.folder_paths.get_full_path("diffusion_models", f"{name}.safetensors"))
     for key in [key for key, weight in state.items() if weight.ndim == 2]:
-        scale = state[key].float().abs().max() / 448
-        state[key] = (state[key].float() / scale).to(torch.float8_e4m3fn)
+        matrix = factor * state[key].float()
+        scale = matrix.abs().max() / 448
+        state[key] = (matrix / scale).to(torch.float8_e4m3fn)
         state[f"{key.removesuffix('weight')}scale_weight"] = scale
     state["scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
     with torch.inference_mode():
@@ -160,6 +161,25 @@ def test_one_model_in_scaled_fp8_as_the_hosts_simple_merge(pack, comfy_host):
     for key, (theirs_at_key,) in theirs.patches.items():
         assert ours.patches[key][0][::2] == pytest.approx(theirs_at_key[::2])
         assert ours.patches[key][0][1][0][0] is theirs_at_key[1][0][0]
+
+
+def test_two_models_in_scaled_fp8_keep_the_scales_of_the_first(pack, comfy_host):
+    """A merged weight is written by the first model's scales: they are no weights to be merged."""
+    import comfy.model_management
+
+    first, second = (in_scaled_fp8(comfy_host, f"tiny_flux_{name}", size) for name, size in (("a", 1.0), ("b", 0.25)))
+    with torch.inference_mode():
+        whole = [load(comfy_host, f"tiny_flux_{name}").network.double_blocks[0].img_attn.proj.weight.float() for name in "ab"]
+        try:
+            merged = comfy_host.call("AFAMergeModels", model_1=first, model_2=second)[0]
+        except ValueError as error:
+            pytest.skip(str(error))
+        comfy.model_management.load_models_gpu([merged])
+        layer = merged.model.diffusion_model.double_blocks[0].img_attn.proj
+        unit = torch.eye(layer.in_features)
+        found = (layer(unit) - layer(torch.zeros_like(unit))).T.float()
+        expected = (whole[0] + 0.25 * whole[1]).detach() / 2
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("place", ["model_2", "base"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
 from ...merging.recipe import MergeError, Recipe, chain_ratios, parse_recipe
@@ -45,7 +46,7 @@ def merge_models(experts: list[Expert], recipe: Recipe) -> ModelPatcher:
     for number, expert in enumerate(experts[1:]):
         patches = _weights(expert)
         by_ratio: dict[float, dict] = {}
-        for key in (key for key in keys if key in patches):  # scales of fp8 belong to the weights of one file
+        for key in (key for key in keys if key in patches):
             by_ratio.setdefault(ratios[key][number], {})[key] = patches[key]
         for ratio, group in by_ratio.items():
             if ratio < 1:
@@ -64,12 +65,19 @@ def extrapolated(merged: ModelPatcher, first: Expert, base: Expert, strength: fl
     return result
 
 
+def _is_scale(patcher: ModelPatcher, key: str) -> bool:
+    """Whether it says how a weight beside it is stored: the host writes merged weights by the first model's."""
+    layer, _, kind = key.rpartition(".")
+    return kind not in ("weight", "bias") and hasattr(comfy.utils.get_attr(patcher.model, layer), "set_weight")
+
+
 def _weights(expert: Expert) -> dict:
     """A model's weights by key, with the patches on each, as the host's merges take them."""
     try:
-        return expert.patcher.get_key_patches(PREFIX)
+        patches = expert.patcher.get_key_patches(PREFIX)
     except AttributeError as error:  # the host asks a quantized layer for all that it would save
         raise MergeError(
             f"{expert.label} is quantized in a way that this ComfyUI cannot merge: connect its file of full or half "
             "precision."
         ) from error
+    return {key: patch for key, patch in patches.items() if not _is_scale(expert.patcher, key)}
