@@ -282,10 +282,11 @@ def test_a_gap_is_measured_from_the_best_row_without_training():
 
 def test_near_and_far_experts_stand_beside_each_other():
     near, far = rows_of(AFA=[0.4, 0.5, 0.6], merge=[0.5, 0.6, 0.7]), rows_of(merge=[0.8, 0.8, 0.8])
+    near["merge"]["seeds"] = 2
     lines = loss_table({"near": near, "far": far}, Codes, "AFA").splitlines()
     assert lines[2:] == [
         "| AFA | **0.5000** |  | - |  |",
-        "| merge | 0.6000 | -0.1000 (-0.1000 to -0.1000) | **0.8000** |  |",
+        "| merge (near: 2 seeds) | 0.6000 | -0.1000 (-0.1000 to -0.1000) | **0.8000** |  |",
     ]
 
 

@@ -10,7 +10,7 @@ from tests.pocket.scenes.world import SIZES
 
 from . import words
 from .fewer_steps import contenders, fewer_steps
-from .limits import LIMIT, YES, limits
+from .limits import LIMIT, RIVALS, YES, limits
 from .loss_tables import loss_table
 from .markdown import table
 from .measure import Rows, by_variant, loss_rows, picture_rows
@@ -63,6 +63,8 @@ def document(world: World, names: list[str], arguments: str) -> str:
         racing = contenders(drawn, losses[asked.name][world.kind], ours)
         sections = [("What must hold", about, table(LIMIT, held)), *sections, *_pictures(drawn, painted, shown, ours)]
         sections.append(("Fewer steps", words.FEWER.format(ours=ours), fewer_steps(world, racing, shown)))
+    for kind in rows.keys() - {world.kind}:
+        sections += _pictures_beside(worlds[kind], rows[kind], names)
     sections.append(("Number of experts", words.NUMBERS, numbers_of_experts(world, lists)))
     budget = world.budget
     about = words.SEARCH.format(merges=budget.merges, pairs=budget.merge_pairs)
@@ -107,6 +109,20 @@ def _pictures(drawn: list[System], painted: Rows, shown: PairList, ours: str) ->
     yield f"The paper beside ours by both subjects right: {shown.title}", words.PAPER, verdicts
     yield f"Pictures: {shown.title}", words.PICTURES, picture_table(drawn, painted, shown, ours)
     yield f"Routing: {shown.title}", words.ROUTING, routing_table(painted, shown)
+
+
+def _pictures_beside(world: World, rows: list[System], names: list[str]) -> Sections:
+    """What other experts than near ones paint: the rows that the limit on pictures names."""
+    shown = painted_list(world, names, world.budget.far_noises)
+    if shown is None:
+        return
+    ours = reference([system.name for system in rows])
+    drawn = [system for system in rows if system.name in (*RIVALS, ORACLE, ours)]
+    painted = picture_rows(world, drawn, shown, world.budget.steps)
+    title = f"{world.kind} experts, {shown.title}"
+    about = words.BESIDE.format(noises=world.budget.far_noises)
+    yield f"Pictures: {title}", about, picture_table(drawn, painted, shown, ours)
+    yield f"Routing: {title}", words.ROUTING, routing_table(painted, shown)
 
 
 def _settings() -> str:

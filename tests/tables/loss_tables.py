@@ -26,5 +26,7 @@ def loss_table(found: dict[str, Rows], pairs: PairList, reference: str) -> str:
 
 
 def label(name: str, found: dict[str, Rows]) -> str:
-    seeds = max(rows[name].get("seeds", 1) for rows in found.values() if name in rows)
-    return name if seeds == 1 else f"{name} ({seeds} seeds)"
+    """With the number of seeds, of each set of experts that has several."""
+    seeds = {kind: rows[name].get("seeds", 1) for kind, rows in found.items() if name in rows}
+    several = ", ".join(f"{kind}: {count} seeds" for kind, count in seeds.items() if count > 1)
+    return f"{name} ({several})" if several else name

@@ -57,6 +57,7 @@ ABLATIONS = (
     "they were at the end. Losses are means over the seeds that are there. Not the trainer's defaults: {settings}."
 )
 PICTURES = "Networks: U-Nets evaluated a step for the prompt, and as many again for the negative prompt. Aggregators of seed 1."
+BESIDE = "The rows that the limit on pictures names; noises a pair: {noises}. The limits are those of near experts."
 ROUTING = (
     "Mean weight of the left subject's expert on the left half and of the right subject's on the right half (chance .33), over the steps of the "
     "sampler, for the prompt. `python -m tests.tables.figures` draws the maps."
