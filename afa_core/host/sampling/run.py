@@ -15,6 +15,7 @@ import comfy.hooks
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ...fusion.sabw_fusion import SABWFusion
@@ -203,7 +204,8 @@ def prepare_state(main: ModelPatcher, *call) -> None:
 
 def outer_sample(executor, *args, **kwargs):
     """Notes for `pre_run` whose wrappers the host calls."""
-    token = _SAMPLED.set(ensemble_of(executor.class_obj.model_patcher))
+    guider: CFGGuider = executor.class_obj
+    token = _SAMPLED.set(ensemble_of(guider.model_patcher))
     try:
         return executor(*args, **kwargs)
     finally:
