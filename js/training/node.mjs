@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { isOfWorkflow, nodeOfExecution } from "../graph.mjs";
-import { kept, onRestore, post } from "../server.mjs";
+import { kept, onRestore, placeOf, post } from "../server.mjs";
 import { addWidget } from "../widget.mjs";
 import { advance, restored } from "./progress.mjs";
 import { TrainingView } from "./view.mjs";
@@ -63,6 +63,7 @@ function onMessage({ detail }) {
   if (!state) return;
   state.progress = advance(state.progress, detail);
   state.view.show(state.progress);
+  if (detail.state === "done") restore(state, placeOf(node)); // messages leave out steps of a fast training
 }
 
 export function listenToTraining() {
