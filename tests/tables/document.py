@@ -44,7 +44,7 @@ def document(world: World, names: list[str], arguments: str) -> str:
     near = rows[world.kind]
     losses = {
         pairs.name: {
-            kind: by_variant(loss_rows(w, asked_of(rows[kind], pairs, kind), pairs))
+            kind: by_variant(loss_rows(w, asked_of(rows[kind], pairs), pairs))
             for kind, w in worlds.items()
             if kind == world.kind or pairs.name.endswith(PAINTED)
         }
@@ -77,10 +77,9 @@ def document(world: World, names: list[str], arguments: str) -> str:
     return "\n".join([words.head(arguments), *pages])
 
 
-def asked_of(rows: list[System], pairs: PairList, kind: str) -> list[System]:
-    """The rows whose loss is measured on a list: all near ones where claims are judged."""
-    everything = kind == "near" and pairs.name.endswith(PAINTED)
-    return rows if everything else [system for system in rows if system.name in EVERYWHERE]
+def asked_of(rows: list[System], pairs: PairList) -> list[System]:
+    """The rows whose loss is measured on a list: all where claims are judged."""
+    return rows if pairs.name.endswith(PAINTED) else [system for system in rows if system.name in EVERYWHERE]
 
 
 def reference(names: list[str]) -> str:
