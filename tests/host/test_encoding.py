@@ -1,6 +1,7 @@
 """Pictures and prompts encoded by a real ComfyUI, and kept on disk."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -335,6 +336,19 @@ def test_prompts_only_are_painted_by_every_expert_as_ksampler_does(
     with pytest.raises(AssertionError, match="encoded again"):
         other = small(encoding, paint_steps=3)
         encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(tmp_path), other)
+
+
+def test_an_expert_of_few_steps_paints_prompts_without_guidance(encoding, checkpoint, encode, sample, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red cat\na blue dog\n")
+    experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")
+    experts[1] = replace(experts[1], label="model_2 (sd15_turbo)")
+    dataset = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(tmp_path), small(encoding, paint_steps=2))
+    from afa_core.host.training import painting
+
+    positive, negative = (encode(clip.members()[1], text) for text in ("a blue dog", ""))
+    by_hand = sample(experts[1].patcher, positive, negative, cfg=1.0, seed=painting.picture_seed("a blue dog"))
+    expected = experts[1].patcher.model.process_latent_in(by_hand)
+    torch.testing.assert_close(dataset.batch_of([3]).latents, expected.clone(), rtol=1e-4, atol=1e-4)
 
 
 # ---- the host's own dataset nodes ----

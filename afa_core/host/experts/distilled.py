@@ -27,6 +27,11 @@ def distilled_notices(experts: list[Expert]) -> list[str]:
     return []
 
 
+def guidance_of(expert: Expert, usual: float) -> float:
+    """The guidance scale to paint with: 1 for an expert that was distilled to paint without a negative prompt, else the usual one."""
+    return 1.0 if _reads_guidance(expert) or _takes_few_steps(expert) else usual
+
+
 def _reads_guidance(expert: Expert) -> bool:
     return expert.architecture.reads_guidance(expert.patcher.model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import comfy.sample
 import torch
@@ -12,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from ...digests import seed_of
 from ...training.data.prompt_folder import PromptItem
 from ..architectures.frames import latent_in
+from ..experts.distilled import guidance_of
 from ..experts.experts import ExpertError
 from ..experts.fingerprint import patcher_digest
 from .cache import Cache, cache_key
@@ -41,12 +42,13 @@ def paint(
     """(prompt, expert, [entry in the cache]) of every prompt by every expert, at a latent of (height, width).
 
     All experts start a prompt from the same noise. The latents are kept as the sampler made them: no VAE
-    comes between.
+    comes between. Distilled experts paint without guidance.
     """
     jobs = []
     entries = []
+    own = [replace(how, cfg=guidance_of(expert, how.cfg)) for expert in encoder.experts]
     for index, expert in enumerate(encoder.experts):
-        fixed = [patcher_digest(expert.patcher), encoder.digests[index], size, *astuple(how)]
+        fixed = [patcher_digest(expert.patcher), encoder.digests[index], size, *astuple(own[index])]
         for item in items:
             name = cache_key("painting", *fixed, item.caption, *embeddings_in(item.caption))
             entries.append((item, index, [name]))
@@ -55,7 +57,7 @@ def paint(
     for number, (name, index, caption) in enumerate(jobs, start=1):
         if name not in cache:  # one prompt may stand in two files
             expert, texts = encoder.experts[index], [encoder.conditioning(index, text) for text in (caption, "")]
-            latent = painted(expert.patcher, expert.label, texts, size, how, picture_seed(caption))
+            latent = painted(expert.patcher, expert.label, texts, size, own[index], picture_seed(caption))
             cache.put(name, {"latent": latent})
         progress(number, len(jobs), "painting pictures")
     return entries

@@ -12,6 +12,7 @@ from ...fusion.fusion import Fusion
 from ...training.data.texts import Text, changed, joined
 from ...training.draw import GRAIN, generator
 from ..architectures.frames import latent_out
+from ..experts.distilled import guidance_of
 from .frozen_experts import HostExperts
 
 STEPS = 20
@@ -40,10 +41,11 @@ class Preview:
         sigmas = torch.cat([experts.sigma(levels), torch.zeros(1, device=experts.device)])
         noise = torch.randn((1, *self.shape), generator=generator(self.seed)).to(experts.device)
         x = experts.noised(torch.zeros_like(noise), noise, sigmas[:1])
+        guidance = guidance_of(experts.experts[0], GUIDANCE)
         for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
             twice, level = torch.cat([x, x]), sigma.expand(2)
             guided, unguided = experts.denoised(experts.predict(fusion, twice, level, texts), twice, level).chunk(2)
-            denoised = unguided + GUIDANCE * (guided - unguided)
+            denoised = unguided + guidance * (guided - unguided)
             x = x + (x - denoised) / sigma * (following - sigma)
         latent = latent_out(experts.experts[0].patcher.model, x)
         with torch.inference_mode():  # the mode its weights were loaded in: the host may move them
