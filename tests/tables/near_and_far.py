@@ -10,7 +10,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.pocket.scenes import datasets, models, rows, world as scenes  # noqa: E402
+from tests.pocket.scenes import datasets, models, rows  # noqa: E402
+from tests.pocket.scenes import world as scenes
 
 from . import folders  # noqa: E402
 from .budget import FULL  # noqa: E402
