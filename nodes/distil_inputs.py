@@ -62,7 +62,7 @@ def _all_inputs() -> list[io.Input]:
         io.Float.Input("ema", default=0.99, min=0.0, max=0.99999, step=0.0001, round=False, tooltip="Decay of the averaged weights that are evaluated and saved; 0 saves the weights themselves."),
         io.Int.Input("evaluate_every", default=100, min=1, max=100_000, tooltip="Steps between two evaluations of the held-out items."),
         io.Int.Input("patience", default=0, min=0, max=1000, tooltip="Evaluations without improvement after which training stops; 0 trains all steps."),
-        io.Int.Input("save_every", default=100, min=1, max=100_000, tooltip="Steps between two saves; whatever happens, no more than these are lost."),
+        io.Int.Input("save_every", default=100, min=1, max=100_000, tooltip="Steps between two saves; a crash loses no more than these."),
         io.Boolean.Input("gradient_checkpointing", default=True, tooltip="Computes every block twice instead of keeping it: much less memory, a slower step."),
         io.Int.Input("paint_steps", default=20, min=1, max=1000, tooltip="Sampler steps of a painting."),
         io.Float.Input("paint_cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance of a painting."),

@@ -23,8 +23,8 @@ NAME_TOOLTIP = "An aggregator in models/afa: a .safetensors file, or a folder in
 def _top_k() -> io.Input:
     return io.Int.Input(
         "top_k", default=0, min=0, max=MAX_EXPERTS, optional=True,
-        tooltip="At every position follow only so many models, those that the aggregator follows most there, in its "
-        "proportions. 0 follows all. No faster.",
+        tooltip="At every position only so many models are fused: those with the largest weights there, scaled to a "
+        "sum of 1. 0 fuses all. No faster.",
     )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ class LoadAFAAggregator(io.ComfyNode):
         return schema(
             node_id="LoadAFAAggregator",
             display_name="Load AFA Aggregator",
-            description="Loads a trained aggregator: the small network that decides, block by block, which expert to follow.",
+            description="Loads a trained aggregator: the small network that gives each expert a weight at every position of every block.",
             search_aliases=["sabw", "adaptive feature aggregation", "ensemble weights"],
             inputs=[io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP), _top_k()],
             outputs=[AggregatorType.Output(display_name="aggregator")],

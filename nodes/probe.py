@@ -24,7 +24,7 @@ class AFAProbe(io.ComfyNode):
         return schema(
             node_id="AFAProbe",
             display_name="Probe AFA Experts",
-            description="Are these checkpoints worth ensembling? The answer takes minutes, before hours of training.",
+            description="Measures before a training how much an aggregator could lower the loss of these checkpoints.",
             search_aliases=["compare checkpoints", "test ensemble", "diversity", "worth training"],
             inputs=[
                 *numbered(io.Model, "model", "A checkpoint to ensemble, as it would stand on AFA Ensemble Model: expert"),
@@ -33,7 +33,7 @@ class AFAProbe(io.ComfyNode):
                 io.String.Input(
                     "prompt_folder", default="",
                     tooltip="A folder under ComfyUI's input (or an absolute path, where ComfyUI serves this machine only) with pictures and captions of the same name, as "
-                    "for training. With prompts alone the experts paint the pictures, which shows less.",
+                    "for training. With prompts alone the experts paint the pictures: a weaker measurement.",
                 ),
                 io.Int.Input(
                     "pictures", default=DEFAULTS.pictures, min=2, max=1000,

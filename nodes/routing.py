@@ -19,7 +19,7 @@ class AFARoutingMaps(io.ComfyNode):
         return schema(
             node_id="AFARoutingMaps",
             display_name="AFA Routing Maps",
-            description="Shows which expert was followed where: an attention map an expert, and shares over steps and blocks.",
+            description="Shows the weights of the experts: an attention map for each, and mean weights by step and by block.",
             search_aliases=["attention maps", "expert heat map", "routing"],
             inputs=[
                 RoutingType.Input("routing", tooltip="The routing output of AFA Ensemble Model or Load AFA Ensemble."),

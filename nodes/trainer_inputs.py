@@ -39,7 +39,7 @@ def _all_inputs() -> list[io.Input]:
         io.String.Input(
             "prompt_folder", default="",
             tooltip="A folder under ComfyUI's input (or an absolute path, where ComfyUI serves this machine only) with pictures and captions of the same name, or with "
-            "prompts alone, which the experts then paint themselves.",
+            "prompts alone, which the experts then paint.",
         ),
         io.String.Input("save_as", default="my_ensemble", tooltip="Name of the aggregator in models/afa."),
         io.Combo.Input(
@@ -65,10 +65,10 @@ def _all_inputs() -> list[io.Input]:
         io.Int.Input("seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, tooltip="Weights, noise, timesteps and data order follow from it."),
         io.Float.Input("ema", default=DEFAULTS.ema, min=0.0, max=0.99999, step=0.0001, round=False, tooltip="Decay of the averaged weights that are evaluated and saved; 0 saves the weights themselves."),
         io.Float.Input("min_snr_gamma", default=LOSS.min_snr_gamma, min=0.0, max=100.0, step=0.1, tooltip="Weighs low noise levels down (min-SNR); 0 weighs all alike, as published."),
-        io.Float.Input("load_balance", default=LOSS.load_balance, min=0.0, max=10.0, step=0.001, tooltip="Penalty on following some experts more often than others; 0 leaves it to the loss, as published."),
+        io.Float.Input("load_balance", default=LOSS.load_balance, min=0.0, max=10.0, step=0.001, tooltip="Penalty on uneven mean weights of the experts; 0, as published, has none."),
         io.Int.Input("evaluate_every", default=DEFAULTS.evaluate_every, min=1, max=100_000, tooltip="Steps between two evaluations of the held-out pictures."),
         io.Int.Input("patience", default=DEFAULTS.patience, min=0, max=1000, tooltip="Evaluations without improvement after which training stops; 0 trains all steps."),
-        io.Int.Input("save_every", default=100, min=1, max=100_000, tooltip="Steps between two saves; whatever happens, no more than these are lost."),
+        io.Int.Input("save_every", default=100, min=1, max=100_000, tooltip="Steps between two saves; a crash loses no more than these."),
         io.Boolean.Input("gradient_checkpointing", default=True, tooltip="Computes every block twice instead of keeping it: much less memory, a slower step."),
         io.Boolean.Input("random_crop", default=False, tooltip="Augmentation: cut the pictures to shape at a random place."),
         io.Boolean.Input("flip", default=False, tooltip="Augmentation: mirror half of the pictures."),
@@ -77,7 +77,7 @@ def _all_inputs() -> list[io.Input]:
         io.Int.Input("sample_every", default=DEFAULTS.evaluate_every, min=1, max=100_000, tooltip="Steps between two samples; a multiple of evaluate_every."),
         io.Float.Input(
             "expert_dropout", default=LOSS.expert_dropout, min=0.0, max=0.9, step=0.01,
-            tooltip="Share of experts that are lost at random at every fusion point, so that the aggregator learns to do without: for skip_below of AFA Ensemble Model.",
+            tooltip="Probability that an expert is left out at a fusion point, so that the aggregator learns to fuse the others: for skip_below of AFA Ensemble Model.",
         ),
         io.Int.Input(
             "routing_stride", default=1, min=1, max=64,
@@ -87,10 +87,10 @@ def _all_inputs() -> list[io.Input]:
         io.Conditioning.Input("conditioning", optional=True, tooltip="Conditioning of ComfyUI's own dataset nodes, in place of a folder."),
         io.Boolean.Input(
             "identity_bias", default=True, optional=True,
-            tooltip="Each expert gets attention maps of its own, in which its own feature counts more, by an amount that is learned. Off: one map for all, as published.",
+            tooltip="Each expert gets attention maps of its own, in which its own feature has more weight, by a learned amount. Off: one map for all, as published.",
         ),
         io.Boolean.Input(
             "drop_points", default=True, optional=True,
-            tooltip="With identity_bias: a fusion point at which each expert's own feature has come to count for more than 0.995 is left out of the rest of the training, which makes steps faster. Off: it is left out of the file alone.",
+            tooltip="With identity_bias: a fusion point where each expert's own feature has more than 0.995 of the weight is left out of the rest of the training, which makes steps faster. Off: it is left out of the file alone.",
         ),
     ]  # fmt: skip

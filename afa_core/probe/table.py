@@ -27,7 +27,7 @@ def probe_table(report: dict[str, Any]) -> str:
             f"correlation of the errors: {report['diversity']:.4f} (1: nothing to gain)",
             f"consistency (kappa): {report['kappa']:.3f} (0: chance)",
         ],
-        "A low loss is not yet a beautiful picture: compare pictures of the experts before training for hours.",
+        "A lower loss does not prove better pictures: compare pictures of the experts before training for hours.",
     ]
     if len(report["by_domain"]) > 1:
         rows = report["by_domain"]
