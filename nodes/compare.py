@@ -62,7 +62,7 @@ class AFACompare(io.ComfyNode):
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="dpmpp_2m", tooltip="The sampler."),
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="karras", tooltip="The noise schedule."),
                 *(io.Boolean.Input(name, default=True, tooltip=f"A row. {text}") for name, text in METHODS.items()),
-                io.Boolean.Input("scores", default=True, tooltip="Score the pictures by the scorers of AFA Score Images whose files you have."),
+                io.Boolean.Input("scores", default=True, tooltip="Score the pictures by the scorers of AFA Score Images whose files you have, but CLIP-I, FID and IS."),
             ],
             outputs=[
                 io.Image.Output(display_name="grid"),

@@ -37,7 +37,7 @@ class AFATrainingFreeFusion(io.ComfyNode):
                 ),
                 io.String.Input(
                     "temperatures", default="", optional=True,
-                    tooltip="For magic fusion: one number a model; a larger one makes its model win fewer and sharper spots. "
+                    tooltip="For magic fusion: one number a model; with a larger one its model is taken at fewer places. "
                     "They multiply with cfg. Empty: 1 for each.",
                 ),
                 io.Combo.Input(
