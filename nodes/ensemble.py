@@ -17,8 +17,6 @@ from ..afa_core.routing.record import RoutingRecord
 from .live import routing_listener
 from .sockets import MAX_EXPERTS, AggregatorType, RoutingType, connected, experts, label, numbered, schema
 
-NAME_TOOLTIP = "An aggregator in models/afa: a .safetensors file, or a folder in the layout of the AFA authors."
-
 
 def _top_k() -> io.Input:
     return io.Int.Input(
@@ -52,9 +50,15 @@ class LoadAFAAggregator(io.ComfyNode):
             display_name="Load AFA Aggregator",
             description="Loads a trained aggregator: the small network that gives each expert a weight at every position of every block.",
             search_aliases=["sabw", "adaptive feature aggregation", "ensemble weights"],
-            inputs=[io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP), _top_k()],
+            inputs=[
+                io.Combo.Input(
+                    "aggregator_name", options=aggregator_names(),
+                    tooltip="An aggregator in models/afa: a .safetensors file, or a folder in the layout of the AFA authors.",
+                ),
+                _top_k(),
+            ],
             outputs=[AggregatorType.Output(display_name="aggregator")],
-        )
+        )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, aggregator_name: str | None, **choice) -> list[str]:
@@ -133,7 +137,10 @@ class LoadAFAEnsemble(io.ComfyNode):
             description="Loads an aggregator together with the checkpoints it was trained for, found among yours by their weights.",
             search_aliases=["load ensemble", "afa checkpoint"],
             inputs=[
-                io.Combo.Input("aggregator_name", options=aggregator_names(), tooltip=NAME_TOOLTIP),
+                io.Combo.Input(
+                    "aggregator_name", options=aggregator_names(),
+                    tooltip="An aggregator in models/afa whose file names its checkpoints, as those of Train AFA Aggregator do.",
+                ),
                 *_economies(),
                 _top_k(),
             ],
@@ -146,7 +153,7 @@ class LoadAFAEnsemble(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             not_idempotent=True,
-        )
+        )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, aggregator_name: str | None, **choice) -> list[str]:
