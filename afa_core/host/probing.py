@@ -24,6 +24,7 @@ from ..training.data.dataset import LatentDataset
 from ..training.data.prompt_folder import PromptFolder
 from ..training.data.split import is_listed
 from .architectures.frames import in_format, without_frames
+from .architectures.noise import sigma_of
 from .experts.beside import acting
 from .experts.experts import Expert, ExpertError, check_experts
 from .experts.networks import networks_in_turn
@@ -152,7 +153,7 @@ def _errors(
     for number, level in enumerate(LEVELS):
         generator = torch.Generator().manual_seed((settings.seed * 10_007 + item) * 101 + number)
         noise = torch.randn(latent.shape, generator=generator).to(device)
-        sigma = first.architecture.noise.sigma(sampling, torch.tensor([level / 1000])).to(device).expand(settings.draws)
+        sigma = sigma_of(sampling, torch.tensor([level / 1000])).to(device).expand(settings.draws)
         noisy = sampling.noise_scaling(sigma[:, None, None, None], noise, latent.clone())
         denoised = denoise(expert, noisy, sigma, text)
         error = (denoised.float() - latent) / slope(sampling, sigma)

@@ -47,12 +47,12 @@ def test_noise_levels_of_transformers_wait_for_nothing(comfy_host, pack, kind):
     """In every training step, with the levels' bounds on the GPU as all of a loaded model is."""
     import comfy.model_sampling
 
-    from afa_core.host.architectures.noise import FlowNoise
+    from afa_core.host.architectures.noise import sigma_of
 
     sampling = getattr(comfy.model_sampling, kind)()
     with fake_gpu():
         to_fake_gpu(sampling)
         levels = torch.full((2,), 0.5, device="cuda")
         with counted() as counts:
-            sigma = FlowNoise().sigma(sampling, levels)
+            sigma = sigma_of(sampling, levels)
     assert sigma.is_cuda and not counts.waits

@@ -142,14 +142,14 @@ class Patched:
 )
 def test_noise_levels_are_fractions_whatever_the_timesteps_mean(shop, node, widgets, entries):
     """LCM knows 50 of the 1,000 timesteps, and EDM's networks are given a logarithm in place of one."""
-    from afa_core.host.architectures.noise import DiscreteNoise
+    from afa_core.host.architectures.noise import level_of, sigma_of
 
     sampling = shop.host.call(node, model=shop.plain, **widgets)[0].get_model_object("model_sampling")
-    levels, noise = torch.linspace(0.02, 0.99, 98), DiscreteNoise()
-    sigma = noise.sigma(sampling, levels)
+    levels = torch.linspace(0.02, 0.99, 98)
+    sigma = sigma_of(sampling, levels)
     assert (sigma > 0).all() and (sigma.diff() > 0).all()
-    assert (noise.level(sampling, sigma) - levels).abs().max() <= 0.5 / entries + 1e-6
+    assert (level_of(sampling, sigma) - levels).abs().max() <= 0.5 / entries + 1e-6
     if node == "ModelSamplingDiscrete":  # as the network is told; of a plain table to the bit
         exact = {} if entries == 50 else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(noise.level(sampling, sigma), sampling.timestep(sigma) / 1000, **exact)
+        torch.testing.assert_close(level_of(sampling, sigma), sampling.timestep(sigma) / 1000, **exact)
         torch.testing.assert_close(sigma, sampling.sigma((levels * 1000).round(decimals=3)), **exact)

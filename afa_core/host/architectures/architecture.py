@@ -12,7 +12,6 @@ from torch import Tensor
 from ...fusion.fusion import Embeddings
 from ...fusion.lockstep import BlockStream
 from ...fusion.points import FusionPoint
-from .noise import Noise
 
 Inputs = dict[str, Any]
 """One call of a network: its arguments by name. `x`, `timesteps`, `control` and `transformer_options` are in all families."""
@@ -25,7 +24,6 @@ class Architecture(ABC):
     arguments: names of the positional arguments of the host's DIFFUSION_MODEL call
     own:       the host's model conds that every expert has of its own, each with the argument it becomes
     topology:  keys of the host's network configuration that experts must share
-    noise:     its noise levels as fractions
     tokens:    whether features are tokens of a transformer
     text_adapter: the part of its network, if any, that makes a text of a prompt before the network is called
     joint_text: whether text and picture share one attention, in which a repeated token of the text counts twice
@@ -37,7 +35,6 @@ class Architecture(ABC):
     arguments: ClassVar[tuple[str, ...]]
     own: ClassVar[Mapping[str, str]]
     topology: ClassVar[tuple[str, ...]]
-    noise: ClassVar[Noise]
     tokens: ClassVar[bool] = False
     runs_compiled_blocks: ClassVar[bool] = False
     joint_text: ClassVar[bool] = False

@@ -19,7 +19,6 @@ from ...fusion.points import FusionPoint
 from .architecture import Architecture, Inputs
 from .block_thread import Pause
 from .differentiable import Rebound
-from .noise import FlowNoise
 from .transformer_stream import Block, Pass
 
 EVERY = 4
@@ -36,7 +35,6 @@ class Transformer(Architecture):
     expert's own: their number and meaning differ between experts, and an attention map over places is not about them.
     """
 
-    noise = FlowNoise()
     tokens = True
     joint_text = True
     has_frames: ClassVar[bool] = False

@@ -18,7 +18,6 @@ from ...fusion.fusion import Embeddings
 from ...fusion.lockstep import BlockStream, absent
 from ...fusion.points import FusionPoint
 from .architecture import Architecture, Inputs
-from .noise import DiscreteNoise
 from .unet_layout import unet_merge_blocks, unet_points
 from .unet_stream import time_embedding, unet_stream
 
@@ -33,7 +32,6 @@ class UNet(Architecture):
         "in_channels", "out_channels", "model_channels", "channel_mult", "num_res_blocks", "transformer_depth",
         "transformer_depth_middle", "transformer_depth_output", "context_dim", "adm_in_channels",
     )  # fmt: skip
-    noise = DiscreteNoise()
     runs_compiled_blocks = True
 
     def matches(self, model: BaseModel) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ...fusion.sabw_fusion import SABWFusion
 from ...fusion.selection import Selector
 from ...routing.record import RoutingRun
+from ..architectures.noise import level_of
 from ..experts.experts import (
     KEY,
     ExpertError,
@@ -64,7 +65,7 @@ class Run:
 
     def __init__(self, main: ModelPatcher):
         ensemble = ensemble_of(main)
-        self.sampling, self.noise = main.model.model_sampling, ensemble.experts[0].architecture.noise
+        self.sampling = main.model.model_sampling
         percents = ensemble.start_percent, ensemble.end_percent
         whole = percents[0] <= 0 and percents[1] >= 1
         self.range = None if whole else [float(self.sampling.percent_to_sigma(percent)) for percent in percents]
@@ -101,7 +102,7 @@ class Run:
     def noise_level(self, sigma: Tensor) -> tuple[float, float]:
         """The first sample's sigma, and its fraction of the noise range. Read once a step."""
         if self._read is None or self._read[0] != self.step or not self.routing:
-            both = torch.stack([sigma[0].float(), self.noise.level(self.sampling, sigma[:1])[0].float()])
+            both = torch.stack([sigma[0].float(), level_of(self.sampling, sigma[:1])[0].float()])
             level, fraction = both.cpu().tolist()
             self._read = self.step, level, fraction
         return self._read[1:]

@@ -23,6 +23,7 @@ from ...fusion.points import FusionPoint
 from ...fusion.selection import Choice
 from ..architectures.architecture import Architecture, Inputs
 from ..architectures.frames import with_frames, without_frames
+from ..architectures.noise import level_of
 from ..architectures.transformer_stream import BlockSkipped
 from ..experts.beside import acting
 from ..experts.compiled_blocks import with_compiled_blocks
@@ -100,7 +101,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None) -> Tensor:
     if call.run.routing and only is None:
         evaluation = call.run.routing.evaluate(call.sigma, _guided(call.run, options, len(x)))
     samplings = [experts[index].patcher.model.model_sampling for index in running]
-    level = ensemble.experts[0].architecture.noise.level(call.main.model.model_sampling, call.sigma)
+    level = level_of(call.main.model.model_sampling, call.sigma)
     noisy = without_frames(call.x)
     fusion = fusion_on(call.main, choice.fusion)
     fusion = fuse_in_first_terms(fusion, samplings, call.sigma, noisy, call.main.model.model_sampling)

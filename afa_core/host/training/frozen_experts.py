@@ -23,7 +23,7 @@ from torch import Tensor
 from ...fusion.fusion import Embeddings, Fusion, FusionState
 from ...fusion.lockstep import BlockStream, lockstep
 from ...training.data.texts import Text, of_rows, picked, repeated, rows_alike
-from ..architectures.noise import signal_to_noise
+from ..architectures.noise import level_of, sigma_of, signal_to_noise
 from ..experts.experts import Expert, check_experts, compute_dtype
 from ..experts.networks import share_networks, unpaged
 from ..experts.streams import expert_stream
@@ -90,7 +90,7 @@ class HostExperts:
 
     def sigma(self, levels: Tensor) -> Tensor:
         """Levels [B] in 0..1 of the noise range to the first expert's sigmas [B]."""
-        return self.experts[0].architecture.noise.sigma(self._samplings[0], levels)
+        return sigma_of(self._samplings[0], levels)
 
     def snr(self, sigma: Tensor) -> Tensor:
         """Signal-to-noise ratio [B] of the first expert's sigmas [B]."""
@@ -142,8 +142,7 @@ class HostExperts:
             strict=True,
         )
         fusion = fuse_in_first_terms(fusion, samplings, sigma, noisy, samplings[0])
-        level = self.experts[0].architecture.noise.level(samplings[0], sigma)
-        return lockstep(streams, self.points, fusion, FusionState(embeddings, observe, level))
+        return lockstep(streams, self.points, fusion, FusionState(embeddings, observe, level_of(samplings[0], sigma)))
 
     def _stream(
         self, expert: Expert, sampling: Any, text: Text, noisy: Tensor, sigma: Tensor
