@@ -14,7 +14,7 @@ from torch import Tensor
 from ..afa_core.host.training.pictures import Progress
 from ..afa_core.training.data.dataset import LatentDataset
 from ..afa_core.training.data.prompt_folder import PromptFolder
-from ..afa_core.training.data.split import FEWEST, is_listed
+from ..afa_core.training.data.split import FEWEST
 from ..afa_core.training.loop import Report, Stop
 from ..afa_core.training.session import TrainingError
 from ..afa_core.training.task import Task
@@ -48,7 +48,7 @@ def check_enough(*folders: PromptFolder) -> None:
 
     Each is of one kind.
     """
-    listed = [[is_listed(item.name, item.caption, folder.held_out) for item in folder.items] for folder in folders]
+    listed = [[*map(folder.lists_as_held_out, folder.items)] for folder in folders]
     if any(map(all, listed)):
         raise TrainingError("held_out.txt names all pictures or prompts: take some out of it, so that there is something to train on.")
     if not any(map(any, listed)):

@@ -22,7 +22,6 @@ from ..probe.measure import LEVELS, examine, gram_of
 from ..probe.report import Probe, best_fixed_mix
 from ..training.data.dataset import LatentDataset
 from ..training.data.prompt_folder import PromptFolder
-from ..training.data.split import is_listed
 from .architectures.frames import in_format, without_frames
 from .architectures.noise import sigma_of
 from .experts.beside import acting
@@ -89,7 +88,7 @@ def _check_several(items: Sized) -> None:
 
 def _probed(folder: PromptFolder) -> PromptFolder:
     """What a training on the folder would be judged by, where a held_out.txt names several; else all of it."""
-    listed = [item for item in folder.items if is_listed(item.name, item.caption, folder.held_out)]
+    listed = [*filter(folder.lists_as_held_out, folder.items)]
     return replace(folder, items=listed if len(listed) > 1 else folder.items, held_out=frozenset())
 
 

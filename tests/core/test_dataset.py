@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from afa_core.training.data.dataset import Batch, BatchPlan, DatasetItem, LatentDataset
 from afa_core.training.data.joined import joined
-from afa_core.training.data.split import FEWEST, held_out, is_listed, subset
+from afa_core.training.data.prompt_folder import PromptFolder, PromptItem
+from afa_core.training.data.split import FEWEST, held_out, subset
 from afa_core.training.data.texts import of_rows, repeated, rows_alike
 
 
@@ -227,8 +229,9 @@ def test_equal_pictures_are_held_out_together():
 
 @pytest.mark.parametrize("listed", ["a cat", "sub/cat.png", "cat.png", "cat"])
 def test_a_list_names_items_by_caption_or_file(listed):
-    assert is_listed("sub/cat.png", "a cat", frozenset({listed, "other"}))
-    assert not is_listed("sub/dog.png", "a dog", frozenset({listed, "other"}))
+    folder = PromptFolder(Path(), held_out=frozenset({listed, "other"}))
+    assert folder.lists_as_held_out(PromptItem(None, "a cat", name="sub/cat.png"))
+    assert not folder.lists_as_held_out(PromptItem(None, "a dog", name="sub/dog.png"))
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=40), st.integers(0, 40))

@@ -18,7 +18,7 @@ from ...digests import json_digest
 from ...training.data.buckets import Augmentation
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.prompt_folder import PromptFolder, PromptItem
-from ...training.data.split import NONE_LISTED, is_listed, kept_apart, subset
+from ...training.data.split import NONE_LISTED, kept_apart, subset
 from ..experts.experts import Expert, ExpertError
 from ..experts.fingerprint import vae_digest
 from .cache import Cache
@@ -141,7 +141,7 @@ def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSett
         entries = paint(encoder, items, (side, side), settings.painting, cache, progress)
         digest.append([asdict(settings.painting), sorted(names for _, _, names in entries)])
     rows = [_dataset_item(item, painter, cache.shape(names[0], "latent"), encoder) for item, painter, names in entries]
-    listed = [is_listed(item.name, item.caption, folder.held_out) for item, _, _ in entries]
+    listed = [folder.lists_as_held_out(item) for item, _, _ in entries]
     if folder.held_out and not any(listed):
         skipped.append(NONE_LISTED)
     kept = kept_apart(

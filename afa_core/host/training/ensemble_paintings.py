@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from ...digests import json_digest
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.prompt_folder import PromptFolder
-from ...training.data.split import NONE_LISTED, is_listed, kept_apart
+from ...training.data.split import NONE_LISTED, kept_apart
 from ..experts.experts import ExpertError
 from ..text.carried_texts import CONDS_KEY
 from .cache import Cache, cache_key
@@ -40,7 +40,7 @@ class Painter:
         watched: captions of held-out pictures, which are held out here as well
         Raises ExpertError where all prompts are held out, before any is painted, and where a painting is not finite.
         """
-        listed = [is_listed(item.name, item.caption, folder.held_out) for item in folder.items]
+        listed = [*map(folder.lists_as_held_out, folder.items)]
         skipped = folder.skipped + [NONE_LISTED] * bool(folder.held_out and not any(listed))
         every = [item.caption for item in folder.items]
         kept = kept_apart(every, [""] * len(every), listed, settings.held_out, settings.held_out_most)

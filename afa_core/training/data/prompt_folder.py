@@ -77,6 +77,11 @@ class PromptFolder:
         rows = sorted([i.name, i.size, i.content, i.caption, i.repeats] for i in self.items)
         return json_digest([rows, sorted(self.held_out)])
 
+    def lists_as_held_out(self, item: PromptItem) -> bool:
+        """Whether held_out.txt names it: by its caption, its path, its file name, or that without the ending."""
+        path = PurePosixPath(item.name)
+        return not self.held_out.isdisjoint({item.caption, item.name, path.name, path.stem})
+
 
 def picture_digest(file: Path) -> str:
     """A hash of a file's bytes: `PromptItem.content`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 NONE_LISTED = ("held_out.txt", "names none of the captions or files")
 """How a list is reported that fits nothing; items are then held out by hash."""
@@ -39,12 +38,6 @@ def kept_apart(
 ) -> set[str]:
     """The keys that a held_out.txt names, else those of `held_out`. listed: whether it names each."""
     return {key for key, named in zip(keys, listed, strict=True) if named} or held_out(keys, domains, fraction, most)
-
-
-def is_listed(name: str, caption: str, listed: frozenset[str]) -> bool:
-    """Whether a held_out.txt names an item: by its caption, its path, its file name, or that without the ending."""
-    path = PurePosixPath(name)
-    return not listed.isdisjoint({caption, name, path.name, path.stem})
 
 
 def subset(keys: Sequence[str], domains: Sequence[str], limit: int) -> list[int]:
