@@ -1,4 +1,4 @@
-"""Where NaN and infinity come from: a second look at an evaluation that went wrong, feature by feature."""
+"""Where NaN and infinity come from: an evaluation that went wrong is repeated, feature by feature."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def waits_of_run(patcher, steps: int = STEPS, viewer: bool = False) -> tuple[lis
             step(patcher, run, 14.0 * 0.9**number)
             totals.append(counts.waits.total() - before)
         before = counts.waits.total()
-        run.finite.read_answers()
+        run.finite.read_sums()
         run.finish(torch.zeros(1, 4, SIDE, SIDE, device="cuda"))
         return totals, counts.waits.total() - before
 

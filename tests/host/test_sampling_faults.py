@@ -148,7 +148,7 @@ def test_nan_of_the_aggregator_is_reported(patient):
 
 
 def test_nan_that_does_not_come_again_does_no_harm(patient):
-    """As of a flipped bit: the second look is what is used."""
+    """As of a flipped bit: the repeated evaluation is what is used."""
     with nan_from(patient.networks[1].output_blocks[4][0], last=1):
         assert torch.equal(patient.run(), patient.expected)
     patient.check()

@@ -253,7 +253,7 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
     latent = None
     try:
         samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
-        current.finite.read_answers()
+        current.finite.read_sums()
         latent = guider.inner_model.process_latent_out(samples.to(torch.float32))
         return samples
     finally:

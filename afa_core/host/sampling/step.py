@@ -124,7 +124,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None) -> Tensor:
             fused = with_compiled_blocks(others, lambda: lockstep(streams, ensemble.points, _fusing(fusion, held, labels), state))
             return with_frames(fused, x).to(x.dtype)
 
-    def look_again() -> Tensor:
+    def repeat() -> Tensor:
         moment = _moment(options, call.sigma[0].item())
         return evaluate(checking_every_feature(fusion, labels, moment), None)  # not a step: nothing is recorded
 
@@ -133,7 +133,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None) -> Tensor:
         evaluation.end()
     if choice.keep:
         choice.keep.end()
-    return call.run.finite.check(call.run.step, prediction, x, look_again)
+    return call.run.finite.check(call.run.step, prediction, x, repeat)
 
 
 def _guided(run: Run, options: dict[str, Any], batch: int) -> list[bool]:

@@ -111,14 +111,14 @@ class AggregatorTask:
         rows = baseline_losses(self.experts, batch, draw)
         if not all(losses.isfinite().all() for losses in rows.values()):
             apart = StaticFusion("noise average").bind(self.experts.points, len(self.experts.labels))
-            self._look_again(apart, batch, draw, "on a held-out picture")
+            self._check_features(apart, batch, draw, "on a held-out picture")
         return rows
 
     def find_not_finite(self, batch: Batch, draw: Draw, when: str) -> None:
-        self._look_again(self.fusion(), batch, draw, when)
+        self._check_features(self.fusion(), batch, draw, when)
 
     @torch.no_grad()
-    def _look_again(self, fusion: Fusion, batch: Batch, draw: Draw, when: str) -> None:
+    def _check_features(self, fusion: Fusion, batch: Batch, draw: Draw, when: str) -> None:
         sample_loss(self.experts, checking_every_feature(fusion, self.experts.labels, when), batch, draw)
 
     @torch.no_grad()
