@@ -68,7 +68,7 @@ def _move(draft: Path, path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises SavingError where no file can be made in a folder: to be asked before the work, not after it."""
+    """Raises SavingError where no file can be made in a folder: to be called before the work, not after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -72,7 +72,7 @@ def routing_listener(node_id: str | None) -> Callable[[RoutingRun, int, list[Eva
 
 
 def keep_routing(run: RoutingRun, picture, workflow: str, node_id: str) -> dict[str, str]:
-    """Keeps a run, and the decoded picture [H, W, 3] or None, for the viewer; gives the address it asks for."""
+    """Keeps a run, and the decoded picture [H, W, 3] or None, for the viewer; gives the address that it requests."""
     keep(ROUTING, workflow, node_id, {**wire_run(run), "picture": None if picture is None else data_url(picture, 768)})
     return {"workflow": workflow, "node": node_id, "run": uuid.uuid4().hex}
 
@@ -141,7 +141,7 @@ class TrainingFeed:
             self._keep()
 
     def stop(self) -> bool:
-        """Asks the loop to end after this step; False where it has ended already."""
+        """Lets the loop end after this step; False where it has ended already."""
         with self._lock:
             if self.state == "done":
                 return False

@@ -1,4 +1,4 @@
-"""The few questions that the front end asks the server."""
+"""The HTTP routes that the front end requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def register_routes() -> None:
 
 
 async def aggregator(request: web.Request) -> web.Response:
-    """What an aggregator's header says; only those in the list are looked at, so that no path gets in."""
+    """What an aggregator's header says; only names in the list are read, so that no path gets in."""
     name = request.query.get("name", "")
     if name not in aggregator_names():
         return web.json_response({"error": f"{name:.200} is not in models/afa."})
@@ -45,7 +45,7 @@ async def training(request: web.Request) -> web.Response:
 
 
 def _place(request: web.Request) -> tuple[str, str]:
-    """The workflow and the node that are asked for."""
+    """The workflow and the node that are requested."""
     return request.query.get("workflow", ""), request.query.get("node", "")
 
 

@@ -1,4 +1,4 @@
-"""What an aggregator says of itself, without a tensor being read: for the node's face in the browser."""
+"""An aggregator's metadata, read without its tensors: for the node in the browser."""
 
 from __future__ import annotations
 

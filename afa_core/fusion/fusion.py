@@ -24,7 +24,7 @@ NONE = -1e4
 
 
 class FusionError(ValueError):
-    """A fusion that does not fit the experts it is asked to fuse."""
+    """A fusion that does not fit its experts."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class FusionState:
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made at the first point of this evaluation that asks."""
+        """What `make` gives, made at the first point of this evaluation that needs it."""
         if key not in self.memory:
             self.memory[key] = make()
         return self.memory[key]

@@ -20,7 +20,7 @@ def lockstep(streams: Sequence[BlockStream], points: list[FusionPoint], fusion: 
     """One evaluation of an ensemble: the fused prediction [B, C, H, W] (AFA figure 2).
 
     A single stream under a fusion that gives features back is the expert's own forward pass. The streams are closed
-    whatever happens: a thread may stand behind one.
+    whatever happens: one may run in a thread of its own.
     """
     with ExitStack() as closing:
         for stream in streams:

@@ -29,7 +29,7 @@ LeftOut = dict[int, frozenset[int]]
 
 @dataclass(frozen=True)
 class Selection:
-    """What the node asks for.
+    """The node's settings of which experts are left out.
 
     skip_below:   an expert with a smaller mean share is left out of a block; 0 leaves no expert out
     decide_every: every so many steps all experts are evaluated and the aggregator decides anew; the steps

@@ -172,7 +172,7 @@ def denoise(expert: Expert, noisy: Tensor, sigma: Tensor, text: dict[str, Tensor
     options["wrappers"] = comfy.patcher_extension.copy_nested_dicts(patcher.wrappers)
     options["callbacks"] = comfy.patcher_extension.copy_nested_dicts(patcher.callbacks)
     options |= {"cond_or_uncond": [0], "sigmas": sigma[:1], "sample_sigmas": sigma[:1]}
-    conds = {**dict.fromkeys(expert.architecture.own), **text}  # a network may ask for one that it does without
+    conds = {**dict.fromkeys(expert.architecture.own), **text}  # a network may take one that it does without
     return without_frames(
         patcher.model.apply_model(in_format(patcher.model, noisy), sigma, transformer_options=options, **conds)
     )

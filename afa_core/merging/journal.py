@@ -68,9 +68,9 @@ def run_search(
     budget: int,
     progress: Callable[[int], None] = lambda tried: None,
 ) -> None:
-    """Evaluates what the strategy asks for, up to `budget` recipes, those of an earlier run included.
+    """Evaluates what the strategy yields, up to `budget` recipes, those of an earlier run included.
 
-    What the journal holds is answered at once, so that a search that was stopped goes on where it was, and one
+    What the journal holds is not evaluated again, so that a search that was stopped goes on where it was, and one
     that has ended goes on with a larger budget. Whatever `evaluate` raises, all before it is on disk.
     """
     try:

@@ -1,8 +1,8 @@
 """Searching block weights that a scorer likes: autoMBW's own search, and CMA-ES.
 
 A strategy is a generator: it yields what each block should take and is sent the scores of the pictures painted with
-it. It uses no models, files or clock; the same answers make it ask the same questions, so that a search
-is resumed by answering again what it has asked before.
+it. It uses no models, files or clock: sent the same scores it yields the same vectors, so that a search is
+resumed by sending it the scores of before.
 """
 
 from __future__ import annotations

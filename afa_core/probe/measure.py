@@ -16,7 +16,7 @@ from torch import Tensor
 LEVELS = (50, 150, 300, 500, 700, 900)
 """Noise levels in thousandths of what training draws from: the last details first, outlines last."""
 SHARPNESS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""How decidedly a soft router follows the better expert; 0 is the best fixed mix."""
+"""How strongly a soft router follows the better expert; 0 is the best fixed mix."""
 BLUR = 5
 RESAMPLES = 2000
 

@@ -86,7 +86,7 @@ class Evaluation:
 
     @cached_property
     def _numbers(self) -> Tensor:
-        """Sigma, and then the mean shares; a clone, as what arrives lies in memory that is scarce."""
+        """Sigma, and then the mean shares; a clone, as what arrives lies in pinned memory, which is scarce."""
         return self._copies[0].wait().clone()
 
     @property
@@ -173,6 +173,7 @@ class RoutingRun:
         return True
 
     def finish(self, latent: Tensor | None) -> None:
+        """Waits for all copies, and hands the listener the steps that are left. latent: None where sampling has failed."""
         self.evaluations = [evaluation for evaluation in self.evaluations if evaluation.has_ended]
         for evaluation in reversed(self.evaluations):  # with the last one, all have arrived
             evaluation.settle()

@@ -75,7 +75,7 @@ class LabelledDataset:
 
 
 class HeldOutLabels(LabelledDataset):
-    """A dataset whose held-out batches alone carry labels: of all others the teacher is asked while the student trains."""
+    """A dataset whose held-out batches alone carry labels: the teacher labels all others while the student trains."""
 
     def train_batch(self, step: int) -> Batch:
         return self.data.train_batch(step)

@@ -185,6 +185,8 @@ def is_flat(losses: list[float], patience: int) -> bool:
 
 
 class _Borrowing(nn.Module):
+    """Runs any work as its forward pass, in which functional_call replaces the weights of `module`."""
+
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module

@@ -131,7 +131,7 @@ def begin(task: Task, dataset: Data, settings: TrainingSettings, keeping: Keepin
 
 
 def _saved(keeping: Keeping) -> dict[str, Any] | None:
-    """The fingerprint of the earlier training; one of an earlier version says of its data no more than their digest."""
+    """The fingerprint of the earlier training; one of an earlier version has of its data their digest alone."""
     saved = saved_fingerprint(keeping.state_path)
     return saved and {**_fingerprint(keeping.data), **saved}
 

@@ -28,7 +28,7 @@ class Architecture(ABC):
     text_adapter: the part of its network, if any, that makes a text of a prompt before the network is called
     joint_text: whether text and picture share one attention, in which a repeated token of the text counts twice
     runs_compiled_blocks: whether its stream calls a network's blocks one by one, as the host does
-    downscale: pixels that one position of a latent spans, where no VAE is there to be asked
+    downscale: pixels that one position of a latent spans, where no VAE is given
     """
 
     title: ClassVar[str]

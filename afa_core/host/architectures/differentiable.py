@@ -38,10 +38,10 @@ def recomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class _Recomputed:
-    """One module's call: numbers stand for the tensors that autograd would keep, in the order in which it asks."""
+    """One module's call: numbers stand for the tensors that autograd would keep, in the order in which it packs them."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.packed = 0
         self.values: dict[int, Tensor] = {}
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -54,8 +54,8 @@ class _Recomputed:
         self.hooks.__exit__()
 
     def _pack(self, tensor: Tensor) -> int:
-        self.asked += 1
-        return self.asked - 1
+        self.packed += 1
+        return self.packed - 1
 
     def _unpack(self, number: int) -> Tensor:
         if number not in self.values:

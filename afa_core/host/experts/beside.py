@@ -1,7 +1,7 @@
 """Low-rank weight patches that act beside the weights, so that experts with different LoRAs share one network.
 
 A patched layer computes W x + scale * up(down(x)) instead of (W + scale * up down) x. The hooks that do so hold no
-patch themselves: they ask which expert runs now, and do nothing where none does.
+patch themselves: they read which expert runs now, and do nothing where none does.
 """
 
 from __future__ import annotations

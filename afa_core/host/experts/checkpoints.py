@@ -101,7 +101,7 @@ def _names(file: Any) -> dict[str, str]:
 
 
 def find_checkpoint(expert: Mapping[str, Any]) -> tuple[str, Path] | None:
-    """The user's file with an expert's weights, and which of FOLDERS it lies in; those of its name are looked at first."""
+    """The user's file with an expert's weights, and which of FOLDERS it lies in; those of its name are read first."""
     name = PureWindowsPath(expert.get("file", "")).name  # it splits at both kinds of slashes
     known = [(folder, file) for folder in FOLDERS for file in folder_paths.get_filename_list(folder)]
     for folder, file in sorted(known, key=lambda place: Path(place[1]).name != name):

@@ -84,7 +84,7 @@ class Expert:
 
     @property
     def prediction(self) -> str:
-        """What the network predicts, in the host's own words: eps, v_prediction, ..."""
+        """What the network predicts, by the host's names: eps, v_prediction, ..."""
         sampling = type(self.patcher.get_model_object("model_sampling"))
         return next(c.__name__.lower() for c in sampling.__mro__ if "calculate_denoised" in vars(c))
 

@@ -75,7 +75,7 @@ def _weights(expert: Expert) -> dict:
     """A model's weights by key, with the patches on each, as the host's merges take them."""
     try:
         patches = expert.patcher.get_key_patches(PREFIX)
-    except AttributeError as error:  # the host asks a quantized layer for all that it would save
+    except AttributeError as error:  # the host looks up all that a quantized layer would save
         raise MergeError(
             f"{expert.label} is quantized in a way that this ComfyUI cannot merge: connect its file of full or half "
             "precision."

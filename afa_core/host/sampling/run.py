@@ -131,7 +131,7 @@ def models_of_patches(options: dict[str, Any]) -> list[ModelPatcher]:
 
 
 def _holding(options: dict[str, Any]) -> SimpleNamespace:
-    """What the host's methods on a patcher's transformer options look at."""
+    """What the host's methods on a patcher's transformer options read."""
     return SimpleNamespace(model_options={"transformer_options": options})
 
 
@@ -261,7 +261,7 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
 
 
 def predict_noise(executor, x, timestep, model_options, *args, **kwargs):
-    """The sampler asks for a prediction: its next step."""
+    """Every prediction of the sampler begins a step."""
     current = model_options.get("transformer_options", {}).get(RUN)
     if current is not None:
         current.next_step()

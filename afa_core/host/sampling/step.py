@@ -120,7 +120,7 @@ def ensemble_prediction(call: Call, inputs: Inputs, only: int | None) -> Tensor:
                 strict=True,
             )
             state = FusionState(embeddings, observe, level, keep)
-            others = {experts[index].patcher for index in running} - {call.main}  # the host sees to the first one's
+            others = {experts[index].patcher for index in running} - {call.main}  # the host has put in the first one's
             fused = with_compiled_blocks(others, lambda: lockstep(streams, ensemble.points, _fusing(fusion, held, labels), state))
             return with_frames(fused, x).to(x.dtype)
 
@@ -209,7 +209,7 @@ def _check_sizes(point: FusionPoint, features: Sequence[Feature], labels: list[s
 
 
 def _moment(options: dict[str, Any], sigma: float) -> str:
-    """Which step of the sampler this is, as far as the caller says: some look between two steps."""
+    """Which step of the sampler this is, as far as the caller says: some evaluate between two steps."""
     if "sample_sigmas" not in options:
         return f"at noise level {sigma:.3f}"
     levels = options["sample_sigmas"].tolist()[:-1]

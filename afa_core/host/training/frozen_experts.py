@@ -34,8 +34,8 @@ from ..sampling.run import set_companions
 class HostExperts:
     """Experts under the host's memory manager, evaluated together for training.
 
-    checkpointing: recompute every block in the backward pass instead of keeping its activations; asks the training
-                   loop to do so with every aggregator
+    checkpointing: recompute every block in the backward pass instead of keeping its activations; the training
+                   does so with every fusion point
     """
 
     def __init__(self, experts: list[Expert], checkpointing: bool = False):

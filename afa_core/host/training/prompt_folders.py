@@ -96,7 +96,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _inside(path: Path, root: str) -> bool:
-    """By its name first: nothing is looked up elsewhere, such as on another machine. Then where links lead."""
+    """By its name first, so that no disk of another machine is read; then by where links lead."""
     named = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
     return named and path.resolve().is_relative_to(Path(root).resolve())
 

@@ -63,7 +63,7 @@ def check_student(student: Expert, experts: list[Expert]) -> None:
 
 
 class Teacher:
-    """The experts of an ensemble under its fusion. `load` before it is asked."""
+    """The experts of an ensemble under its fusion. `load` is called before predictions."""
 
     def __init__(self, ensemble: ModelPatcher):
         found = ensemble_of(ensemble)

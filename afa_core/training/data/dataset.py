@@ -1,6 +1,6 @@
 """Latents and texts in batches. Which picture comes when depends on the seed and the step alone.
 
-So a resumed training needs no state of an iterator: it asks for the next step.
+So a resumed training needs no state of an iterator.
 """
 
 from __future__ import annotations

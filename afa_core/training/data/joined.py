@@ -1,4 +1,4 @@
-"""Pictures of the user's and paintings in one dataset, in the shares that are asked for."""
+"""Pictures of the user's and paintings in one dataset, in given shares."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ EXPECTED = (
     "and text, or .txt files with one prompt a line"
 )
 MOST_FILES = 200_000
-"""Files and folders that are looked at: a mistyped path would list a whole disk."""
+"""Files and folders that are listed at most: a mistyped path would list a whole disk."""
 LONGEST_CAPTION = 2**16
 LONGEST_LIST = 2**26
 """Bytes that are read of a caption, and of a list of prompts or metadata.jsonl."""

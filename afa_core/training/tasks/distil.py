@@ -35,11 +35,15 @@ class LoraFile:
 
 
 class Teacher(Protocol):
-    """An ensemble that is asked while the student trains."""
+    """An ensemble that predicts while the student trains."""
 
-    def predict(self, batch: Batch, draw: Draw) -> Tensor: ...
+    def predict(self, batch: Batch, draw: Draw) -> Tensor:
+        """[B, C, h, w], in the ensemble's terms."""
+        ...
 
-    def find_not_finite(self, batch: Batch, draw: Draw) -> None: ...
+    def find_not_finite(self, batch: Batch, draw: Draw) -> None:
+        """After a prediction that is not finite: raises NotFinite, which names what produced it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class DistilTask:
         return self._identity
 
     def loss(self, batch: Batch, draw: Draw, watched: Sequence[float] = ()) -> dict[str, Tensor]:
-        """Squared distance to the teacher's prediction; of a control, to what the data ask for."""
+        """Squared distance to the teacher's prediction; of a control, to the target of the data."""
         draw = own_draw(batch, draw)
         sigma, noisy, lesson = problem(self.student, batch, draw)
         if not self.lessons.data_only:
