@@ -43,7 +43,7 @@ def wire_step(run: RoutingRun, evaluations: list[Evaluation], budget: int = STEP
 def wire_run(run: RoutingRun) -> dict[str, Any]:
     """A whole run as JSON: the header, and "steps" as of `wire_step`."""
     steps = [evaluations for _, evaluations in run.steps]
-    return {**wire_header(run), "steps": [wire_step(run, step, RUN_BYTES // max(len(steps), 1)) for step in steps]}
+    return {**wire_header(run), "steps": [wire_step(run, step, RUN_BYTES // len(steps)) for step in steps]}
 
 
 def _side(evaluations: list[Evaluation], guided: bool) -> dict[str, dict[int, Tensor]]:

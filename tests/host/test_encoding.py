@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from afa_core.digests import seed_of
 from afa_core.training.data.prompt_folder import PromptFolderError, read_prompt_folder
 from afa_core.training.data.texts import repeated
 
@@ -323,7 +324,7 @@ def test_prompts_only_are_painted_by_every_expert_as_ksampler_does(
     from afa_core.host.training import painting
 
     positive, negative = (encode(clip.members()[1], text) for text in ("a blue dog", ""))
-    by_hand = sample(experts[1].patcher, positive, negative, seed=painting.picture_seed("a blue dog"))
+    by_hand = sample(experts[1].patcher, positive, negative, seed=seed_of("a blue dog"))
     expected = experts[1].patcher.model.process_latent_in(by_hand)
     torch.testing.assert_close(dataset.batch_of([3]).latents, expected.clone(), rtol=1e-4, atol=1e-4)
 
@@ -343,10 +344,8 @@ def test_an_expert_of_few_steps_paints_prompts_without_guidance(encoding, checkp
     experts, clip, vae = loaded(checkpoint, "tiny_sd15_a", "tiny_sd15_b")
     experts[1] = replace(experts[1], label="model_2 (sd15_turbo)")
     dataset = encoding.prepare_dataset(experts, clip, vae, read_prompt_folder(tmp_path), small(encoding, paint_steps=2))
-    from afa_core.host.training import painting
-
     positive, negative = (encode(clip.members()[1], text) for text in ("a blue dog", ""))
-    by_hand = sample(experts[1].patcher, positive, negative, cfg=1.0, seed=painting.picture_seed("a blue dog"))
+    by_hand = sample(experts[1].patcher, positive, negative, cfg=1.0, seed=seed_of("a blue dog"))
     expected = experts[1].patcher.model.process_latent_in(by_hand)
     torch.testing.assert_close(dataset.batch_of([3]).latents, expected.clone(), rtol=1e-4, atol=1e-4)
 

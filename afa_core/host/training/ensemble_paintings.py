@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
 
-from ...digests import json_digest
+from ...digests import json_digest, seed_of
 from ...training.data.dataset import BatchPlan, DatasetItem, LatentDataset
 from ...training.data.prompt_folder import PromptFolder
 from ...training.data.split import NONE_LISTED, kept_apart
@@ -19,7 +19,7 @@ from .cache import Cache, cache_key
 from .captions import CaptionStore, TextEncoder
 from .embeddings import embeddings_in
 from .encoding import DatasetSettings
-from .painting import painted, picture_seed
+from .painting import painted
 from .pictures import Progress
 
 
@@ -57,7 +57,7 @@ class Painter:
         for number, place in enumerate(missing, start=1):
             comfy.model_management.throw_exception_if_processing_interrupted()
             texts = [self.conditioning(text) for text in (captions[place], "")]
-            latent = painted(self.ensemble, "The ensemble", texts, size, settings.painting, picture_seed(captions[place]))
+            latent = painted(self.ensemble, "The ensemble", texts, size, settings.painting, seed_of(captions[place]))
             self.cache.put(names[place], {"latent": latent})
             progress(number, len(missing), "painting prompts")
         items = [

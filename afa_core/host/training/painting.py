@@ -57,7 +57,7 @@ def paint(
     for number, (name, index, caption) in enumerate(jobs, start=1):
         if name not in cache:  # one prompt may stand in two files
             expert, texts = encoder.experts[index], [encoder.conditioning(index, text) for text in (caption, "")]
-            latent = painted(expert.patcher, expert.label, texts, size, own[index], picture_seed(caption))
+            latent = painted(expert.patcher, expert.label, texts, size, own[index], seed_of(caption))
             cache.put(name, {"latent": latent})
         progress(number, len(jobs), "painting pictures")
     return entries
@@ -85,7 +85,3 @@ def painted(
                 "take another checkpoint."
             )
         return latent_in(model.model, samples.float())[0]
-
-
-def picture_seed(caption: str) -> int:
-    return seed_of(caption)

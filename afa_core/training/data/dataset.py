@@ -195,8 +195,4 @@ class LatentDataset:
             return Batch(list(items), latents.float(), [{"y": None, **joined(rows)} for rows in texts], dropped)
 
     def _generator(self, *parts: object) -> torch.Generator:
-        return torch.Generator().manual_seed(_seed(self.plan.seed, *parts))
-
-
-def _seed(*parts: object) -> int:
-    return seed_of(json.dumps(parts))
+        return torch.Generator().manual_seed(seed_of(json.dumps([self.plan.seed, *parts])))
