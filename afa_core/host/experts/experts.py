@@ -83,6 +83,11 @@ class Expert:
         return self.architecture.prompt_width(self.patcher.model)
 
     @property
+    def adapts_text(self) -> bool:
+        """Whether its network has weights that make its text of a prompt."""
+        return self.architecture.adapts_text(self.patcher.model)
+
+    @property
     def prediction(self) -> str:
         """What the network predicts, by the host's names: eps, v_prediction, ..."""
         sampling = type(self.patcher.get_model_object("model_sampling"))

@@ -61,8 +61,7 @@ def encode_texts(guider, experts: list[Expert], noise: Tensor, **context: Any) -
     the same prompt each in its own way.
     """
     entries = [entry for conds in guider.conds.values() for entry in conds or ()]
-    adapts = experts[0].architecture.adapts_text(experts[0].patcher.model)
-    if not adapts and not any(CONDS_KEY in entry for entry in entries):
+    if not experts[0].adapts_text and not any(CONDS_KEY in entry for entry in entries):
         return False
     for name, conds in guider.conds.items():
         # For an area of the positive prompt the host copies that entry into the negative's, with a negative text

@@ -35,7 +35,7 @@ class TextEncoder:
         self.experts, self.clips, self.cache = experts, clips, cache
         known = {id(c): clip_digest(c) for c in clips}
         self.digests = [known[id(c)] for c in clips]
-        self.adapters = [patcher_digest(expert.patcher) if adapts(expert) else "" for expert in experts]
+        self.adapters = [patcher_digest(expert.patcher) if expert.adapts_text else "" for expert in experts]
 
     def name(self, expert: int, caption: str) -> str:
         """The cache's entry of a caption."""
@@ -99,10 +99,6 @@ class CaptionStore:
         return self.encoder.text(expert, "" if empty else self.captions[item], self.sizes[item])
 
 
-def adapts(expert: Expert) -> bool:
-    return expert.architecture.adapts_text(expert.patcher.model)
-
-
 def adapted(expert: Expert, cond: Tensor, extras: dict[str, Any]) -> Tensor:
     """What the network's own adapter makes of a conditioning [1, L, D], on the CPU; brings the network into memory.
 
@@ -118,7 +114,7 @@ def adapted(expert: Expert, cond: Tensor, extras: dict[str, Any]) -> Tensor:
 
 def for_network(expert: Expert, cond: Tensor, extras: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """A conditioning as `network_text` takes it: behind the network's adapter, where it has one."""
-    return (adapted(expert, cond, extras), {}) if adapts(expert) else (cond, extras)
+    return (adapted(expert, cond, extras), {}) if expert.adapts_text else (cond, extras)
 
 
 def network_text(expert: Expert, cond: Tensor, extras: dict[str, Any], size: tuple[int, int]) -> dict[str, Tensor]:
