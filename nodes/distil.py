@@ -79,10 +79,10 @@ class AFADistill(io.ComfyNode):
         if not lora.online:
             known["labels_per_item"] = widgets["labels_per_item"]
         keeping = Keeping(path, widgets["resume"], widgets["save_every"], known)
-        beside = replace(keeping, path=path.with_stem(f"{path.stem}-control"))
+        control = replace(keeping, path=path.with_stem(f"{path.stem}-control")) if widgets.get("control") else None
         check_continues(keeping, {**settings.to_json(), **distillation.identity(lora)})
-        if widgets.get("control"):
-            check_continues(beside, {**settings.to_json(), **distillation.identity(lora, control=True)})
+        if control:
+            check_continues(control, {**settings.to_json(), **distillation.identity(lora, control=True)})
         workflow = workflow_id(cls.hidden.extra_pnginfo)
         feed = TrainingFeed(cls.hidden.unique_id, [DistilTask.curves_title], settings.steps, workflow)
         progress = preparation(feed)
@@ -92,18 +92,18 @@ class AFADistill(io.ComfyNode):
                 data = replace(data, plan=replace(data.plan, variants=widgets["labels_per_item"]))
             check_held_out(data)
             with outside_inference(), naming_what_ran("Training", TRAINING):
-                kept = distillation.label(data, lora.online, progress)
+                labels = distillation.label(data, lora.online, progress)
                 task = distillation.task(data, lora)
-                labelled = HeldOutLabels(data, kept) if lora.online else LabelledDataset(replace(data, experts=1), kept)
+                labelled = HeldOutLabels(data, labels) if lora.online else LabelledDataset(replace(data, experts=1), labels)
                 listen = listener(feed, task, widgets)
                 file, state = fit(task, labelled, settings, keeping, listen)
-                notes = [_found(file), _cost(len(distillation.experts), kept.size)]
-                if widgets.get("control") and not feed.stop_requested:
+                notes = [_found(file), _cost(len(distillation.experts), labels.size)]
+                if control and not feed.stop_requested:
                     comfy.model_management.unload_all_models()
-                    task_of_control = distillation.task(data, lora, control=True)
-                    found, its_state = fit(task_of_control, labelled, settings, beside, _quietly(feed, widgets))
-                    notes.insert(1, _of_control(found, its_state.best_loss(task_of_control.chosen_by)))
-                elif widgets.get("control") and state.finished != "stopped":
+                    control_task = distillation.task(data, lora, control=True)
+                    control_file, control_state = fit(control_task, labelled, settings, control, _quietly(feed, widgets))
+                    notes.insert(1, _of_control(control_file, control_state.best_loss(control_task.chosen_by)))
+                elif control and state.finished != "stopped":
                     stops[widgets["save_as"]] += 1  # the next run trains the control
             student_file = save_network(distillation.student, f"{path.stem}_student") if widgets.get("save_student") else None
             feed.finish(f"{state.finished}, saved as {path.name}")
