@@ -1,6 +1,6 @@
 """Noise and noise levels of a batch.
 
-Nothing here keeps a random state: what is drawn is a function of (seed, step), so that a resumed training draws what
+Nothing here keeps a random state: what is drawn is a function of (seed, number of the batch), so that a resumed training draws what
 an uninterrupted one would have drawn.
 """
 
@@ -44,7 +44,7 @@ def generator(*seeds: int) -> torch.Generator:
 
 
 def training_draw(shape: torch.Size, seed: int, index: int) -> Draw:
-    """Uniform levels, as published (AFA section 4.1). index counts batches, not steps."""
+    """Uniform levels, as published (AFA section 4.1). index: number of the batch."""
     random = generator(seed, index)
     noise = torch.randn(shape, generator=random)
     return Draw(noise, torch.randint(GRAIN, shape[:1], generator=random) / GRAIN, (seed, index))

@@ -52,8 +52,8 @@ class LabelledDataset:
     def digest(self) -> str:
         return self.data.digest
 
-    def train_batch(self, step: int) -> Batch:
-        items, numbers = self.data.batch_indices(step)
+    def train_batch(self, index: int) -> Batch:
+        items, numbers = self.data.batch_indices(index)
         draws = [label_draw(self.data, item, number) for item, number in zip(items, numbers, strict=True)]
         dropped = torch.tensor([drop for _, drop in draws])
         batch = self.data.batch(items, [0] * len(items), dropped)
@@ -77,8 +77,8 @@ class LabelledDataset:
 class HeldOutLabels(LabelledDataset):
     """A dataset whose held-out batches alone carry labels: the teacher labels all others while the student trains."""
 
-    def train_batch(self, step: int) -> Batch:
-        return self.data.train_batch(step)
+    def train_batch(self, index: int) -> Batch:
+        return self.data.train_batch(index)
 
 
 def label_draw(data: LatentDataset, item: int, number: int) -> tuple[Draw, bool]:

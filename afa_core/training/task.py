@@ -17,12 +17,12 @@ BEST_SINGLE = "best single expert"
 
 
 class Data(Protocol):
-    """What is trained on: batches by number, and held-out ones."""
+    """What is trained on: batches by their number from 0 on, and held-out ones."""
 
     @property
     def digest(self) -> str: ...
 
-    def train_batch(self, step: int) -> Batch: ...
+    def train_batch(self, index: int) -> Batch: ...
 
     def held_out_batches(self, batch_size: int) -> Iterable[Batch]: ...
 

@@ -1,4 +1,4 @@
-"""Latents and texts in batches. Which picture comes when depends on the seed and the step alone.
+"""Latents and texts in batches. Which picture comes when depends on the seed and the number of the batch alone.
 
 So a resumed training needs no state of an iterator.
 """
@@ -121,13 +121,13 @@ class LatentDataset:
         parts = [self.source, asdict(self.plan), [asdict(item) for item in self.items]]
         return json_digest([*parts, "mixes lengths"] if self.mixes_lengths else parts)
 
-    def batch_indices(self, step: int) -> tuple[list[int], list[int]]:
-        """Items and variants of a step's batch, all of one shape.
+    def batch_indices(self, index: int) -> tuple[list[int], list[int]]:
+        """Items and variants of a batch, by its number: all of one shape.
 
-        Each shape has its share of the steps, spread evenly by the golden ratio; within a shape every item comes
+        Each shape has its share of the batches, spread evenly by the golden ratio; within a shape every item comes
         once (or `repeats` times) before any comes again, in an order that changes with every pass.
         """
-        group, earlier = self._place(step)
+        group, earlier = self._place(index)
         members = self._groups[group]
         start = earlier * self.plan.batch_size
         positions = [divmod(i, len(members)) for i in range(start, start + self.plan.batch_size)]
@@ -143,9 +143,9 @@ class LatentDataset:
         order = torch.randperm(members, generator=generator)
         return order, torch.randint(self.plan.variants, (members,), generator=generator)
 
-    def train_batch(self, step: int) -> Batch:
-        items, variants = self.batch_indices(step)
-        draw = torch.rand(len(items), generator=self._generator("dropout", step))
+    def train_batch(self, index: int) -> Batch:
+        items, variants = self.batch_indices(index)
+        draw = torch.rand(len(items), generator=self._generator("dropout", index))
         return self.batch(items, variants, draw < self.plan.caption_dropout)
 
     def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
@@ -174,15 +174,15 @@ class LatentDataset:
             text += f", {len(self.skipped)} left out: {names}{' ...' if len(self.skipped) > 5 else ''}"
         return text
 
-    def _place(self, step: int) -> tuple[int, int]:
-        """(group, how many earlier steps were of that group) of a step."""
+    def _place(self, index: int) -> tuple[int, int]:
+        """(group, how many earlier batches were of that group) of a batch."""
         if len(self._groups) == 1:
-            return 0, step
+            return 0, index
         sizes = torch.tensor([len(group) for group in self._groups], dtype=torch.float64)
         edges = (sizes.cumsum(0) / sizes.sum())[:-1]
         offset = torch.rand((), generator=self._generator("groups"), dtype=torch.float64)
-        groups = torch.bucketize((torch.arange(step + 1, dtype=torch.float64) * GOLDEN + offset) % 1, edges, right=True)
-        return int(groups[step]), int((groups[:step] == groups[step]).sum())
+        groups = torch.bucketize((torch.arange(index + 1, dtype=torch.float64) * GOLDEN + offset) % 1, edges, right=True)
+        return int(groups[index]), int((groups[:index] == groups[index]).sum())
 
     def batch(self, items: Sequence[int], variants: Sequence[int], dropped: Tensor) -> Batch:
         """These variants of these items, of one shape; `dropped` [B]: whose caption gives way to the empty one."""
