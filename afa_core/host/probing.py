@@ -31,7 +31,7 @@ from .sampling.prediction import slope
 from .training.encoding import DatasetSettings, prepare_dataset
 from .training.pictures import Progress
 
-SKETCH = 1024
+SAMPLED = 1024
 """Weights read of each tensor to compare two models."""
 
 
@@ -66,11 +66,11 @@ def probe(
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="afa_probe_", dir=scratch) as place:
         total, done = len(experts) * len(dataset.items), 0
-        sketches = {}
+        weights = {}
         for members in networks_in_turn(experts):
             with _alone_in_memory(list(members.values()), settings.draws, dataset):
                 for index, expert in members.items():
-                    sketches[index] = sketch(expert.patcher)
+                    weights[index] = sampled_weights(expert.patcher)
                     for item in range(len(dataset.items)):
                         comfy.model_management.throw_exception_if_processing_interrupted()
                         with _running(expert):
@@ -78,7 +78,7 @@ def probe(
                         write_safetensors(errors, {}, _file(place, item, index), durable=False)
                         done += 1
                         progress(done, total, "evaluating experts")
-        return _examined(experts, dataset, [sketches[index] for index in sorted(sketches)], settings, place, progress)
+        return _examined(experts, dataset, [weights[index] for index in sorted(weights)], settings, place, progress)
 
 
 def _check_several(items: Sized) -> None:
@@ -92,7 +92,14 @@ def _probed(folder: PromptFolder) -> PromptFolder:
     return replace(folder, items=listed if len(listed) > 1 else folder.items, held_out=frozenset())
 
 
-def _examined(experts, dataset: LatentDataset, sketches, settings: ProbeSettings, place: str, progress) -> Probe:
+def _examined(
+    experts: list[Expert],
+    dataset: LatentDataset,
+    weights: list[Tensor],
+    settings: ProbeSettings,
+    place: str,
+    progress: Progress,
+) -> Probe:
     """Reads the stored errors twice: for the best fixed mix, then for the routers, which start from it."""
     count = len(dataset.items)
 
@@ -109,7 +116,7 @@ def _examined(experts, dataset: LatentDataset, sketches, settings: ProbeSettings
         progress(item + 1, count, "comparing experts")
     domains = [item.domain for item in dataset.items]
     labels = [expert.label for expert in experts]
-    return Probe(labels, domains, LEVELS, settings.draws, cosines(sketches), cells, settings.seed, tuple(dataset.skipped))
+    return Probe(labels, domains, LEVELS, settings.draws, cosines(weights), cells, settings.seed, tuple(dataset.skipped))
 
 
 @contextmanager
@@ -178,25 +185,25 @@ def denoise(expert: Expert, noisy: Tensor, sigma: Tensor, text: dict[str, Tensor
     )
 
 
-def sketch(patcher: ModelPatcher) -> Tensor:
+def sampled_weights(patcher: ModelPatcher) -> Tensor:
     """Evenly spaced weights of a loaded network, scaled so that their products stand for those of all."""
     parts = []
     for _, parameter in sorted(patcher.model.diffusion_model.named_parameters()):
         values = parameter.detach().flatten()
-        count = min(SKETCH, len(values))
+        count = min(SAMPLED, len(values))
         picked = values[torch.arange(count, device=values.device) * (len(values) - 1) // max(count - 1, 1)]
         parts.append(picked.cpu().double() * (len(values) / count) ** 0.5)
     return torch.cat(parts)
 
 
-def cosines(sketches: list[Tensor]) -> Tensor:
-    """[K, K]; zero between networks of different size."""
-    count = len(sketches)
+def cosines(weights: list[Tensor]) -> Tensor:
+    """[K, K] of the sampled weights of K networks; zero between networks of different size."""
+    count = len(weights)
     matrix = torch.eye(count, dtype=torch.float64)
     for i in range(count):
         for j in range(i):
-            if sketches[i].shape == sketches[j].shape:
-                matrix[i, j] = matrix[j, i] = torch.cosine_similarity(sketches[i], sketches[j], dim=0)
+            if weights[i].shape == weights[j].shape:
+                matrix[i, j] = matrix[j, i] = torch.cosine_similarity(weights[i], weights[j], dim=0)
     return matrix
 
 
