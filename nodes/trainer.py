@@ -21,6 +21,7 @@ from ..afa_core.host.training.host_dataset import HostDataset
 from ..afa_core.host.training.memory import aggregator_memory
 from ..afa_core.host.training.preview import Preview
 from ..afa_core.host.training.prompt_folders import prompt_folder_stamp, read_named_folder
+from ..afa_core.training.data.prompt_folder import PromptFolder
 from ..afa_core.training.report import loss_plot, report_text
 from ..afa_core.training.session import Keeping, TrainingError, check_continues, fit
 from ..afa_core.training.state import TrainingSettings
@@ -110,7 +111,7 @@ def _config(models: list[Expert], widgets: dict) -> AggregatorConfig:
         raise TrainingError(f"{error}: change it.") from error
 
 
-def _source(widgets: dict, latents: list | None, conditioning: list | None):
+def _source(widgets: dict, latents: list | None, conditioning: list | None) -> PromptFolder | HostDataset:
     if bool(latents) != bool(conditioning):
         raise TrainingError(
             f"latents and conditioning belong together, found only {'latents' if latents else 'conditioning'}: connect both "
@@ -137,7 +138,9 @@ def _preview(models: list[Expert], widgets: dict, size: tuple[int, int, int]) ->
     return Preview(widgets["vae"], positive, negative, size, widgets["seed"])
 
 
-def _painter(preview: Preview | None, frozen: HostExperts, task: AggregatorTask, load: Callable[[], None]):
+def _painter(
+    preview: Preview | None, frozen: HostExperts, task: AggregatorTask, load: Callable[[], None]
+) -> Callable[[], Tensor] | None:
     if preview is None:
         return None
 

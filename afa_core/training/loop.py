@@ -159,12 +159,12 @@ def evaluate(training: Training, listen: Callable[[Report], None]) -> None:
         return
     found: dict[str, list[Tensor]] = {}
 
-    def look() -> None:
+    def measure() -> None:
         for batch in training.dataset.held_out_batches(training.settings.batch_size):
             for name, value in task.evaluate(batch.to(task.device)).items():
                 found.setdefault(name, []).append(value)
 
-    with_weights(task.module, weights, look)
+    with_weights(task.module, weights, measure)
     row = {"step": state.step, **{name: _mean(values).tolist() for name, values in found.items()}}
     if row[task.chosen_by] < min(state.values(task.chosen_by), default=math.inf):
         state.best = {key: tensor.detach().cpu().clone() for key, tensor in weights.items()}

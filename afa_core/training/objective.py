@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -51,7 +51,7 @@ class FrozenExperts(Protocol):
         ...
 
     def predict(
-        self, fusion: Fusion, noisy: Tensor, sigma: Tensor, texts: list[dict], observe: Callable | None = None
+        self, fusion: Fusion, noisy: Tensor, sigma: Tensor, texts: list[dict], observe: Observe | None = None
     ) -> Tensor:
         """The fused prediction, in the first expert's terms. texts: of each expert (data/texts.py); observe: as in FusionState."""
         ...

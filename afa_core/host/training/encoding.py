@@ -116,7 +116,14 @@ def texts_of_prompt(
     return [{"y": None, **row} for row in rows]
 
 
-def _from_folder(experts, clip, vae, folder: PromptFolder, settings: DatasetSettings, progress: Progress):
+def _from_folder(
+    experts: list[Expert],
+    clip: CLIP | None,
+    vae: VAE | None,
+    folder: PromptFolder,
+    settings: DatasetSettings,
+    progress: Progress,
+) -> LatentDataset:
     if clip is None:
         raise ExpertError("No CLIP is connected, and the captions need one: connect the checkpoint's CLIP.")
     if folder.has_pictures and vae is None:

@@ -8,7 +8,7 @@ inference mode.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...fusion.fusion import Embeddings, Fusion, FusionState
+from ...fusion.fusion import Embeddings, Fusion, FusionState, Observe
 from ...fusion.lockstep import BlockStream, lockstep
 from ...training.data.texts import Text, of_rows, picked, repeated, rows_alike
 from ..architectures.noise import level_of, sigma_of, signal_to_noise
@@ -118,7 +118,7 @@ class HostExperts:
         noisy: Tensor,
         sigma: Tensor,
         texts: list[Text],
-        observe: Callable | None = None,
+        observe: Observe | None = None,
     ) -> Tensor:
         """The fused prediction [B, C, H, W] for a noisy latent, in the first expert's terms."""
         if not self.experts[0].architecture.joint_text:
@@ -134,7 +134,7 @@ class HostExperts:
         return torch.stack([found[row] for row in range(len(noisy))])
 
     def _predict(
-        self, fusion: Fusion, noisy: Tensor, sigma: Tensor, texts: list[Text], observe: Callable | None
+        self, fusion: Fusion, noisy: Tensor, sigma: Tensor, texts: list[Text], observe: Observe | None
     ) -> Tensor:
         samplings = self._samplings
         streams, embeddings = zip(
