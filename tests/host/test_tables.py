@@ -23,6 +23,7 @@ from tests.tables.questions import Question, halves
 from tests.tables.statistics import difference
 from tests.tables.store import Store
 from tests.tables.systems import AVERAGES, System, systems
+from tests.tables.trained import OURS, missing, trained
 from tests.tables.world import BASE, World
 
 CAPTION = "left twemoji, red apple, food fruit; right twemoji, nerd face, face glasses"
@@ -97,6 +98,15 @@ def test_models_that_share_the_steps_are_asked_in_turn(world):
     both = noise_losses(world, [world.load(name)[0] for name in world.experts[:2]], [asked])
     torch.testing.assert_close(both, torch.cat([second[:3], first[3:]]), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(first, second, rtol=1e-3)
+
+
+def test_the_default_aggregator_is_committed_and_the_others_are_named_as_missing(world):
+    (found,) = trained(world)
+    assert found.name == OURS and f"{OURS} of near experts (seed 2, 3)" in missing(world, [found])
+    (ours,) = [system for system in systems(world, [found]) if system.name == OURS]
+    losses, average = (noise_losses(world, row.make(world), [question(world)]) for row in (ours, of_name(world, "noise average")))
+    assert losses.isfinite().all() and not torch.equal(losses, average)
+    found.path.unlink()  # the host is other tests' too
 
 
 # ---- painting ----

@@ -9,13 +9,12 @@ from typing import Any
 
 from safetensors import safe_open
 
-from tests.pocket.scenes import models
 from tests.support.widgets import defaults
 from tests.tables.oracle import ORACLE
 from tests.tables.search import RESOLUTION
-from tests.tables.store import file_digest, fingerprint
+from tests.tables.store import fingerprint
 from tests.tables.systems import AVERAGES, System, ensemble, fused, static
-from tests.tables.trained import OURS, Trained, trained
+from tests.tables.trained import OURS, trained
 from tests.tables.world import World
 
 from . import lessons
@@ -131,11 +130,6 @@ def _minutes(lora: Path) -> float:
 
 
 def ours(world: World) -> System:
-    """The ensemble with the committed aggregator; of far experts, which have none, with the one trained from the first seed."""
-    if world.kind != "near":
-        (found,) = [found for found in trained(world) if found.name == OURS]
-        return ensemble(found, world.experts)
-    committed = models.WEIGHTS / "aggregator.safetensors"
-    copy = Path(world.aggregators, f"scenes_shipped_{file_digest(committed)[:12]}.safetensors")
-    copy.write_bytes(committed.read_bytes())
-    return ensemble(Trained(OURS, 1, copy), world.experts)
+    """The ensemble with the tables' aggregator: that of near experts is committed, others are trained from the first seed."""
+    (found,) = [found for found in trained(world) if found.name == OURS]
+    return ensemble(found, world.experts)
