@@ -1,26 +1,21 @@
 """How far apart the sets of experts are, and what the probe says of each: python -m tests.tables.near_and_far
 
-Prints a Markdown table of the watched lists, a column a set whose weights are there. LoRAs are left out: they are on one checkpoint.
+Prints a Markdown table of the watched lists, a column a set whose weights are there.
 """
 
 from __future__ import annotations
 
-import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.pocket.scenes import datasets, models, rows  # noqa: E402
-from tests.pocket.scenes import world as scenes
+from tests.pocket.scenes import world as scenes  # noqa: E402
+from tests.tools.probe_scenes import LISTS, probed  # noqa: E402
 
-from . import folders  # noqa: E402
 from .budget import FULL  # noqa: E402
 from .markdown import table  # noqa: E402
-from .search import RESOLUTION  # noqa: E402
 from .world import World, start, trained_kinds  # noqa: E402
-
-PROBED = ("watched_experts_only", "watched_unseen")
-PICTURES, NOISES = 60, 8
 
 
 def distances(kind: str) -> dict[str, str]:
@@ -34,13 +29,12 @@ def distances(kind: str) -> dict[str, str]:
     }
 
 
-def probed(world: World) -> dict[str, str]:
+def by_probe(world: World) -> dict[str, str]:
     """What the node AFA Probe reports."""
     found = {}
-    for name in PROBED:
-        widgets = {"prompt_folder": str(folders.listed(name)), "resolution": RESOLUTION, "pictures": PICTURES, "noises": NOISES}
-        report = json.loads(world.call("AFAProbe", clip=world.clip, vae=world.vae, **world.sockets(), **widgets)[2])
-        found["cosine of two experts' weights"] = f"{min(report['weight_cosine'][0][1:]):.3f}"
+    for name in LISTS:
+        _, report = probed(world, [*world.sockets().values()], name)
+        found["least cosine of two experts' weights"] = f"{min(map(min, report['weight_cosine'])):.3f}"
         found |= {f"{name}: {title}": text for title, text in _of_report(report).items()}
     return found
 
@@ -60,7 +54,7 @@ def _of_report(report: dict) -> dict[str, str]:
 
 def main() -> None:
     near = start(FULL)
-    columns = {kind: {**distances(kind), **probed(near.of_kind(kind))} for kind in trained_kinds() if kind != "lora"}
+    columns = {kind: {**distances(kind), **by_probe(near.of_kind(kind))} for kind in trained_kinds()}
     names = next(iter(columns.values()))
     print(table(["", *columns], [[name, *(found[name] for found in columns.values())] for name in names]))
 

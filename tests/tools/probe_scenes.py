@@ -4,42 +4,50 @@ Prints the node's verdict and table for the three experts on the two watched lis
 realised, and for one expert beside a copy with a little noise. Needs the emoji, which npm fetches once.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.tables import folders  # noqa: E402
+from tests.tables.budget import FULL  # noqa: E402
+from tests.tables.search import RESOLUTION  # noqa: E402
+from tests.tables.world import World, start  # noqa: E402
+
 LISTS = ("watched_experts_only", "watched_unseen")
+PICTURES, NOISES = 60, 8
 
 
-def main(pictures: int = 60, noises: int = 8) -> None:
-    from tests.pocket.scenes import checkpoints
-    from tests.pocket.scenes.world import host
-    from tests.tables import folders
-    from tests.tables.search import RESOLUTION
+def probed(world: World, models: list, name: str, pictures: int = PICTURES, noises: int = NOISES) -> tuple[str, dict]:
+    """The node's verdict and report on a list."""
+    sockets = {f"model_{i}": model for i, model in enumerate(models, start=1)}
+    widgets = {"prompt_folder": str(folders.listed(name)), "resolution": RESOLUTION, "pictures": pictures, "noises": noises}
+    verdict, _, report, _ = world.call("AFAProbe", clip=world.clip, vae=world.vae, **sockets, **widgets)
+    return verdict, json.loads(report)
 
-    running, names = host(), checkpoints.expert_names("near")
 
-    def probed(models, source, count):
-        sockets = {f"model_{i}": model for i, model in enumerate(models, start=1)}
-        widgets = {"prompt_folder": str(source), "resolution": RESOLUTION, "pictures": count, "noises": noises}
+def main(pictures: int = PICTURES, noises: int = NOISES) -> None:
+    world = start(FULL)
+
+    def shown(models: list, name: str, count: int) -> dict:
         started = time.perf_counter()
-        verdict, _, report, _ = running.call("AFAProbe", clip=clip, vae=vae, **sockets, **widgets)
+        verdict, report = probed(world, models, name, count, noises)
         print(f"{verdict}\n\n{time.perf_counter() - started:.0f} s\n")
-        return json.loads(report)
+        return report
 
-    parts = checkpoints.load(running, names)
-    _, clip, vae = parts[0]
-    print(", ".join(f"model_{i} is {name}" for i, name in enumerate(names, start=1)), "\n")
+    models = [*world.sockets().values()]
+    print(", ".join(f"model_{i} is {name}" for i, name in enumerate(world.experts, start=1)), "\n")
     for name in LISTS:
         print(f"{name}:\n")
-        report = probed([model for model, _, _ in parts], folders.listed(name), pictures)
-        for row in report["by_level"]:
+        for row in shown(models, name, pictures)["by_level"]:
             gains = ", ".join(f"{name} {100 * gain:+.1f} %" for name, gain in row["gains"].items())
             print(f"timestep {row['timestep']:3}: fixed mix {100 * row['fixed_mix_gain']:+.1f} %; beyond it {gains}")
     print("\nOne expert beside a copy with noise of 1e-4 on every weight:\n")
-    ((copy, _, _),) = checkpoints.load(running, names[:1])
-    probed([parts[0][0], noisy(copy, 1e-4)], folders.listed(LISTS[-1]), min(pictures, 6))
+    shown([models[0], noisy(world.load(world.experts[0])[0], 1e-4)], LISTS[-1], min(pictures, 6))
 
 
 def noisy(model, scale: float):
@@ -52,5 +60,4 @@ def noisy(model, scale: float):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main(*map(int, sys.argv[1:]))
